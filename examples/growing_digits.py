@@ -1,0 +1,172 @@
+"""A sparse network that grows on scikit-learn's digits, each part of it learning at its own rate.
+
+A scaffold with a few percent of its connections is trained; two dense patches and a neck are born on the way. Warm-up,
+sedimentation and calm after growth act together on top of a cosine schedule. At the end you get a table that says why
+each learning rate is what it is, a picture of all learning rates over time, and a TensorBoard log.
+"""
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from structurenet_pl import (
+    GrowableModule,
+    GrowEvery,
+    GrowthResponder,
+    SedimentaryDecay,
+    StrataMonitor,
+    Warmup,
+    explain,
+    growth,
+    plot_strata,
+)
+
+
+class SparseLinear(nn.Linear):
+    """A linear layer of which only a fixed random share of the connections exists."""
+
+    def __init__(self, in_features: int, out_features: int, density: float) -> None:
+        super().__init__(in_features, out_features)
+        self.register_buffer("mask", (torch.rand_like(self.weight) < density).float())
+        nn.init.normal_(self.weight, std=(2 / (density * in_features)) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight * self.mask, self.bias)
+
+
+def residual_block(width: int, inner: int) -> nn.Sequential:
+    """A dense block that starts as zero, so that adding it changes nothing yet."""
+    block = nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
+    nn.init.zeros_(block[-1].weight)
+    return block
+
+
+class GrowingNet(GrowableModule):
+    """A sparse scaffold with a head, open for patches and necks."""
+
+    def __init__(self, width: int = 128, density: float = 0.05, lr: float = 3e-3) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        sizes = [64, width, width, width]
+        self.scaffold = nn.ModuleList(SparseLinear(*pair, density) for pair in zip(sizes, sizes[1:], strict=False))
+        self.patches = nn.ModuleList()
+        self.patched: list[int] = []
+        self.necks = nn.ModuleList()
+        self.head = nn.Linear(width, 10)
+        self.accuracy = MulticlassAccuracy(10, average="micro")
+
+    def configure_components(self) -> dict[str, str]:
+        return {"scaffold.*": "scaffold", "head": "head"}
+
+    @growth(role="patch", depth="at")
+    def add_patch(self, at: int, inner: int = 32) -> None:
+        """Help one layer of the scaffold with a dense block beside it."""
+        self.patches.append(residual_block(self.head.in_features, inner))
+        self.patched.append(at)
+
+    @growth(role="neck")
+    def add_neck(self, inner: int = 64) -> None:
+        """Put a block between scaffold and head."""
+        self.necks.append(residual_block(self.head.in_features, inner))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, layer in enumerate(self.scaffold):
+            x = layer(x).relu()
+            for at, patch in zip(self.patched, self.patches, strict=True):
+                if at == index:
+                    x = x + patch(x)
+        for neck in self.necks:
+            x = x + neck(x)
+        return self.head(x)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = nn.functional.cross_entropy(self(x), y)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self._log_accuracy("val_accuracy", batch)
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self._log_accuracy("test_accuracy", batch)
+
+    def _log_accuracy(self, name: str, batch: list[Tensor]) -> None:
+        x, y = batch
+        self.accuracy(self(x), y)
+        self.log(name, self.accuracy, on_epoch=True, prog_bar=True)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.lr, weight_decay=1e-3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.max_epochs, eta_min=1e-5)
+        return [optimizer], [schedule]
+
+
+def loaders(seed: int) -> tuple[DataLoader, DataLoader, DataLoader]:
+    """Digits for training, validation and test: 60 %, 20 %, 20 %."""
+    images, labels = load_digits(return_X_y=True)
+    data = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
+    rest, test = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
+    train, val = train_test_split(rest, test_size=0.25, stratify=labels[rest], random_state=seed)
+    parts = [TensorDataset(*(tensor[index] for tensor in data)) for index in (train, val, test)]
+    return DataLoader(parts[0], 64, shuffle=True), DataLoader(parts[1], 512), DataLoader(parts[2], 512)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=40, help="at least 4, so that there is room to grow (default 40)")
+    parser.add_argument("--seed", type=int, default=0, help="for weights, mask, order of the data and split (default 0)")
+    parser.add_argument("--logdir", type=Path, default=Path("logs"), help="where log and picture go (default logs)")
+    args = parser.parse_args()
+    if args.epochs < 4:
+        parser.error(f"--epochs must be at least 4, got {args.epochs}")
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # 1797 tiny images need none
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between lightning 2.6 and torch 2.13
+    torch.set_num_threads(1)
+    seed_everything(args.seed, verbose=False)
+    train, val, test = loaders(args.seed)
+    pause = max(1, args.epochs // 5)
+
+    net = GrowingNet()
+    trainer = Trainer(
+        max_epochs=args.epochs,
+        accelerator="cpu",
+        logger=TensorBoardLogger(args.logdir, name="growing_digits"),
+        log_every_n_steps=5,
+        callbacks=[
+            GrowEvery("add_patch", every=pause, limit=1, arguments={"at": 0}),
+            GrowEvery("add_patch", every=2 * pause, limit=1, arguments={"at": 1}),
+            GrowEvery("add_neck", every=3 * pause, limit=1),
+            Warmup(length=max(1, pause // 2)),
+            SedimentaryDecay(
+                [("active", 0, 1.0), ("sediment", 2 * pause, 0.3), ("geological", 4 * pause, 0.1)],
+                where=["scaffold", "neck"],
+            ),
+            GrowthResponder(recovery=max(1, pause // 4)),
+            StrataMonitor(),
+        ],
+    )
+    trainer.fit(net, train, val)
+    trainer.test(net, test)
+
+    explain(trainer)
+    picture = Path(trainer.logger.log_dir) / "strata.png"
+    plot_strata(trainer.logger.log_dir, net.growth_log).savefig(picture, dpi=100)
+    print(f"Learning rates over time: {picture}")
+    print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000")
+
+
+if __name__ == "__main__":
+    main()

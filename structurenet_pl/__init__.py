@@ -1,0 +1,38 @@
+"""Learning rates for networks that grow while they train, as PyTorch Lightning callbacks."""
+
+from structurenet_pl.callbacks.base import LRFactor
+from structurenet_pl.callbacks.components import Components
+from structurenet_pl.callbacks.freeze import ProgressiveFreeze
+from structurenet_pl.callbacks.lars import LARSScaler
+from structurenet_pl.callbacks.monitor import StrataMonitor
+from structurenet_pl.callbacks.responder import GrowthResponder
+from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
+from structurenet_pl.callbacks.triggers import GrowEvery
+from structurenet_pl.callbacks.warmup import Warmup
+from structurenet_pl.events import Clock, Component, GrowthEvent, Moment, Norms
+from structurenet_pl.growable import GrowableModule, GrowthMixin
+from structurenet_pl.growing import growth
+from structurenet_pl.plots import plot_strata
+from structurenet_pl.report import explain
+
+__all__ = [
+    "Clock",
+    "Component",
+    "Components",
+    "GrowEvery",
+    "GrowableModule",
+    "GrowthEvent",
+    "GrowthMixin",
+    "GrowthResponder",
+    "LARSScaler",
+    "LRFactor",
+    "Moment",
+    "Norms",
+    "ProgressiveFreeze",
+    "SedimentaryDecay",
+    "StrataMonitor",
+    "Warmup",
+    "explain",
+    "growth",
+    "plot_strata",
+]

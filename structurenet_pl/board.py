@@ -1,0 +1,187 @@
+"""The one writer of learning rates: base lr × product of factors, for one optimizer."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from structurenet_pl.surgery.param_groups import Slot
+
+STEPS = ("step", "step_update")  # step_update is timm's
+
+
+class Board:
+    """Keeps ``group["lr"]`` at base lr × product of factors, and the base lr where schedulers and checkpoints see it.
+
+    The effective lr stands in the groups whenever anybody looks. Around every step of a bound scheduler the base lr
+    stands there instead, and what the scheduler leaves is the new base. Whatever else writes an lr sets the base, too.
+    A state dict of the optimizer holds base lrs, so it can be loaded by anyone.
+
+    Args:
+        optimizer: Its groups have unique names.
+        slots: What each of the groups stands for.
+    """
+
+    def __init__(self, optimizer: Optimizer, slots: Iterable[Slot]) -> None:
+        self.optimizer = optimizer
+        self.slots = {slot.name: slot for slot in slots}
+        self._factors: dict[str, Mapping[str, float]] = {}
+        self._base: dict[str, float | Tensor] = {}
+        self._seen: dict[str, object] = {}
+        self._depth = 0
+        self._warned = False
+        optimizer.register_state_dict_post_hook(self._save_base)
+        optimizer.register_load_state_dict_post_hook(self._load_base)
+        self._load_base(optimizer)
+
+    def base(self, name: str) -> float:
+        """The base lr of a group."""
+        self._adopt()
+        return float(self._base[name])
+
+    def factors(self, name: str) -> Mapping[str, float]:
+        """The factors of a group, by label."""
+        return self._factors.get(name, {})
+
+    def lr(self, name: str) -> float:
+        """The effective lr of a group."""
+        return float(self._group(name)["lr"])
+
+    def leading(self, component: str) -> Slot | None:
+        """The group that speaks for a component: its first, if possible one with tensors of several dimensions."""
+        own = [slot for slot in self.slots.values() if slot.component == component]
+        return min(own, key=lambda slot: slot.flat, default=None)
+
+    def refresh(self, factors: Mapping[str, Mapping[str, float]]) -> None:
+        """Set every effective lr from its base and the factors.
+
+        Args:
+            factors: New values by group and label; labels that are not mentioned keep theirs.
+        """
+        self._adopt()
+        for name, values in factors.items():
+            self._factors[name] = {**self._factors.get(name, {}), **values}
+        self._write_effective()
+
+    def bind(self, scheduler: Any) -> None:
+        """Let a scheduler see nothing but base lrs, now and whoever steps it."""
+        kind = type(scheduler)
+        if vars(kind).get("board") is self:
+            return
+        kind = vars(kind).get("unbound", kind)
+        methods = {name: _on_base(self, getattr(kind, name)) for name in STEPS if callable(getattr(kind, name, None))}
+        scheduler.__class__ = type(
+            kind.__name__,
+            (kind,),
+            {
+                **methods,
+                "board": self,
+                "unbound": kind,
+                "__module__": kind.__module__,
+                "__qualname__": kind.__qualname__,
+                "__doc__": kind.__doc__,
+                "__reduce_ex__": _reduce_unbound,
+            },
+        )
+
+    @contextmanager
+    def base_lrs(self) -> Iterator[None]:
+        """Within, the groups hold base lrs; what they hold at the end is the new base."""
+        if self._depth == 0:
+            self._adopt()
+            for group in self._groups():
+                self._write(group, self._base[group["name"]])
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._read_base()
+                self._write_effective()
+
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        """The groups that are ours; others may have been added by somebody else, and keep their lr."""
+        return (group for group in self.optimizer.param_groups if group.get("name") in self.slots)
+
+    def _group(self, name: str) -> dict[str, Any]:
+        return next(group for group in self._groups() if group["name"] == name)
+
+    def _adopt(self) -> None:
+        """Take as base what somebody else has written."""
+        if self._depth:
+            return
+        for group in self._groups():
+            name = group["name"]
+            if name in self._seen and _stamp(group["lr"]) == self._seen[name]:
+                continue
+            if name in self._seen and not self._warned and math.prod(self._factors.get(name, {}).values()) != 1.0:
+                self._warned = True
+                rank_zero_warn(
+                    f"the lr of param group {name!r} was set to {float(group['lr']):g} from outside. It is taken as the "
+                    "new base lr, and the factors multiply it. If it was meant to change what stood there "
+                    "(`group['lr'] *= ...`), write an LRFactor instead."
+                )
+            self._base[name] = _own(group["lr"])
+            self._seen[name] = _stamp(group["lr"])
+
+    def _read_base(self) -> None:
+        for group in self._groups():
+            self._base[group["name"]] = _own(group["lr"])
+
+    def _write_effective(self) -> None:
+        for group in self._groups():
+            # sorted, because the last bit of a product of floats depends on the order
+            product = math.prod(sorted(self._factors.get(group["name"], {}).values()))
+            self._write(group, self._base[group["name"]] * product)
+            self._seen[group["name"]] = _stamp(group["lr"])
+
+    def _write(self, group: dict[str, Any], value: float | Tensor) -> None:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(value)  # in place, for compiled and capturable optimizers
+        else:
+            group["lr"] = value
+
+    def _save_base(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        self._adopt()
+        groups = [
+            {**group, "lr": _own(self._base.get(group.get("name"), group["lr"]))} for group in state["param_groups"]
+        ]
+        return {**state, "param_groups": groups}
+
+    def _load_base(self, optimizer: Optimizer) -> None:
+        self._seen.clear()
+        self._adopt()
+        self._write_effective()
+
+
+def _on_base(board: Board, method: Callable[..., Any]) -> Callable[..., Any]:
+    def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+        with board.base_lrs():
+            return method(scheduler, *args, **kwargs)
+
+    return step
+
+
+def _reduce_unbound(scheduler: Any, protocol: Any) -> tuple[Any, ...]:
+    """Copies and pickles are of the scheduler's own class."""
+    return _rebuild, (type(scheduler).unbound, vars(scheduler).copy())
+
+
+def _rebuild(kind: type, state: dict[str, Any]) -> Any:
+    scheduler = kind.__new__(kind)
+    vars(scheduler).update(state)
+    return scheduler
+
+
+def _stamp(lr: float | Tensor) -> object:
+    """What changes when an lr is written; reads no value from a device."""
+    return (id(lr), lr._version) if isinstance(lr, Tensor) else lr
+
+
+def _own(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value

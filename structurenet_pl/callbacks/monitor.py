@@ -1,0 +1,51 @@
+"""What learned how fast, in every logger."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch.optim import Optimizer
+
+from structurenet_pl.callbacks.base import Driven
+from structurenet_pl.report import Rate, rates
+
+
+class StrataMonitor(Driven):
+    """Log the learning rate of every component, and what it is made of, to all loggers of the Trainer.
+
+    Each row holds what the optimizer used at that step:
+
+    ============================== ===================================================================
+    ``lr/<component>``             effective lr
+    ``base_lr/<component>``        what optimizer and scheduler alone would give
+    ``factor/<label>/<component>`` factor of one callback, by class name
+    ``age/<component>``            age in epochs
+    ``stratum/<component>``        stratum by number, 0 the first, with a :class:`SedimentaryDecay`
+    ============================== ===================================================================
+
+    A row is written every ``log_every_n_steps`` steps of the Trainer, and at the first step after each growth event;
+    nothing is written of a component before its birth.
+
+    Example:
+        >>> from structurenet_pl import StrataMonitor, Warmup
+        >>> callbacks = [Warmup(), StrataMonitor()]
+    """
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """The lrs of this step stand in the optimizer: the driver comes first among the callbacks."""
+        if trainer.log_every_n_steps == 0 or not self._due(trainer):
+            return
+        row = {tag: value for rate in rates(trainer, [optimizer]) for tag, value in _scalars(rate).items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
+
+    def _due(self, trainer: Trainer) -> bool:
+        step = trainer.global_step
+        grown = {event.clock.step for event in getattr(trainer.lightning_module, "growth_log", ())}
+        return step in grown or (step + 1) % trainer.log_every_n_steps == 0
+
+
+def _scalars(rate: Rate) -> dict[str, Any]:
+    name = rate.component.name
+    factors = {f"factor/{label}/{name}": factor for label, factor in rate.factors.items()}
+    stratum = {} if rate.stratum is None else {f"stratum/{name}": rate.stratum[0]}
+    return {f"lr/{name}": rate.lr, f"base_lr/{name}": rate.base_lr, f"age/{name}": rate.age.epoch, **factors, **stratum}

@@ -1,0 +1,76 @@
+"""When to grow."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from structurenet_pl.events import check_unit
+from structurenet_pl.growing import growth_method
+
+
+class GrowEvery(Callback):
+    """Call a growth method of the module at regular times.
+
+    The clock alone decides, so a resumed run grows exactly as one that never stopped.
+
+    Args:
+        growth: Name of the growth method.
+        every: Number of epochs or steps from one growth to the next, and to the first.
+        unit: ``"epoch"``: at the end of the epoch; ``"step"``: after the optimizer step.
+        limit: Number of growths after which it stops, None for no end.
+        arguments: What the method is called with, plain values by name.
+
+    Raises:
+        ValueError: If ``every`` or ``limit`` is not a positive whole number, or ``unit`` is unknown.
+        AttributeError: At the start of the fit, if the module has no growth method of this name.
+
+    Example:
+        >>> from structurenet_pl import GrowEvery
+        >>> trigger = GrowEvery("add_patch", every=10, limit=3, arguments={"at": 2})
+    """
+
+    def __init__(
+        self,
+        growth: str,
+        every: int,
+        unit: Literal["epoch", "step"] = "epoch",
+        limit: int | None = None,
+        arguments: Mapping[str, Any] = {},
+    ) -> None:
+        for name, value in {"every": every, "limit": limit}.items():
+            if value is not None and (value != int(value) or value < 1):
+                raise ValueError(f"{name} must be a whole number >= 1, got {value}")
+        check_unit(unit, ("epoch", "step"))
+        self.growth = growth
+        self.every = every
+        self.unit = unit
+        self.limit = limit
+        self.arguments = dict(arguments)
+        self._step_before = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look the growth method up before anything is trained."""
+        if stage == "fit":
+            growth_method(pl_module, self.growth).signature.bind(pl_module, **self.arguments)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember where the batch began: a batch may take no step, or several."""
+        self._step_before = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Grow when the batch has reached another multiple of ``every`` steps."""
+        if self.unit == "step":
+            self._grow_if_due(pl_module, self._step_before, trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Grow when the epoch is another multiple of ``every``."""
+        if self.unit == "epoch":
+            self._grow_if_due(pl_module, trainer.current_epoch, trainer.current_epoch + 1)
+
+    def _grow_if_due(self, pl_module: LightningModule, before: int, after: int) -> None:
+        for count in range(before // self.every + 1, after // self.every + 1):
+            if self.limit is None or count <= self.limit:
+                getattr(pl_module, self.growth)(**self.arguments)

@@ -1,0 +1,78 @@
+"""What cannot work is refused before the first step, what has no effect is said."""
+
+from collections.abc import Iterable, Mapping
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import nn
+from torch.optim import LBFGS, Optimizer, Rprop
+
+from structurenet_pl.components import Structure, unmatched
+
+
+def check_optimizers(optimizers: Iterable[Optimizer], structure: Structure, factors: Iterable[str]) -> None:
+    """Refuse optimizers that cannot give each component an lr of its own.
+
+    Args:
+        optimizers: Those of the Trainer, not yet split.
+        structure: The components they are to be split by.
+        factors: Names of the factors that are to act on them.
+
+    Raises:
+        MisconfigurationException: If one takes a single param group only, has no lr, or ignores it.
+    """
+    for optimizer in optimizers:
+        kind = type(optimizer).__name__
+        params = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+        components = {structure.owner[tensor] for tensor in params if tensor in structure.owner}
+        if isinstance(optimizer, LBFGS) and len(components) > 1:
+            raise MisconfigurationException(
+                f"{kind} takes one param group only, but the module has {len(components)} components, each with its own "
+                f"lr: {sorted(components)}. Use an optimizer with param groups, such as SGD or AdamW, or give {kind} "
+                "the parameters of a single component."
+            )
+        if factors and (isinstance(optimizer, Rprop) or any("lr" not in group for group in optimizer.param_groups)):
+            raise MisconfigurationException(
+                f"{kind} does not train by its lr, so {', '.join(factors)} could have no effect. Use an optimizer that "
+                "follows its lr, such as SGD or AdamW, or remove the LR callbacks."
+            )
+
+
+def tell_about_parameters(structure: Structure, optimizers: Iterable[Optimizer]) -> None:
+    """Say who owns a shared parameter, and what no optimizer trains."""
+    for name, owner in structure.tied.items():
+        rank_zero_warn(
+            f"parameter {name!r} is shared between components: {owner!r} owns it, being defined first, and its lr counts"
+        )
+    held = {tensor for optimizer in optimizers for group in optimizer.param_groups for tensor in group["params"]}
+    left_out = sorted(
+        name for tensor, name in structure.parameter_names.items() if tensor.requires_grad and tensor not in held
+    )
+    if left_out:
+        rank_zero_info(f"structurenet_pl: in no optimizer, and so never trained: {left_out}")
+
+
+def warn_unmatched(module: nn.Module, patterns: Mapping[str, str]) -> None:
+    """Warn of component patterns that match nothing."""
+    if idle := unmatched(module, patterns):
+        names = [name for name, _ in module.named_children()]
+        rank_zero_warn(
+            f"component patterns {idle} match no module or parameter; the outermost names are {names}. Patterns are "
+            "matched against whole dotted names, as in 'encoder.*'."
+        )
+
+
+def warn_idle(where: Mapping[str, Iterable[str]], structure: Structure) -> None:
+    """Warn of factors that act on no component.
+
+    Args:
+        where: What each factor is limited to.
+        structure: The components.
+    """
+    for label, patterns in where.items():
+        for pattern in patterns:
+            if not any(component.matches(pattern) for component in structure.spine):
+                rank_zero_warn(
+                    f"{label}(where={pattern!r}) acts on nothing: it is neither role nor name pattern of any of the "
+                    f"components {[(component.name, component.role) for component in structure.spine]}"
+                )

@@ -1,0 +1,182 @@
+"""Which components a module has: by its structure, by name patterns, in order of depth."""
+
+import fnmatch
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from structurenet_pl.events import Clock, Component, lineage
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is known of a component beside its name, before its depth can be told.
+
+    Args:
+        path: Path of its module or parameter, ``""`` for parameters that stand directly on the outermost module.
+        role: Its role, None if nobody said.
+        born: When it was born.
+        depth: Explicit depth, None if it follows from the order of definition.
+        beside: Name of the component whose depth it shares.
+    """
+
+    path: str
+    role: str | None = None
+    born: Clock = Clock()
+    depth: int | None = None
+    beside: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """The components of a module and what belongs to each.
+
+    Args:
+        components: The components by name, in order of depth.
+        parameters: The parameters of each component, by their names in the module.
+        tied: Second names of parameters that are shared between components -> the component that owns them, which
+            is the first in order of definition.
+    """
+
+    components: Mapping[str, Component]
+    parameters: Mapping[str, Mapping[str, nn.Parameter]]
+    tied: Mapping[str, str]
+
+    @property
+    def spine(self) -> tuple[Component, ...]:
+        """The components in order of depth."""
+        return tuple(self.components.values())
+
+    @cached_property
+    def owner(self) -> Mapping[nn.Parameter, str]:
+        """Name of the component that each parameter belongs to."""
+        return {tensor: name for name, tensors in self.parameters.items() for tensor in tensors.values()}
+
+    @cached_property
+    def parameter_names(self) -> Mapping[nn.Parameter, str]:
+        """Name of each parameter in the module."""
+        return {tensor: name for tensors in self.parameters.values() for name, tensor in tensors.items()}
+
+
+def founding_parts(module: nn.Module, patterns: Mapping[str, str]) -> dict[str, Part]:
+    """The components of a module that has not grown.
+
+    Single wrapping children are passed through; then each child is a component, but a container is replaced by its
+    elements, once. A pattern that reaches into a component splits it.
+
+    Args:
+        module: Any module.
+        patterns: Pattern -> role. It is matched against module and parameter names, the first match wins.
+    """
+    parts: dict[str, Part] = {}
+    for path, tensors in split(module, set(_paths(module))).items():
+        found = {name: _first_match(name, patterns) for name in tensors}
+        one_rule = len({pattern for pattern, _ in found.values()}) == 1
+        for pattern, matched in found.values():
+            inner = path if one_rule or len(matched) <= len(path) else matched
+            parts.setdefault(inner or "self", Part(inner, patterns.get(pattern)))
+    return parts
+
+
+def split(module: nn.Module, paths: Collection[str]) -> dict[str, dict[str, nn.Parameter]]:
+    """The parameters under each of the paths, in order of definition; each goes to the innermost path around it.
+
+    Raises:
+        ValueError: If a parameter stands under none of the paths.
+    """
+    under: dict[str, dict[str, nn.Parameter]] = {}
+    for name, tensor in module.named_parameters():
+        path = _innermost(name, paths)
+        if path is None:
+            raise ValueError(
+                f"parameter {name!r} belongs to no component: it was added to a module that had grown, outside a "
+                "growth method. Add it in a method marked with @growth()."
+            )
+        under.setdefault(path, {})[name] = tensor
+    return under
+
+
+def build(module: nn.Module, parts: Mapping[str, Part]) -> Structure:
+    """The structure that a module has, given its parts by name.
+
+    Depth is the order of definition, a head comes last, an explicit depth wins.
+    """
+    names = {part.path: name for name, part in parts.items()}
+    parameters = {names[path]: tensors for path, tensors in split(module, names).items()}
+    spine = [name for name in parameters if parts[name].depth is None]
+    spine.sort(key=lambda name: parts[name].role == "head" or "head" in name.split("."))
+    depths = {name: depth for depth, name in enumerate(spine)}
+    for name in parameters:
+        if (depth := parts[name].depth) is not None:
+            depths[name] = depths.get(parts[name].beside or "", depth)
+    components = [
+        Component(name, parts[name].role, depth, parts[name].born)
+        for name, depth in sorted(depths.items(), key=lambda item: item[1])
+    ]
+    owner = {tensor: name for name, tensors in parameters.items() for tensor in tensors.values()}
+    tied = {
+        name: owner[tensor]
+        for name, tensor in module.named_parameters(remove_duplicate=False)
+        if names.get(_innermost(name, names) or "") != owner[tensor]
+    }
+    return Structure({component.name: component for component in components}, parameters, tied)
+
+
+def role_by_pattern(names: Iterable[str], patterns: Mapping[str, str]) -> str | None:
+    """The role that patterns give to all of these parameters alike, None if there is no such role."""
+    roles = {patterns.get(_first_match(name, patterns)[0]) for name in names}
+    return roles.pop() if len(roles) == 1 else None
+
+
+def unmatched(module: nn.Module, patterns: Iterable[str]) -> list[str]:
+    """The patterns that fit no name of a module or parameter."""
+    names = {path for name, _ in module.named_parameters() for path in lineage(name)}
+    return [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]
+
+
+def _paths(module: nn.Module) -> Iterator[str]:
+    path = ""
+    while True:
+        children = {_join(path, name): child for name, child in module.named_children() if _has_parameters(child)}
+        alone = len(children) == 1 and not _own_parameters(module)
+        if not alone or isinstance(module, CONTAINERS):
+            break
+        [(path, module)] = children.items()
+    if isinstance(module, CONTAINERS) and path:
+        children = {path: module}
+    if _own_parameters(module) or not children:
+        yield path
+    for name, child in children.items():
+        if isinstance(child, CONTAINERS):
+            yield from (_join(name, key) for key, element in child.named_children() if _has_parameters(element))
+        if not isinstance(child, CONTAINERS) or _own_parameters(child):
+            yield name
+
+
+def _innermost(name: str, paths: Collection[str]) -> str | None:
+    """The innermost of the paths that lead to a parameter."""
+    return next((path for path in [*reversed(lineage(name)), ""] if path in paths), None)
+
+
+def _first_match(name: str, patterns: Iterable[str]) -> tuple[str, str]:
+    """The first pattern that fits a parameter or a module around it, and the outermost name that it fits."""
+    for pattern in patterns:
+        if matched := fnmatch.filter(lineage(name), pattern):
+            return pattern, matched[0]
+    return "", ""
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _own_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(recurse=False), None) is not None

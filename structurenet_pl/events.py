@@ -1,0 +1,191 @@
+"""Frozen data: when it is, what a network is made of, how it grew. Standard library only."""
+
+import dataclasses
+import fnmatch
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+Unit = Literal["step", "epoch", "generation"]
+
+
+def check_unit(unit: str, allowed: Iterable[str] = get_args(Unit)) -> None:
+    """Raise a ``ValueError`` unless ``unit`` is one that time can be counted in."""
+    if unit not in allowed:
+        raise ValueError(f"unit must be one of {', '.join(allowed)}, got {unit!r}")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A point in training time, or the difference of two.
+
+    Args:
+        step: Optimizer steps, ``trainer.global_step``.
+        epoch: Epochs, ``trainer.current_epoch``.
+        generation: Growth events so far.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    generation: int = 0
+
+    def since(self, start: "Clock") -> "Clock":
+        """Time passed since ``start`` in every unit; 0 where ``start`` is still to come."""
+        return Clock(
+            max(0, self.step - start.step),
+            max(0, self.epoch - start.epoch),
+            max(0, self.generation - start.generation),
+        )
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named part of the network with its own effective learning rate: the unit of growth.
+
+    Args:
+        name: Unique name, for life: the path of the module when it was born.
+        role: What it is for, such as ``"scaffold"`` or ``"patch"``; None if nobody said.
+        depth: Position in the network, 0 at the input.
+        born: First clock at which it can train. Founding components have generation 0.
+    """
+
+    name: str
+    role: str | None = None
+    depth: int = 0
+    born: Clock = Clock()
+
+    @property
+    def founding(self) -> bool:
+        """Whether the component was there before the first growth event."""
+        return self.born.generation == 0
+
+    def matches(self, pattern: str) -> bool:
+        """Whether ``pattern`` is its role, or fits its name or the name of a module around it."""
+        return pattern == self.role or any(fnmatch.fnmatchcase(path, pattern) for path in lineage(self.name))
+
+
+def lineage(path: str) -> list[str]:
+    """The path of a module and of all modules around it, outermost first.
+
+    Example:
+        >>> lineage("encoder.0.weight")
+        ['encoder', 'encoder.0', 'encoder.0.weight']
+    """
+    parts = path.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+@dataclass(frozen=True)
+class GrowthEvent:
+    """One change of structure: what was called, when, and what came of it.
+
+    Args:
+        method: Name of the growth method.
+        arguments: Its arguments by name, plain values, enough to call it again.
+        clock: When; its generation is the number of the event, from 1.
+        born: Names of the new components.
+        adjacent: Names of the components whose depth differed by at most 1 from a new one's, as seen when it happened.
+        role: Role of the new components.
+        depth: Explicit depth of the new components, None if it follows from the order of definition.
+        beside: The component that stood at this depth, which the new ones share from then on.
+        moved: Where components stand whose module path is not their name, as ``{name: path}``.
+    """
+
+    method: str
+    arguments: Mapping[str, Any]
+    clock: Clock
+    born: tuple[str, ...] = ()
+    adjacent: tuple[str, ...] = ()
+    role: str | None = None
+    depth: int | None = None
+    beside: str | None = None
+    moved: Mapping[str, str] = field(default_factory=dict)
+
+
+def dump_log(log: Iterable[GrowthEvent]) -> str:
+    """The growth log as JSON."""
+    return json.dumps([dataclasses.asdict(event) for event in log])
+
+
+def load_log(text: str) -> tuple[GrowthEvent, ...]:
+    """The growth log that :func:`dump_log` wrote.
+
+    Example:
+        >>> log = (GrowthEvent("add_patch", {"at": 2}, Clock(10, 1, 1), born=("patches.0",), role="patch"),)
+        >>> load_log(dump_log(log)) == log
+        True
+    """
+    return tuple(
+        GrowthEvent(
+            **{
+                **entry,
+                "clock": Clock(**entry["clock"]),
+                "born": tuple(entry["born"]),
+                "adjacent": tuple(entry["adjacent"]),
+            }
+        )
+        for entry in json.loads(text)
+    )
+
+
+class Norms(NamedTuple):
+    """Euclidean norms over the tensors of one component that have a gradient.
+
+    Args:
+        weight: Norm of the parameters.
+        grad: Norm of their gradients.
+        decay: Norm of the coupled weight decay term, ``weight_decay * weight``.
+    """
+
+    weight: float
+    grad: float
+    decay: float
+
+
+def no_norms(component: Component, skip_1d: bool) -> Norms:
+    """Stand-in for the norms at moments without gradients."""
+    raise RuntimeError("norms are known between backward and update only: set `needs_gradients = True` on the factor")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Everything that a factor may know about now.
+
+    Args:
+        clock: The time.
+        log: The growth log.
+        spine: The components in order of depth.
+        norms: ``norms(component, skip_1d)`` gives its norms; known between backward and update, and only to
+            factors with ``needs_gradients``.
+    """
+
+    clock: Clock = Clock()
+    log: tuple[GrowthEvent, ...] = ()
+    spine: tuple[Component, ...] = ()
+    norms: Callable[[Component, bool], Norms] = no_norms
+
+    def age(self, component: Component) -> Clock:
+        """How long the component has been able to train, in every unit.
+
+        Example:
+            >>> Moment(Clock(step=70, epoch=7)).age(Component("patches.0", born=Clock(step=50, epoch=5)))
+            Clock(step=20, epoch=2, generation=0)
+        """
+        return self.clock.since(component.born)
+
+    def events_since_birth(self, component: Component) -> list[GrowthEvent]:
+        """The growth events of the component's lifetime up to now, its own included."""
+        first = max(1, component.born.generation)
+        return [event for event in self.log if first <= event.clock.generation <= self.clock.generation]
+
+    def rank(self, component: Component) -> tuple[int, int]:
+        """Index of the component's depth among the distinct depths of the spine, and how many there are.
+
+        Example:
+            >>> stem, patch, head = Component("stem"), Component("patches.0", depth=3), Component("head", depth=9)
+            >>> Moment(spine=(stem, patch, head)).rank(patch)
+            (1, 3)
+        """
+        depths = sorted({member.depth for member in self.spine} | {component.depth})
+        return depths.index(component.depth), len(depths)

@@ -1,0 +1,87 @@
+"""Growable modules for Lightning: the module brings what follows its growth into any Trainer."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule
+
+from structurenet_pl.callbacks.base import Driver
+from structurenet_pl.events import Clock
+from structurenet_pl.growing import Growing
+
+
+class GrowthMixin(Growing):
+    """Makes a LightningModule growable: ``class Net(GrowthMixin, TheirLightningModule)``, in that order.
+
+    Methods marked with :func:`~structurenet_pl.growth` change its structure. Each call is logged in ``growth_log``,
+    followed by optimizer and schedulers, and replayed when a checkpoint is loaded.
+
+    Raises:
+        TypeError: When a class is defined with the mixin behind the LightningModule.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        bases = cls.__mro__[: cls.__mro__.index(GrowthMixin)]
+        if behind := [base for base in bases if not issubclass(base, GrowthMixin)]:
+            raise TypeError(
+                f"{cls.__name__} has GrowthMixin behind {behind[0].__name__}, where it could not follow the growth: "
+                f"write class {cls.__name__}(GrowthMixin, {behind[0].__name__})."
+            )
+        if "configure_callbacks" in vars(cls):
+            cls.configure_callbacks = _checked(cls.configure_callbacks)  # type: ignore[method-assign]
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """What follows the growth, beside the callbacks of the LightningModule. Extend it with ``super()``."""
+        inherited: Callback | Sequence[Callback] = super().configure_callbacks()  # type: ignore[misc]
+        driver = [] if Driver.of(self.trainer) else [Driver()]
+        return [*([inherited] if isinstance(inherited, Callback) else inherited), *driver]
+
+    def _idle_clock(self) -> Clock:
+        try:
+            trainer = self.trainer
+        except RuntimeError:  # not attached to a Trainer
+            return Clock()
+        return Clock(trainer.global_step, trainer.current_epoch)
+
+
+class GrowableModule(GrowthMixin, LightningModule):
+    """A LightningModule that can grow while it trains.
+
+    Example:
+        >>> import torch
+        >>> from structurenet_pl import GrowableModule, growth
+        >>> class Net(GrowableModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.body = torch.nn.ModuleList([torch.nn.Linear(8, 8)])
+        ...         self.head = torch.nn.Linear(8, 2)
+        ...
+        ...     @growth(role="new")
+        ...     def deepen(self):
+        ...         self.body.append(torch.nn.Linear(8, 8))
+        >>> net = Net()
+        >>> net.deepen()
+        >>> list(net.components)
+        ['body.0', 'body.1', 'head']
+        >>> net.growth_log[0].born
+        ('body.1',)
+    """
+
+
+def _checked(configure_callbacks: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """An override that forgets ``super()`` would leave growth unfollowed."""
+
+    @wraps(configure_callbacks)
+    def configured(module: Any) -> Any:
+        callbacks = configure_callbacks(module)
+        listed = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+        if not any(isinstance(callback, Driver) for callback in [*listed, *module.trainer.callbacks]):
+            raise TypeError(
+                f"{type(module).__name__}.configure_callbacks drops what follows the growth of the module: return "
+                "[*super().configure_callbacks(), ...]."
+            )
+        return callbacks
+
+    return configured

@@ -1,0 +1,124 @@
+"""Why each learning rate is what it is, as data and as a table."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from lightning.pytorch import Trainer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from torch.optim import Optimizer
+
+from structurenet_pl.callbacks.base import Driver
+from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
+from structurenet_pl.events import Clock, Component
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The learning rate of one component, and what it is made of.
+
+    Args:
+        component: The component.
+        age: How long it has been able to train.
+        parameters: Number of its parameters in the optimizer.
+        base_lr: What optimizer and scheduler alone would give.
+        factors: What each callback multiplies it by.
+        lr: The effective lr, as it stands in the optimizer.
+        stratum: Number and name of the stratum it has reached, None without :class:`~structurenet_pl.SedimentaryDecay`.
+    """
+
+    component: Component
+    age: Clock
+    parameters: int
+    base_lr: float
+    factors: Mapping[str, float]
+    lr: float
+    stratum: tuple[int, str] | None
+
+
+def rates(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -> list[Rate]:
+    """The learning rates of all components in order of depth.
+
+    A component with several param groups is represented by its first; see :attr:`LRFactor.skip_1d` for when they differ.
+
+    Args:
+        trainer: A Trainer in a fit or after it.
+        optimizers: Those of interest, None for all.
+
+    Raises:
+        ValueError: If no callback of this package has been at work in the Trainer.
+    """
+    driver = Driver.of(trainer)
+    if driver is None or not driver.boards:
+        raise ValueError(
+            "the Trainer holds no learning rates of components: give it an LR callback of structurenet_pl, or a "
+            "GrowableModule, and call fit first"
+        )
+    now = driver.moment(trainer)
+    strata = [factor for factor in driver.factors.values() if isinstance(factor, SedimentaryDecay)]
+    found = []
+    for component in now.spine:
+        for optimizer in driver.boards if optimizers is None else optimizers:
+            board = driver.boards[optimizer]
+            slot = board.leading(component.name)
+            if slot is None:
+                continue
+            own = [group for group in optimizer.param_groups if board.slots[group["name"]].component == component.name]
+            found.append(
+                Rate(
+                    component,
+                    now.age(component),
+                    sum(tensor.numel() for group in own for tensor in group["params"]),
+                    board.base(slot.name),
+                    board.factors(slot.name),
+                    board.lr(slot.name),
+                    next(
+                        (
+                            (decay.stratum_number(component, now), decay.stratum(component, now))
+                            for decay in strata
+                            if decay.acts_on(component)
+                        ),
+                        None,
+                    ),
+                )
+            )
+    return found
+
+
+def explain(trainer: Trainer, console: Console | None = None) -> list[Rate]:
+    """Print a table that says why each learning rate is what it is, and return the same as data.
+
+    Args:
+        trainer: A Trainer in a fit or after it.
+        console: Where to print, None for standard output.
+
+    Raises:
+        ValueError: If no callback of this package has been at work in the Trainer.
+    """
+    found = rates(trainer)
+    labels = list(dict.fromkeys(label for rate in found for label in rate.factors))
+    table = Table(title=f"Learning rates at step {trainer.global_step}, epoch {trainer.current_epoch}", box=SIMPLE)
+    for heading in ("component", "role", "stratum"):
+        table.add_column(heading, no_wrap=True)
+    words = [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", label) for label in labels]
+    for heading in ("depth", "age\n(epochs)", "params", "base lr", *words, "effective\nlr"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for rate in found:
+        table.add_row(
+            rate.component.name,
+            rate.component.role or "",
+            rate.stratum[1] if rate.stratum else "",
+            str(rate.component.depth),
+            str(rate.age.epoch),
+            f"{rate.parameters:,}",
+            f"{rate.base_lr:.3g}",
+            *(f"{rate.factors[label]:.3g}" if label in rate.factors else "" for label in labels),
+            f"{rate.lr:.3g}",
+        )
+    console = console or Console()
+    if not console.is_terminal:  # a file is as wide as what is written to it
+        console.width = max(console.width, console.measure(table).maximum)
+    console.print(table)
+    return found

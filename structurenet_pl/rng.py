@@ -1,0 +1,27 @@
+"""Random number generators of this process as plain values, for exact resume."""
+
+import random
+from typing import Any
+
+import numpy
+import torch
+
+
+def collect_rng() -> dict[str, Any]:
+    """The state of all global generators, as primitives and tensors that ``torch.load(weights_only=True)`` takes."""
+    kind, keys, *rest = numpy.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": random.getstate(),
+        "numpy": [kind, [int(key) for key in keys], *rest],
+    }
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Put back what :func:`collect_rng` collected."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    random.setstate(state["python"])
+    numpy.random.set_state(tuple(state["numpy"]))

@@ -1,0 +1,49 @@
+"""Optimizers and schedulers follow a growth event, all of them or none."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from torch.optim import Optimizer
+
+from structurenet_pl.board import Board
+from structurenet_pl.components import Structure
+from structurenet_pl.surgery.param_groups import add_groups, audit, place_newborn
+
+
+def follow_growth(
+    boards: Mapping[Optimizer, Board],
+    schedulers: Mapping[Optimizer, Sequence[Any]],
+    structure: Structure,
+    born: Sequence[str],
+    like: str | None,
+    flat_apart: bool,
+) -> None:
+    """Take newborn components into the optimizers; if that fails, leave optimizers and schedulers as they were.
+
+    Args:
+        boards: The writer of lrs for each optimizer.
+        schedulers: What holds lists by group, for each optimizer.
+        structure: The structure after the growth.
+        born: Names of the newborn components.
+        like: Name of the component whose groups they join, None for the nearest.
+        flat_apart: Whether one-dimensional tensors get groups of their own.
+    """
+    slots = {optimizer: board.slots for optimizer, board in boards.items()}
+    joining = place_newborn(slots, structure, born, like, flat_apart)
+    expected = {
+        tensor: structure.parameter_names.get(tensor, "outside the module")
+        for optimizer in boards
+        for group in optimizer.param_groups
+        for tensor in group["params"]
+    }
+    expected |= {tensor: name for component in born for name, tensor in structure.parameters[component].items()}
+    with ExitStack() as undo:
+        for optimizer, newcomers in joining.items():
+            board = boards[optimizer]
+            with board.base_lrs():
+                undo.callback(board.__setattr__, "slots", board.slots)
+                undo.callback(add_groups(optimizer, newcomers, schedulers[optimizer]))
+                board.slots = board.slots | {new.slot.name: new.slot for new in newcomers}
+        audit(boards, expected)
+        undo.pop_all()
