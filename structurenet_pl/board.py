@@ -54,7 +54,7 @@ class Board:
     def leading(self, component: str) -> Slot | None:
         """The group that speaks for a component: its first, if possible one with tensors of several dimensions."""
         own = [slot for slot in self.slots.values() if slot.component == component]
-        return min(own, key=lambda slot: slot.flat, default=None)
+        return min(own, key=lambda slot: slot.is_1d, default=None)
 
     def refresh(self, factors: Mapping[str, Mapping[str, float]]) -> None:
         """Set every effective lr from its base and the factors.

@@ -20,7 +20,7 @@ def plot_strata(log_dir: str | Path, growth_log: Iterable[GrowthEvent] = ()) -> 
         growth_log: The module's ``growth_log``.
 
     Returns:
-        A figure: x the step, y the effective lr, from dark for the oldest component to bright for the youngest. A
+        A figure: x the step, y the effective lr, from blue for the oldest component to red for the youngest. A
         learning rate of 0 is not drawn, the axis being logarithmic.
 
     Raises:
@@ -43,7 +43,7 @@ def plot_strata(log_dir: str | Path, growth_log: Iterable[GrowthEvent] = ()) -> 
 
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
-    colors = colormaps["viridis"].resampled(len(curves) + 1)
+    colors = colormaps["turbo"].resampled(len(curves))
     for index, (component, points) in enumerate(by_birth):
         steps, values = [point.step for point in points], [point.value or float("nan") for point in points]
         axes.plot(steps, values, drawstyle="steps-post", color=colors(index), linewidth=2, label=component)

@@ -26,7 +26,8 @@ class Rate:
         base_lr: What optimizer and scheduler alone would give.
         factors: What each callback multiplies it by.
         lr: The effective lr, as it stands in the optimizer.
-        stratum: Number and name of the stratum it has reached, None without :class:`~structurenet_pl.SedimentaryDecay`.
+        stratum: Name of the stratum it has reached, None without :class:`~structurenet_pl.SedimentaryDecay`.
+        stratum_number: Number of this stratum, from 0; None for a role with a factor of its own.
     """
 
     component: Component
@@ -35,7 +36,8 @@ class Rate:
     base_lr: float
     factors: Mapping[str, float]
     lr: float
-    stratum: tuple[int, str] | None
+    stratum: str | None
+    stratum_number: int | None
 
 
 def rates(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -> list[Rate]:
@@ -57,9 +59,12 @@ def rates(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -> li
             "GrowableModule, and call fit first"
         )
     now = driver.moment(trainer)
-    strata = [factor for factor in driver.factors.values() if isinstance(factor, SedimentaryDecay)]
+    decays = [factor for factor in driver.factors.values() if isinstance(factor, SedimentaryDecay)]
     found = []
     for component in now.spine:
+        decay = next((decay for decay in decays if decay.acts_on(component)), None)
+        stratum = decay.stratum(component, now) if decay else None
+        names = [name for name, _, _ in decay.strata] if decay else []
         for optimizer in driver.boards if optimizers is None else optimizers:
             board = driver.boards[optimizer]
             slot = board.leading(component.name)
@@ -74,14 +79,8 @@ def rates(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -> li
                     board.base(slot.name),
                     board.factors(slot.name),
                     board.lr(slot.name),
-                    next(
-                        (
-                            (decay.stratum_number(component, now), decay.stratum(component, now))
-                            for decay in strata
-                            if decay.acts_on(component)
-                        ),
-                        None,
-                    ),
+                    stratum,
+                    names.index(stratum) if stratum in names else None,
                 )
             )
     return found
@@ -109,7 +108,7 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[Rate]:
         table.add_row(
             rate.component.name,
             rate.component.role or "",
-            rate.stratum[1] if rate.stratum else "",
+            rate.stratum or "",
             str(rate.component.depth),
             str(rate.age.epoch),
             f"{rate.parameters:,}",
@@ -119,6 +118,7 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[Rate]:
         )
     console = console or Console()
     if not console.is_terminal:  # a file is as wide as what is written to it
-        console.width = max(console.width, console.measure(table).maximum)
+        unlimited = console.options.update(max_width=10_000)
+        console.width = max(console.width, console.measure(table, options=unlimited).maximum)
     console.print(table)
     return found

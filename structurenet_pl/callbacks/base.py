@@ -168,7 +168,7 @@ class Driver(Callback):
         for optimizer, layout in zip(trainer.optimizers, layouts, strict=True):
             schedulers = _schedulers(trainer, optimizer)
             if layout is None:
-                slots = split_groups(optimizer, self.structure, self._flat_apart, schedulers)
+                slots = split_groups(optimizer, self.structure, self._split_1d, schedulers)
             else:
                 slots = restore_groups(optimizer, self.structure, load_layout(layout), schedulers)
             self.boards[optimizer] = Board(optimizer, slots)
@@ -230,7 +230,7 @@ class Driver(Callback):
             checkpoint[CHECKPOINT_KEY]["rng"] = _from_all_processes(collect_rng())
 
     @property
-    def _flat_apart(self) -> bool:
+    def _split_1d(self) -> bool:
         return any(factor.skip_1d for factor in self.factors.values())
 
     def _find_structure(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -265,7 +265,7 @@ class Driver(Callback):
         }
         return {
             slot.name: {
-                label: 1.0 if slot.flat and factors[label].skip_1d else value
+                label: 1.0 if slot.is_1d and factors[label].skip_1d else value
                 for label, value in values.get(slot.component, {}).items()
             }
             for slot in board.slots.values()
@@ -282,7 +282,7 @@ class Driver(Callback):
         with growing(module, request, clock) as (event, result):
             schedulers = {optimizer: _schedulers(trainer, optimizer) for optimizer in self.boards}
             structure = structure_of(module)
-            follow_growth(self.boards, schedulers, structure, event.born, request.method.like, self._flat_apart)
+            follow_growth(self.boards, schedulers, structure, event.born, request.method.like, self._split_1d)
         self.structure = structure
         self._refresh(trainer)
         for callback in trainer.callbacks:

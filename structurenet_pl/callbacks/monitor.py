@@ -47,5 +47,5 @@ class StrataMonitor(Driven):
 def _scalars(rate: Rate) -> dict[str, Any]:
     name = rate.component.name
     factors = {f"factor/{label}/{name}": factor for label, factor in rate.factors.items()}
-    stratum = {} if rate.stratum is None else {f"stratum/{name}": rate.stratum[0]}
+    stratum = {} if rate.stratum_number is None else {f"stratum/{name}": rate.stratum_number}
     return {f"lr/{name}": rate.lr, f"base_lr/{name}": rate.base_lr, f"age/{name}": rate.age.epoch, **factors, **stratum}

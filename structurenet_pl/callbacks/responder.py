@@ -73,7 +73,7 @@ class GrowthResponder(LRFactor):
     def factor(self, component: Component, now: Moment) -> float:
         """The product of the dips of the component's lifetime, as far as they last."""
         events = now.events_since_birth(component)
-        return max(self.floor, math.prod(self._dip(component, event, now) for event in events))
+        return max(self.floor, math.prod((self._dip(component, event, now) for event in events), start=1.0))
 
     def _dip(self, component: Component, event: GrowthEvent, now: Moment) -> float:
         if self.roles is not None:

@@ -36,8 +36,8 @@ class SedimentaryDecay(LRFactor):
         [1.0, 1.0, 0.1, 0.01]
         >>> decay.stratum(stem, Moment(Clock(epoch=50)))
         'sediment'
-        >>> decay.factor(patch, Moment(Clock(epoch=50)))
-        0.5
+        >>> decay.stratum(patch, Moment(Clock(epoch=50))), decay.factor(patch, Moment(Clock(epoch=50)))
+        ('patch', 0.5)
 
     References:
         Seed document, strategy 12.
@@ -67,16 +67,15 @@ class SedimentaryDecay(LRFactor):
         self.roles = dict(roles)
 
     def stratum(self, component: Component, now: Moment) -> str:
-        """Name of the stratum that the component has reached."""
-        return self.strata[self.stratum_number(component, now)][0]
-
-    def stratum_number(self, component: Component, now: Moment) -> int:
-        """Number of the stratum that the component has reached, 0 for the first."""
-        age = getattr(now.age(component), self.unit)
-        return sum(start <= age for _, start, _ in self.strata) - 1
+        """Name of the stratum that the component has reached, or its role if that has a factor of its own."""
+        return component.role if component.role in self.roles else self._reached(component, now)[0]
 
     def factor(self, component: Component, now: Moment) -> float:
         """The factor of the component's role, or of the stratum it has reached."""
         if component.role in self.roles:
             return self.roles[component.role]
-        return self.strata[self.stratum_number(component, now)][2]
+        return self._reached(component, now)[2]
+
+    def _reached(self, component: Component, now: Moment) -> tuple[str, float, float]:
+        age = getattr(now.age(component), self.unit)
+        return [stratum for stratum in self.strata if stratum[1] <= age][-1]

@@ -23,6 +23,6 @@ def save_layout(board: Board, structure: Structure) -> list[dict[str, Any]]:
 def load_layout(saved: Sequence[Mapping[str, Any]]) -> list[tuple[Slot, list[str]]]:
     """What :func:`save_layout` saved."""
     return [
-        (Slot(group["name"], group["component"], group["origin"], group["flat"]), group["parameters"])
+        (Slot(group["name"], group["component"], group["origin"], group["is_1d"]), group["parameters"])
         for group in saved
     ]

@@ -17,7 +17,7 @@ def follow_growth(
     structure: Structure,
     born: Sequence[str],
     like: str | None,
-    flat_apart: bool,
+    split_1d: bool,
 ) -> None:
     """Take newborn components into the optimizers; if that fails, leave optimizers and schedulers as they were.
 
@@ -27,10 +27,10 @@ def follow_growth(
         structure: The structure after the growth.
         born: Names of the newborn components.
         like: Name of the component whose groups they join, None for the nearest.
-        flat_apart: Whether one-dimensional tensors get groups of their own.
+        split_1d: Whether one-dimensional tensors get groups of their own.
     """
     slots = {optimizer: board.slots for optimizer, board in boards.items()}
-    joining = place_newborn(slots, structure, born, like, flat_apart)
+    joining = place_newborn(slots, structure, born, like, split_1d)
     expected = {
         tensor: structure.parameter_names.get(tensor, "outside the module")
         for optimizer in boards

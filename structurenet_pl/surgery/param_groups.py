@@ -22,16 +22,16 @@ class Slot:
         name: Unique name of the group.
         component: Name of the component whose tensors it holds.
         origin: Index of the user's own group that it is a piece of.
-        flat: Whether it holds one-dimensional tensors, set apart for a factor that leaves them alone.
+        is_1d: Whether it holds one-dimensional tensors, set apart for a factor that leaves them alone.
     """
 
     name: str
     component: str
     origin: int
-    flat: bool = False
+    is_1d: bool = False
 
 
-def split_groups(optimizer: Optimizer, structure: Structure, flat_apart: bool, schedulers: Iterable[Any]) -> list[Slot]:
+def split_groups(optimizer: Optimizer, structure: Structure, split_1d: bool, schedulers: Iterable[Any]) -> list[Slot]:
     """Split the groups in place into maximal runs of consecutive tensors of one component.
 
     No tensor changes its place in the order, so norms over all gradients stay the same to the last bit.
@@ -39,7 +39,7 @@ def split_groups(optimizer: Optimizer, structure: Structure, flat_apart: bool, s
     Args:
         optimizer: Any optimizer that takes several groups.
         structure: Says which tensor belongs to which component.
-        flat_apart: Whether one-dimensional tensors get groups of their own.
+        split_1d: Whether one-dimensional tensors get groups of their own.
         schedulers: What holds lists by group.
     """
     groups: list[dict[str, Any]] = []
@@ -50,11 +50,11 @@ def split_groups(optimizer: Optimizer, structure: Structure, flat_apart: bool, s
 
         def key(index: int, params: Sequence[Tensor] = params) -> tuple[str, bool]:
             tensor = params[index]
-            return structure.owner.get(tensor, "outside"), flat_apart and tensor.ndim <= 1
+            return structure.owner.get(tensor, "outside"), split_1d and tensor.ndim <= 1
 
-        for (component, flat), run in groupby(range(len(params)), key):
-            name = _unique_name(component, label, slots, flat)
-            slots.append(Slot(name, component, origin, flat))
+        for (component, is_1d), run in groupby(range(len(params)), key):
+            name = _unique_name(component, label, slots, is_1d)
+            slots.append(Slot(name, component, origin, is_1d))
             groups.append(_piece(group, name, list(run)))
     _install(optimizer, groups, [slot.origin for slot in slots], schedulers)
     return slots
@@ -112,7 +112,7 @@ def place_newborn(
     structure: Structure,
     born: Iterable[str],
     like: str | None,
-    flat_apart: bool,
+    split_1d: bool,
 ) -> dict[Optimizer, list[Newcomers]]:
     """Find for every newborn tensor the group whose settings it takes.
 
@@ -140,14 +140,14 @@ def place_newborn(
         templates: dict[tuple[Optimizer, int, bool], _Resident] = {}
         for name, tensor in structure.parameters[component].items():
             template = _template(name, tensor, component, structure, residents)
-            key = (template.optimizer, template.slot.origin, flat_apart and tensor.ndim <= 1)
+            key = (template.optimizer, template.slot.origin, split_1d and tensor.ndim <= 1)
             homes.setdefault(key, {})[name] = tensor
             templates.setdefault(key, template)
-        for (optimizer, origin, flat), tensors in homes.items():
+        for (optimizer, origin, is_1d), tensors in homes.items():
             taken = [*optimizers[optimizer].values(), *(new.slot for new in joining[optimizer])]
-            template = templates[optimizer, origin, flat]
+            template = templates[optimizer, origin, is_1d]
             label = template.slot.name.partition("/")[2]
-            slot = Slot(_unique_name(component, label, taken, flat), component, origin, flat)
+            slot = Slot(_unique_name(component, label, taken, is_1d), component, origin, is_1d)
             joining[optimizer].append(Newcomers(slot, template.index, tensors))
     return joining
 
@@ -247,12 +247,12 @@ def _copy(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()}
 
 
-def _unique_name(component: str, label: str, slots: Iterable[Slot], flat: bool) -> str:
+def _unique_name(component: str, label: str, slots: Iterable[Slot], is_1d: bool) -> str:
     """The name of the component, or with what sets this group apart from the component's others."""
     taken = {slot.name for slot in slots}
-    if component not in taken and not flat:
+    if component not in taken and not is_1d:
         return component
-    label = "flat" if flat else label
+    label = "1d" if is_1d else label
     stem = f"{component}/{label}" if label else component
     names = (stem if number == 1 else f"{stem}/{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)

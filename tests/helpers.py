@@ -1,0 +1,147 @@
+"""Small networks, small data, short fits, and one example of every factor."""
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from structurenet_pl import (
+    GrowthMixin,
+    GrowthResponder,
+    LARSScaler,
+    ProgressiveFreeze,
+    SedimentaryDecay,
+    Warmup,
+    growth,
+)
+
+BATCHES = 4
+
+# Every factor of the package with arguments that make it act within a few epochs; a member without an entry fails.
+EXAMPLES = {
+    Warmup: {"length": 3},
+    SedimentaryDecay: {"strata": [("active", 0, 1.0), ("sediment", 1, 0.5), ("geological", 3, 0.1)]},
+    GrowthResponder: {"recovery": 1.5},
+    ProgressiveFreeze: {"phases": [("all", 0, 1.0, 1.0, 0), ("late", 2, 0.1, 0.5, 2), ("last", 3, 0.0, 0.1, -1)]},
+    LARSScaler: {"trust_coefficient": 0.1},
+}
+
+# The same, with arguments that make it do nothing.
+NEUTRAL = {
+    Warmup: {"start": 1.0, "newborn_only": False},
+    SedimentaryDecay: {"strata": [("active", 0, 1.0)], "roles": {}},
+    GrowthResponder: {"grown": 1.0, "adjacent": 1.0, "distant": 1.0},
+    ProgressiveFreeze: {"phases": [("all", 0, 1.0, 1.0, 0)]},
+    LARSScaler: {"trust_coefficient": 1e9, "clip": 1.0},
+}
+
+
+def example_factors():
+    return [kind(**arguments) for kind, arguments in EXAMPLES.items()]
+
+
+class Plain(LightningModule):
+    """A LightningModule as people have it, one-line configure_optimizers."""
+
+    def __init__(self, optimizer=None, scheduler=None, interval="epoch"):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 8), nn.LayerNorm(8))
+        self.head = nn.Linear(8, 3)
+        self.make_optimizer = optimizer or (lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9))
+        self.make_scheduler = scheduler
+        self.interval = interval
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = nn.functional.cross_entropy(self(x), y)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = {"scheduler": self.make_scheduler(optimizer), "interval": self.interval, "monitor": "loss"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+class Net(GrowthMixin, Plain):
+    """The same, growable: patches beside the body, necks before the head."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        head = self.head
+        del self.head
+        self.patches = nn.ModuleList()
+        self.necks = nn.ModuleList()
+        self.head = head
+
+    def configure_components(self):
+        return {"body.*": "scaffold", "head": "head"}
+
+    @growth(role="patch", depth="at")
+    def add_patch(self, at: int, inner: int = 4):
+        self.patches.append(nn.Sequential(nn.Linear(8, inner), nn.Tanh(), nn.Linear(inner, 8)))
+
+    @growth(role="neck")
+    def add_neck(self):
+        self.necks.append(nn.Linear(8, 8))
+
+    def forward(self, x):
+        x = self.body(x)
+        for patch in self.patches:
+            x = x + patch(x)
+        for neck in self.necks:
+            x = neck(x).relu()
+        return self.head(x)
+
+
+class LRTrace(Callback):
+    """The lrs that the optimizer used at each step, by group name."""
+
+    def __init__(self):
+        self.rows = []
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        pass
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.rows.append({group.get("name", index): float(group["lr"]) for index, group in enumerate(optimizer.param_groups)})
+
+
+def loader(batches=BATCHES, shuffle=True):
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(8 * batches, 6, generator=generator)
+    return DataLoader(TensorDataset(x, (x.sum(1) > 0).long() + (x[:, 0] > 1).long()), batch_size=8, shuffle=shuffle)
+
+
+def fit(module, callbacks=(), epochs=4, ckpt_path=None, data=None, **kwargs):
+    """A quiet fit; the Trainer comes back."""
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_epochs=epochs, accelerator="cpu", callbacks=list(callbacks), **options | kwargs)
+    trainer.fit(module, data or loader(), ckpt_path=ckpt_path)
+    return trainer
+
+
+def weights(module):
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def assert_same(one, other):
+    """Two trees of dicts, lists and tensors are equal to the last bit."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert list(one) == list(other)
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            assert_same(left, right)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
