@@ -8,6 +8,7 @@ each learning rate is what it is, a picture of all learning rates over time, and
 import argparse
 import logging
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -58,7 +59,7 @@ class GrowingNet(GrowableModule):
         super().__init__()
         self.save_hyperparameters()
         sizes = [64, width, width, width]
-        self.scaffold = nn.ModuleList(SparseLinear(*pair, density) for pair in zip(sizes, sizes[1:], strict=False))
+        self.scaffold = nn.ModuleList(SparseLinear(*pair, density) for pair in pairwise(sizes))
         self.patches = nn.ModuleList()
         self.patched: list[int] = []
         self.necks = nn.ModuleList()
@@ -125,7 +126,9 @@ def loaders(seed: int) -> tuple[DataLoader, DataLoader, DataLoader]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=40, help="at least 4, so that there is room to grow (default 40)")
-    parser.add_argument("--seed", type=int, default=0, help="for weights, mask, order of the data and split (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="for weights, mask, order of the data and split (default 0)"
+    )
     parser.add_argument("--logdir", type=Path, default=Path("logs"), help="where log and picture go (default logs)")
     args = parser.parse_args()
     if args.epochs < 4:

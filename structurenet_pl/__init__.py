@@ -11,7 +11,7 @@ from structurenet_pl.callbacks.triggers import GrowEvery
 from structurenet_pl.callbacks.warmup import Warmup
 from structurenet_pl.events import Clock, Component, GrowthEvent, Moment, Norms
 from structurenet_pl.growable import GrowableModule, GrowthMixin
-from structurenet_pl.growing import growth
+from structurenet_pl.methods import growth
 from structurenet_pl.plots import plot_strata
 from structurenet_pl.report import explain
 

@@ -31,7 +31,7 @@ class Board:
         self.slots = {slot.name: slot for slot in slots}
         self._factors: dict[str, Mapping[str, float]] = {}
         self._base: dict[str, float | Tensor] = {}
-        self._seen: dict[str, object] = {}
+        self._seen: dict[str, tuple[float | Tensor, int]] = {}
         self._depth = 0
         self._warned = False
         optimizer.register_state_dict_post_hook(self._save_base)
@@ -117,13 +117,13 @@ class Board:
             return
         for group in self._groups():
             name = group["name"]
-            if name in self._seen and _stamp(group["lr"]) == self._seen[name]:
+            if _untouched(group["lr"], self._seen.get(name)):
                 continue
             if name in self._seen and not self._warned and math.prod(self._factors.get(name, {}).values()) != 1.0:
                 self._warned = True
                 rank_zero_warn(
-                    f"the lr of param group {name!r} was set to {float(group['lr']):g} from outside. It is taken as the "
-                    "new base lr, and the factors multiply it. If it was meant to change what stood there "
+                    f"the lr of param group {name!r} was set to {float(group['lr']):g} from outside. It is taken as "
+                    "the new base lr, and the factors multiply it. If it was meant to change what stood there "
                     "(`group['lr'] *= ...`), write an LRFactor instead."
                 )
             self._base[name] = _own(group["lr"])
@@ -172,15 +172,20 @@ def _reduce_unbound(scheduler: Any, protocol: Any) -> tuple[Any, ...]:
     return _rebuild, (type(scheduler).unbound, vars(scheduler).copy())
 
 
-def _rebuild(kind: type, state: dict[str, Any]) -> Any:
+def _rebuild(kind: Any, state: dict[str, Any]) -> Any:
     scheduler = kind.__new__(kind)
     vars(scheduler).update(state)
     return scheduler
 
 
-def _stamp(lr: float | Tensor) -> object:
-    """What changes when an lr is written; reads no value from a device."""
-    return (id(lr), lr._version) if isinstance(lr, Tensor) else lr
+def _stamp(lr: float | Tensor) -> tuple[float | Tensor, int]:
+    """What tells whether an lr has been written since; reads no value from a device."""
+    return lr, lr._version if isinstance(lr, Tensor) else 0
+
+
+def _untouched(lr: float | Tensor, stamp: tuple[float | Tensor, int] | None) -> bool:
+    """Whether an lr is the very object that was stamped: another one of equal value is a write, too."""
+    return stamp is not None and lr is stamp[0] and _stamp(lr)[1] == stamp[1]
 
 
 def _own(value: Any) -> Any:

@@ -27,8 +27,8 @@ def check_optimizers(optimizers: Iterable[Optimizer], structure: Structure, fact
         components = {structure.owner[tensor] for tensor in params if tensor in structure.owner}
         if isinstance(optimizer, LBFGS) and len(components) > 1:
             raise MisconfigurationException(
-                f"{kind} takes one param group only, but the module has {len(components)} components, each with its own "
-                f"lr: {sorted(components)}. Use an optimizer with param groups, such as SGD or AdamW, or give {kind} "
+                f"{kind} takes one param group only, but the module has {len(components)} components, each with its "
+                f"own lr: {sorted(components)}. Use an optimizer with param groups, such as SGD or AdamW, or give {kind} "
                 "the parameters of a single component."
             )
         if factors and (isinstance(optimizer, Rprop) or any("lr" not in group for group in optimizer.param_groups)):
@@ -42,7 +42,8 @@ def tell_about_parameters(structure: Structure, optimizers: Iterable[Optimizer])
     """Say who owns a shared parameter, and what no optimizer trains."""
     for name, owner in structure.tied.items():
         rank_zero_warn(
-            f"parameter {name!r} is shared between components: {owner!r} owns it, being defined first, and its lr counts"
+            f"parameter {name!r} is shared between components: {owner!r} owns it, being defined first, and its "
+            "lr counts"
         )
     held = {tensor for optimizer in optimizers for group in optimizer.param_groups for tensor in group["params"]}
     left_out = sorted(

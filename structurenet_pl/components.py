@@ -2,12 +2,12 @@
 
 import fnmatch
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import nn
 
-from structurenet_pl.events import Clock, Component, lineage
+from structurenet_pl.events import Clock, Component, GrowthEvent, lineage
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -26,7 +26,7 @@ class Part:
 
     path: str
     role: str | None = None
-    born: Clock = Clock()
+    born: Clock = field(default_factory=Clock)
     depth: int | None = None
     beside: str | None = None
 
@@ -80,6 +80,16 @@ def founding_parts(module: nn.Module, patterns: Mapping[str, str]) -> dict[str, 
             inner = path if one_rule or len(matched) <= len(path) else matched
             parts.setdefault(inner or "self", Part(inner, patterns.get(pattern)))
     return parts
+
+
+def with_event(parts: Mapping[str, Part], event: GrowthEvent) -> dict[str, Part]:
+    """The parts after a growth event."""
+    after = dict(parts)
+    for name in event.born:
+        after[name] = Part(name, event.role, event.clock, event.depth, event.beside)
+    for name, path in event.moved.items():
+        after[name] = replace(after[name], path=path)
+    return after
 
 
 def split(module: nn.Module, paths: Collection[str]) -> dict[str, dict[str, nn.Parameter]]:

@@ -53,7 +53,7 @@ class Component:
     name: str
     role: str | None = None
     depth: int = 0
-    born: Clock = Clock()
+    born: Clock = field(default_factory=Clock)
 
     @property
     def founding(self) -> bool:
@@ -160,7 +160,7 @@ class Moment:
             factors with ``needs_gradients``.
     """
 
-    clock: Clock = Clock()
+    clock: Clock = field(default_factory=Clock)
     log: tuple[GrowthEvent, ...] = ()
     spine: tuple[Component, ...] = ()
     norms: Callable[[Component, bool], Norms] = no_norms

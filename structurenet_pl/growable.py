@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule
+from torch.nn import Module
 
 from structurenet_pl.callbacks.base import Driver
 from structurenet_pl.events import Clock
@@ -23,14 +24,14 @@ class GrowthMixin(Growing):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        bases = cls.__mro__[: cls.__mro__.index(GrowthMixin)]
-        if behind := [base for base in bases if not issubclass(base, GrowthMixin)]:
+        before = cls.__mro__[: cls.__mro__.index(GrowthMixin)]
+        if behind := [base for base in before if issubclass(base, Module) and not issubclass(base, GrowthMixin)]:
             raise TypeError(
                 f"{cls.__name__} has GrowthMixin behind {behind[0].__name__}, where it could not follow the growth: "
                 f"write class {cls.__name__}(GrowthMixin, {behind[0].__name__})."
             )
-        if "configure_callbacks" in vars(cls):
-            cls.configure_callbacks = _checked(cls.configure_callbacks)  # type: ignore[method-assign]
+        if cls.configure_callbacks is not GrowthMixin.configure_callbacks:
+            cls.configure_callbacks = _checked(cls.configure_callbacks)  # type: ignore[assignment, method-assign]
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """What follows the growth, beside the callbacks of the LightningModule. Extend it with ``super()``."""
@@ -40,7 +41,7 @@ class GrowthMixin(Growing):
 
     def _idle_clock(self) -> Clock:
         try:
-            trainer = self.trainer
+            trainer = cast(LightningModule, self).trainer
         except RuntimeError:  # not attached to a Trainer
             return Clock()
         return Clock(trainer.global_step, trainer.current_epoch)

@@ -27,6 +27,7 @@ class GradientNorms:
         self._rows: list[tuple[str, int, float, float, float]] | None = None
 
     def __call__(self, component: Component, skip_1d: bool) -> Norms:
+        """The norms of a component, with or without its tensors of one dimension."""
         if self._rows is None:
             self._rows = self._measure()
         rows = [row[2:] for row in self._rows if row[0] == component.name and (row[1] > 1 or not skip_1d)]

@@ -43,7 +43,7 @@ class Rate:
 def rates(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -> list[Rate]:
     """The learning rates of all components in order of depth.
 
-    A component with several param groups is represented by its first; see :attr:`LRFactor.skip_1d` for when they differ.
+    A component with several param groups is represented by its first, see ``LRFactor.skip_1d``.
 
     Args:
         trainer: A Trainer in a fit or after it.

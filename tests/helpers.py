@@ -109,7 +109,9 @@ class LRTrace(Callback):
         pass
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.rows.append({group.get("name", index): float(group["lr"]) for index, group in enumerate(optimizer.param_groups)})
+        self.rows.append(
+            {group.get("name", index): float(group["lr"]) for index, group in enumerate(optimizer.param_groups)}
+        )
 
 
 def loader(batches=BATCHES, shuffle=True):
@@ -120,7 +122,12 @@ def loader(batches=BATCHES, shuffle=True):
 
 def fit(module, callbacks=(), epochs=4, ckpt_path=None, data=None, **kwargs):
     """A quiet fit; the Trainer comes back."""
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     trainer = Trainer(max_epochs=epochs, accelerator="cpu", callbacks=list(callbacks), **options | kwargs)
     trainer.fit(module, data or loader(), ckpt_path=ckpt_path)
     return trainer

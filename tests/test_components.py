@@ -126,5 +126,5 @@ def test_parameter_outside_all_components_is_an_error():
     module = Plain()
     parts = founding_parts(module, {})
     module.late = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="'late.weight' belongs to no component"):
+    with pytest.raises(ValueError, match=r"'late\.weight' belongs to no component"):
         build(module, parts)

@@ -44,7 +44,9 @@ def test_a_component_matches_its_role_its_name_and_what_is_around_it(pattern, ex
 
 def test_log_survives_json():
     log = (
-        GrowthEvent("add", {"at": 1, "sizes": [1, 2.5], "name": None}, Clock(3, 2, 1), ("a", "b"), ("c",), "patch", 1, "c"),
+        GrowthEvent(
+            "add", {"at": 1, "sizes": [1, 2.5], "name": None}, Clock(3, 2, 1), ("a", "b"), ("c",), "patch", 1, "c"
+        ),
         GrowthEvent("insert", {}, Clock(4, 2, 2), ("net.1@2",), moved={"net.1": "net.2"}),
     )
     assert load_log(dump_log(log)) == log

@@ -76,7 +76,6 @@ def test_bare_parameter_is_a_component():
 
 def test_insertion_keeps_the_names_of_what_moves():
     net = Stack()
-    first, second = net.net
     net.insert(1)
     assert net.growth_log[0].born == ("net.1@1",)
     assert net.growth_log[0].moved == {"net.1": "net.2", "net.1@1": "net.1"}
@@ -346,7 +345,12 @@ def test_growth_from_any_hook_is_carried_out_and_trains(hook, epoch, at_once):
     net = Net()
     net.validation_step = lambda batch, batch_idx: None
     trigger = GrowAt(hook)
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     trainer = Trainer(max_epochs=3, accelerator="cpu", callbacks=[trigger], **options)
     trainer.fit(net, loader(), loader(1, shuffle=False))
     assert (trigger.seen[1][1] == 1) is at_once

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
@@ -15,12 +14,12 @@ from structurenet_pl.board import Board
 from structurenet_pl.checks import check_optimizers, tell_about_parameters, warn_idle, warn_unmatched
 from structurenet_pl.components import Structure
 from structurenet_pl.events import Clock, Component, Moment
-from structurenet_pl.growing import Growing, GrowthRequest, follow, growing, redate_log, structure_of
+from structurenet_pl.growing import Growing, follow, growing, redate_log, structure_of
+from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.norms import GradientNorms
-from structurenet_pl.rng import collect_rng, restore_rng
-from structurenet_pl.surgery.checkpoints import load_layout, save_layout
+from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
+from structurenet_pl.surgery.checkpoints import lay_out, save_layout
 from structurenet_pl.surgery.follow import follow_growth
-from structurenet_pl.surgery.param_groups import Slot, restore_groups, split_groups
 
 CHECKPOINT_KEY = "structurenet_pl"
 
@@ -126,7 +125,7 @@ class Driver(Callback):
 
     def grow(self, module: Growing, request: GrowthRequest) -> Any:
         """Carry a growth out, now if that is safe, else at the next safe moment."""
-        trainer = module.trainer
+        trainer = cast(LightningModule, module).trainer
         if trainer.world_size > 1:
             raise MisconfigurationException(
                 f"growth under {type(trainer.strategy).__name__} with {trainer.world_size} processes is not supported "
@@ -166,11 +165,7 @@ class Driver(Callback):
 
         layouts = (resumed or {}).get("groups", [None] * len(trainer.optimizers))
         for optimizer, layout in zip(trainer.optimizers, layouts, strict=True):
-            schedulers = _schedulers(trainer, optimizer)
-            if layout is None:
-                slots = split_groups(optimizer, self.structure, self._split_1d, schedulers)
-            else:
-                slots = restore_groups(optimizer, self.structure, load_layout(layout), schedulers)
+            slots = lay_out(optimizer, self.structure, layout, self._split_1d, _schedulers(trainer, optimizer))
             self.boards[optimizer] = Board(optimizer, slots)
         if resumed and "rng" in resumed:
             restore_rng(resumed["rng"][trainer.global_rank])
@@ -208,6 +203,7 @@ class Driver(Callback):
         """The fit may have been stopped between accumulated batches."""
         self._in_batch = False
         self._serve(pl_module)
+        self._refresh(trainer)
         if isinstance(pl_module, Growing):
             self._tell_idle(trainer, pl_module)
 
@@ -227,7 +223,7 @@ class Driver(Callback):
         layouts = [save_layout(board, self.structure) for board in self.boards.values()]
         checkpoint[CHECKPOINT_KEY] = {"groups": layouts}
         if isinstance(pl_module, Growing):
-            checkpoint[CHECKPOINT_KEY]["rng"] = _from_all_processes(collect_rng())
+            checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
 
     @property
     def _split_1d(self) -> bool:
@@ -277,7 +273,7 @@ class Driver(Callback):
             self._carry_out(cast(Growing, pl_module), self._waiting.pop(0))
 
     def _carry_out(self, module: Growing, request: GrowthRequest) -> Any:
-        trainer = module.trainer
+        trainer = cast(LightningModule, module).trainer
         clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
         with growing(module, request, clock) as (event, result):
             schedulers = {optimizer: _schedulers(trainer, optimizer) for optimizer in self.boards}
@@ -315,12 +311,3 @@ def _patterns(trainer: Trainer) -> dict[str, str]:
 def _schedulers(trainer: Trainer, optimizer: Optimizer) -> list[Any]:
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
     return [scheduler for scheduler in schedulers if vars(scheduler).get("optimizer") is optimizer]
-
-
-def _from_all_processes(state: Any) -> list[Any]:
-    """The states of all processes by rank."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [state]
-    states = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(states, state)
-    return states

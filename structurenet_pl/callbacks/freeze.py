@@ -1,9 +1,21 @@
 """Early components come to rest first."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from structurenet_pl.callbacks.base import LRFactor
 from structurenet_pl.events import Component, Moment, Unit, check_unit
+
+
+class Phase(NamedTuple):
+    """A stretch of time in which early and late components have one factor each."""
+
+    name: str
+    start: float
+    early: float
+    late: float
+    split: float
+
 
 PHASES = (
     ("warmup", 0, 1.0, 1.0, 0),
@@ -53,24 +65,24 @@ class ProgressiveFreeze(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
-        starts = [start for _, start, _, _, _ in phases]
+        self.phases = [Phase(*phase) for phase in phases]
+        starts = [phase.start for phase in self.phases]
         if not starts or starts[0] != 0:
             raise ValueError(f"the first phase must start at 0, got starts {starts}")
         if starts != sorted(set(starts)):
             raise ValueError(f"phases must be sorted by start, each another, got starts {starts}")
-        for name, _, early, late, split in phases:
+        for name, _, early, late, split in self.phases:
             if early < 0 or late < 0:
                 raise ValueError(f"factors must be >= 0, got {early} and {late} in phase {name!r}")
             if not (0 < split < 1 or split == int(split)):
                 raise ValueError(f"split must be a whole number or a share in (0, 1), got {split} in phase {name!r}")
         check_unit(unit)
-        self.phases = [tuple(phase) for phase in phases]
         self.unit = unit
 
     def factor(self, component: Component, now: Moment) -> float:
         """The early or late factor of the phase."""
         time = getattr(now.clock, self.unit)
-        _, _, early, late, split = [phase for phase in self.phases if phase[1] <= time][-1]
+        _, _, early, late, split = [phase for phase in self.phases if phase.start <= time][-1]
         index, n = now.rank(component)
-        first_late = split * n if 0 < split < 1 else split % n if split < 0 else split
+        first_late = split * n if 0 < split < 1 else n + split if split < 0 else split
         return early if index < first_late else late

@@ -1,9 +1,19 @@
 """Old strata learn slowly."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from structurenet_pl.callbacks.base import LRFactor
 from structurenet_pl.events import Component, Moment, Unit, check_unit
+
+
+class Stratum(NamedTuple):
+    """An interval of ages with one factor."""
+
+    name: str
+    start: float
+    factor: float
+
 
 STRATA = (("active", 0, 1.0), ("sediment", 20, 0.1), ("geological", 100, 0.01))
 ROLES = {"patch": 0.5}
@@ -51,31 +61,32 @@ class SedimentaryDecay(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
-        names = [name for name, _, _ in strata]
-        starts = [start for _, start, _ in strata]
+        self.strata = [Stratum(*stratum) for stratum in strata]
+        names = [stratum.name for stratum in self.strata]
+        starts = [stratum.start for stratum in self.strata]
         if not starts or starts[0] != 0:
             raise ValueError(f"the first stratum must start at age 0, got starts {starts}")
         if starts != sorted(set(starts)):
             raise ValueError(f"strata must be sorted by the age they start at, each another, got starts {starts}")
         if len(set(names)) < len(names):
             raise ValueError(f"strata must have different names, got {names}")
-        if negative := [entry for entry in [*strata, *roles.items()] if entry[-1] < 0]:
+        factors = {**{stratum.name: stratum.factor for stratum in self.strata}, **roles}
+        if negative := {name: factor for name, factor in factors.items() if factor < 0}:
             raise ValueError(f"factors must be >= 0, got {negative}")
         check_unit(unit)
-        self.strata = [tuple(stratum) for stratum in strata]
         self.unit = unit
         self.roles = dict(roles)
 
     def stratum(self, component: Component, now: Moment) -> str:
         """Name of the stratum that the component has reached, or its role if that has a factor of its own."""
-        return component.role if component.role in self.roles else self._reached(component, now)[0]
+        return component.role if component.role in self.roles else self._reached(component, now).name
 
     def factor(self, component: Component, now: Moment) -> float:
         """The factor of the component's role, or of the stratum it has reached."""
         if component.role in self.roles:
             return self.roles[component.role]
-        return self._reached(component, now)[2]
+        return self._reached(component, now).factor
 
-    def _reached(self, component: Component, now: Moment) -> tuple[str, float, float]:
+    def _reached(self, component: Component, now: Moment) -> Stratum:
         age = getattr(now.age(component), self.unit)
-        return [stratum for stratum in self.strata if stratum[1] <= age][-1]
+        return [stratum for stratum in self.strata if stratum.start <= age][-1]

@@ -1,12 +1,14 @@
 """Which tensor stood in which group, in the checkpoint and out of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from torch.optim import Optimizer
+
 from structurenet_pl.board import Board
 from structurenet_pl.components import Structure
-from structurenet_pl.surgery.param_groups import Slot
+from structurenet_pl.surgery.param_groups import Slot, restore_groups, split_groups
 
 
 def save_layout(board: Board, structure: Structure) -> list[dict[str, Any]]:
@@ -20,9 +22,22 @@ def save_layout(board: Board, structure: Structure) -> list[dict[str, Any]]:
     ]
 
 
-def load_layout(saved: Sequence[Mapping[str, Any]]) -> list[tuple[Slot, list[str]]]:
-    """What :func:`save_layout` saved."""
-    return [
-        (Slot(group["name"], group["component"], group["origin"], group["is_1d"]), group["parameters"])
+def lay_out(
+    optimizer: Optimizer,
+    structure: Structure,
+    saved: Sequence[Mapping[str, Any]] | None,
+    split_1d: bool,
+    schedulers: Iterable[Any],
+) -> list[Slot]:
+    """Give the optimizer groups by component: those that :func:`save_layout` saved, else its own, split.
+
+    Raises:
+        ValueError: If the saved groups do not hold the parameters of the optimizer.
+    """
+    if saved is None:
+        return split_groups(optimizer, structure, split_1d, schedulers)
+    groups = [
+        (Slot(**{key: value for key, value in group.items() if key != "parameters"}), group["parameters"])
         for group in saved
     ]
+    return restore_groups(optimizer, structure, groups, schedulers)

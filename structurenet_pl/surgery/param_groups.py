@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -50,7 +50,7 @@ def split_groups(optimizer: Optimizer, structure: Structure, split_1d: bool, sch
 
         def key(index: int, params: Sequence[Tensor] = params) -> tuple[str, bool]:
             tensor = params[index]
-            return structure.owner.get(tensor, "outside"), split_1d and tensor.ndim <= 1
+            return structure.owner.get(cast(nn.Parameter, tensor), "outside"), split_1d and tensor.ndim <= 1
 
         for (component, is_1d), run in groupby(range(len(params)), key):
             name = _unique_name(component, label, slots, is_1d)
@@ -131,8 +131,8 @@ def place_newborn(
     ]
     if not residents:
         raise ValueError(
-            f"no optimizer holds {'a component' if like is None else repr(like)} whose settings newborn parameters could "
-            f"take; name one of {list(structure.components)} in @growth(like=...)"
+            f"no optimizer holds {'a component' if like is None else repr(like)} whose settings newborn parameters "
+            f"could take; name one of {list(structure.components)} in @growth(like=...)"
         )
     joining: dict[Optimizer, list[Newcomers]] = {optimizer: [] for optimizer in optimizers}
     for component in born:
@@ -184,7 +184,7 @@ def audit(optimizers: Iterable[Optimizer], expected: Mapping[nn.Parameter, str])
     Raises:
         RuntimeError: If one does not; that is a defect of this package.
     """
-    counts: dict[Tensor, int] = dict.fromkeys(expected, 0)
+    counts: dict[nn.Parameter, int] = dict.fromkeys(expected, 0)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for tensor in group["params"]:

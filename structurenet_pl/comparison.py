@@ -1,0 +1,125 @@
+"""What growth has changed, found by comparing a module before and after."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import cast
+
+from torch import nn
+
+from structurenet_pl.components import CONTAINERS, Part, Structure, build, role_by_pattern, with_event
+from structurenet_pl.events import Clock, GrowthEvent, lineage
+from structurenet_pl.methods import GrowthRequest
+
+
+def compare(
+    module: nn.Module,
+    before: Structure,
+    parts: Mapping[str, Part],
+    patterns: Mapping[str, str],
+    request: GrowthRequest,
+    clock: Clock,
+) -> GrowthEvent:
+    """The event that made the module what it is from what it was; brings what was born to the others' device and dtype.
+
+    Args:
+        module: The module after the growth.
+        before: Its structure before.
+        parts: Its parts before.
+        patterns: Name pattern -> role, for newborn without a declared role.
+        request: What was called.
+        clock: When; its generation is the number of the event.
+
+    Raises:
+        NotImplementedError: If anything but additions has happened.
+    """
+    method = request.method
+    now = {tensor: name for name, tensor in module.named_parameters()}
+    if gone := [before.parameter_names[tensor] for tensor in before.owner if tensor not in now]:
+        raise NotImplementedError(
+            f"growth method {method.name!r} removed or replaced {gone}, but only additions are supported yet: add a "
+            "new module beside the old one."
+        )
+    paths = {name: _path_now(parts[name].path, tensors, now) for name, tensors in before.parameters.items()}
+    new = {name: tensor for tensor, name in now.items() if tensor not in before.owner}
+    born = {path if path not in paths else f"{path}@{clock.generation}": path for path in _newborn_paths(module, new)}
+    _conform(module, born.values(), before)
+    depth, beside = _locate(request, before, parts)
+    event = GrowthEvent(
+        method.name,
+        dict(request.arguments),
+        clock,
+        born=tuple(born),
+        role=method.role if method.role is not None else role_by_pattern(new, patterns),
+        depth=depth,
+        beside=beside,
+        moved={name: path for name, path in {**paths, **born}.items() if path not in ("", name)},
+    )
+    spine = build(module, with_event(parts, event)).spine
+    depths = {component.depth for component in spine if component.name in born}
+    adjacent = [
+        component.name
+        for component in spine
+        if component.name not in born and any(abs(component.depth - depth) <= 1 for depth in depths)
+    ]
+    return replace(event, adjacent=tuple(adjacent))
+
+
+def _path_now(path: str, tensors: Mapping[str, nn.Parameter], now: Mapping[nn.Parameter, str]) -> str:
+    """Where the component stands now whose module or parameter stood at ``path`` before."""
+    places = {now[tensor].removesuffix(name[len(path) :]) for name, tensor in tensors.items()}
+    if len(places) > 1:
+        raise NotImplementedError(f"growth tore component {path!r} apart, its tensors stand under {sorted(places)} now")
+    return places.pop()
+
+
+def _newborn_paths(module: nn.Module, new: Mapping[str, nn.Parameter]) -> list[str]:
+    """The outermost modules that hold nothing but new parameters; containers replaced by their elements, once."""
+    tensors = set(new.values())
+    paths: dict[str, None] = {}
+    for name in new:
+        *around, parameter = lineage(name)
+        whole = [path for path in around if tensors.issuperset(module.get_submodule(path).parameters())]
+        outer, *inner = [*whole, parameter]
+        parent = module.get_submodule(outer.rpartition(".")[0])
+        is_element = isinstance(parent, CONTAINERS)
+        unpack = outer != parameter and isinstance(module.get_submodule(outer), CONTAINERS) and not is_element
+        paths[inner[0] if unpack else outer] = None
+    return list(paths)
+
+
+def _locate(request: GrowthRequest, before: Structure, parts: Mapping[str, Part]) -> tuple[int | None, str | None]:
+    """The explicit depth of what is born, and the component of the spine that stands there."""
+    where = request.method.depth
+    if isinstance(where, str):
+        where = cast(str | int | None, request.arguments[where])
+    if where is None:
+        return None, None
+    if isinstance(where, str):
+        if where not in before.components:
+            raise ValueError(f"depth names {where!r}, which is none of the components {list(before.components)}")
+        depth = before.components[where].depth
+    elif isinstance(where, int) and not isinstance(where, bool):
+        n = 1 + max((component.depth for component in before.spine), default=-1)
+        depth = where if where >= 0 else n + where
+        if depth < 0:
+            raise ValueError(f"depth {where} counts back past the input of a network with {n} depths")
+    else:
+        raise TypeError(f"depth must be a whole number or the name of a component, got {where!r}")
+    at_depth = [name for name, part in parts.items() if part.depth is None and before.components[name].depth == depth]
+    return depth, next(iter(at_depth), None)
+
+
+def _conform(module: nn.Module, paths: Iterable[str], before: Structure) -> None:
+    """Bring what is born to the device of the others, and to their dtype if they all have one."""
+    old = [tensor for tensor in before.owner if tensor.is_floating_point()]
+    if not old:
+        return
+    dtypes = {tensor.dtype for tensor in old}
+    dtype = dtypes.pop() if len(dtypes) == 1 else None
+    for path in paths:
+        newborn = functools.reduce(getattr, path.split("."), module)
+        target = newborn if isinstance(newborn, nn.Module) else newborn.data
+        moved = target.to(device=old[0].device, dtype=dtype)
+        if isinstance(newborn, nn.Parameter):
+            newborn.data = moved

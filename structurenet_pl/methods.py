@@ -1,0 +1,103 @@
+"""Growth methods: how a class says what changes its structure."""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+class GrowthMethod:
+    """A method that changes the structure of its module; made by :func:`growth`."""
+
+    def __init__(self, function: Callable[..., Any], role: str | None, depth: str | int | None, like: str | None):
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = function.__name__
+        self.role = role
+        self.depth = depth
+        self.like = like
+        self.signature = inspect.signature(function)
+        _, *parameters = self.signature.parameters.values()
+        for parameter in parameters:
+            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                raise TypeError(f"growth method {self.name!r} must name its arguments, got {str(parameter)!r}")
+        names = [parameter.name for parameter in parameters]
+        if isinstance(depth, str) and depth not in names:
+            raise TypeError(
+                f"@growth(depth={depth!r}) names no argument of {self.name!r}, which has {names}. Give the name of the "
+                "argument that says where, a number, or None to infer the depth from the order of definition."
+            )
+
+    def __get__(self, module: nn.Module | None, owner: type) -> Any:
+        return self if module is None else types.MethodType(self, module)
+
+    def __call__(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+        """Check the arguments, and ask the module to grow."""
+        bound = self.signature.bind(module, *args, **kwargs)
+        bound.apply_defaults()
+        _, *given = bound.arguments.items()
+        arguments = {name: _plain(value, f"{self.name}({name}=...)") for name, value in given}
+        return module._ask(GrowthRequest(self, arguments))
+
+
+@dataclass(frozen=True)
+class GrowthRequest:
+    """A call of a growth method, not yet carried out."""
+
+    method: GrowthMethod
+    arguments: Mapping[str, Any]
+
+
+def growth(
+    *, role: str | None = None, depth: str | int | None = None, like: str | None = None
+) -> Callable[[Callable[..., Any]], GrowthMethod]:
+    """Mark a method of a growable module as one that changes its structure.
+
+    The method is plain torch code. What is new is found by comparing the module before and after, and follows into
+    growth log, optimizer and schedulers. Called at an unsafe moment of a fit (inside a training step, between
+    accumulated batches) it waits for the next safe one and returns None.
+
+    Args:
+        role: Role of what is born.
+        depth: Where it is born: the name of the argument that says so (a depth, negative from the output, or the name
+            of a component), a number, or None to infer it from the order of definition.
+        like: Name of the component whose param groups the newborn parameters join; None for the nearest one.
+
+    Raises:
+        TypeError: If ``depth`` names no argument, or the method takes ``*args`` or ``**kwargs``; when called, if an
+            argument is not a plain value (it is stored, and replayed on resume).
+
+    Example:
+        >>> from structurenet_pl import GrowableModule, growth
+        >>> class Net(GrowableModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.stem, self.patches = nn.Linear(4, 4), nn.ModuleList()
+        ...
+        ...     @growth(role="patch", depth="at")
+        ...     def add_patch(self, at: int):
+        ...         self.patches.append(nn.Linear(4, 4))
+        >>> net = Net()
+        >>> net.add_patch(at=0)
+        >>> net.components["patches.0"]
+        Component(name='patches.0', role='patch', depth=0, born=Clock(step=0, epoch=0, generation=1))
+    """
+    return lambda function: GrowthMethod(function, role, depth, like)
+
+
+def _plain(value: Any, what: str) -> Any:
+    """The value as JSON will give it back."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item, what) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item, what) for key, item in value.items()}
+    raise TypeError(
+        f"{what} got {value!r} of type {type(value).__name__}, but arguments of growth methods are stored and "
+        "replayed: give numbers, strings, booleans, None, or lists and string-keyed dicts of them."
+    )

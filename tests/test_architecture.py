@@ -1,0 +1,78 @@
+"""Imports go one way, one place assigns an lr, and the public names are those of the package."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import structurenet_pl
+
+ROOT = Path(structurenet_pl.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Each may import from those above it, and from its own line.
+LAYERS = [
+    {"events"},
+    {"components", "rng", "norms"},
+    {"methods", "surgery.schedulers", "surgery.param_groups"},
+    {"comparison"},
+    {"growing"},
+    {"board", "checks"},
+    {"surgery.checkpoints", "surgery.follow"},
+    {"callbacks.base"},
+    {"callbacks.warmup", "callbacks.sedimentary", "callbacks.responder", "callbacks.freeze", "callbacks.lars"}
+    | {"callbacks.components", "callbacks.triggers", "growable", "plots"},
+    {"report"},
+    {"callbacks.monitor"},
+    {""},
+]
+
+
+def name_of(file):
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+
+
+def imported(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("structurenet_pl."):
+            yield node.module.removeprefix("structurenet_pl.")
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if name_of(file) not in ("surgery", "callbacks")], ids=name_of)
+def test_imports_go_one_way(file):
+    level = {module: number for number, layer in enumerate(LAYERS) for module in layer}
+    assert {level[module] for module in imported(file)} <= set(range(level[name_of(file)] + 1))
+
+
+def test_one_assignment_of_an_lr():
+    found = []
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            if not isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
+                continue
+            for target in targets:
+                if isinstance(target, ast.Subscript) and getattr(target.slice, "value", None) == "lr":
+                    found.append(name_of(file))
+    assert found == ["board"]
+
+
+def test_events_need_the_standard_library_only():
+    tree = ast.parse((ROOT / "events.py").read_text())
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert modules == {"dataclasses", "fnmatch", "json", "collections.abc", "typing"}
+
+
+def test_no_file_is_long():
+    assert {name_of(file): lines for file in FILES if (lines := len(file.read_text().splitlines())) > 320} == {}
+
+
+def test_public_names_are_sorted_and_documented():
+    assert structurenet_pl.__all__ == sorted(structurenet_pl.__all__)
+    for name in structurenet_pl.__all__:
+        assert getattr(structurenet_pl, name).__doc__, name
+
+
+def test_no_module_has_the_name_of_a_public_function():
+    assert {name_of(file).rpartition(".")[-1] for file in FILES} & set(structurenet_pl.__all__) == set()

@@ -1,0 +1,180 @@
+"""Bad input gets a clear error at the earliest moment, and nothing has changed by then."""
+
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from helpers import Net, Plain, example_factors, fit, weights
+from structurenet_pl import (
+    Components,
+    GrowEvery,
+    GrowthResponder,
+    LARSScaler,
+    LRFactor,
+    ProgressiveFreeze,
+    SedimentaryDecay,
+    Warmup,
+)
+
+BAD = [
+    (Warmup, {"length": -1}, "length must be > 0, got -1"),
+    (Warmup, {"length": 0}, "length must be > 0, got 0"),
+    (Warmup, {"start": -0.1}, r"start must be in \[0, 1\], got -0.1"),
+    (Warmup, {"unit": "batch"}, "unit must be one of step, epoch, generation, got 'batch'"),
+    (Warmup, {"where": []}, "where must name roles or patterns"),
+    (SedimentaryDecay, {"strata": []}, "must start at age 0"),
+    (SedimentaryDecay, {"strata": [("old", 5, 0.1)]}, r"must start at age 0, got starts \[5\]"),
+    (SedimentaryDecay, {"strata": [("a", 0, 1.0), ("c", 9, 0.1), ("b", 5, 0.5)]}, "sorted by the age"),
+    (SedimentaryDecay, {"strata": [("a", 0, 1.0), ("a", 9, 0.1)]}, "different names"),
+    (SedimentaryDecay, {"strata": [("a", 0, -1.0)]}, "factors must be >= 0"),
+    (SedimentaryDecay, {"roles": {"patch": -0.5}}, "factors must be >= 0, got {'patch': -0.5}"),
+    (SedimentaryDecay, {"unit": "years"}, "unit must be one of"),
+    (GrowthResponder, {"grown": -0.9}, "must be >= 0, got {'grown': -0.9}"),
+    (GrowthResponder, {"roles": {"new": -1.0}}, "must be >= 0, got {'new': -1.0}"),
+    (GrowthResponder, {"floor": -1.0}, "must be >= 0"),
+    (GrowthResponder, {"recovery": 0}, "recovery must be a half-life > 0"),
+    (GrowthResponder, {"unit": "event"}, "unit must be one of"),
+    (ProgressiveFreeze, {"phases": [("late", 3, 1.0, 1.0, 0)]}, "must start at 0"),
+    (ProgressiveFreeze, {"phases": [("a", 0, 1.0, 1.0, 0), ("b", 0, 1.0, 1.0, 0)]}, "sorted by start"),
+    (ProgressiveFreeze, {"phases": [("a", 0, 1.0, -1.0, 0)]}, "factors must be >= 0"),
+    (ProgressiveFreeze, {"phases": [("a", 0, 1.0, 1.0, 1.5)]}, "split must be a whole number or a share"),
+    (ProgressiveFreeze, {"unit": ""}, "unit must be one of"),
+    (LARSScaler, {"trust_coefficient": 0.0}, "trust_coefficient must be > 0"),
+    (LARSScaler, {"eps": -1e-8}, "eps must be >= 0"),
+    (LARSScaler, {"clip": 0.0}, "clip must be > 0"),
+    (LARSScaler, {"mode": "tensor"}, "mode must be 'lr', got 'tensor'"),
+    (GrowEvery, {"growth": "add_neck", "every": 0}, "every must be a whole number >= 1, got 0"),
+    (GrowEvery, {"growth": "add_neck", "every": 1, "limit": 0}, "limit must be a whole number >= 1"),
+    (GrowEvery, {"growth": "add_neck", "every": 1, "unit": "generation"}, "unit must be one of epoch, step"),
+    (Components, {"roles": {}}, "roles must give a role"),
+]
+
+
+@pytest.mark.parametrize(("kind", "arguments", "message"), BAD)
+def test_at_construction(kind, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**arguments)
+
+
+def unchanged_after(error, message, module, callbacks, **kwargs):
+    before = weights(module)
+    with pytest.raises(error, match=message):
+        fit(module, callbacks, **kwargs)
+    after = weights(module)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_lbfgs_takes_one_group_only():
+    module = Plain(optimizer=lambda params: torch.optim.LBFGS(list(params)))
+    unchanged_after(MisconfigurationException, "LBFGS takes one param group only.*such as SGD", module, [Warmup()])
+
+
+def test_lbfgs_of_one_component_works():
+    class OneLayer(Plain):
+        def __init__(self):
+            super().__init__(optimizer=lambda params: torch.optim.LBFGS(list(params), lr=0.5, max_iter=2))
+            self.body, self.head = nn.Identity(), nn.Linear(6, 3)
+
+    trainer = fit(OneLayer(), [Warmup(length=4, newborn_only=False)], epochs=2)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.5 * 3 / 4  # at the start of a third epoch
+
+
+def test_optimizer_whose_lr_does_not_matter():
+    module = Plain(optimizer=lambda params: torch.optim.Rprop(params))
+    unchanged_after(MisconfigurationException, "Rprop does not train by its lr, so Warmup could", module, [Warmup()])
+
+
+def test_optimizer_whose_lr_does_not_matter_may_grow():
+    fit(Net(optimizer=lambda params: torch.optim.Rprop(params)), [GrowEvery("add_neck", 1, limit=1)], epochs=2)
+
+
+def test_shared_parameter_says_who_owns_it():
+    class Tied(Plain):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(8, 8)
+            self.head.weight = self.body[3].weight
+
+    with pytest.warns(UserWarning, match=r"'head.weight' is shared between components: 'body.3' owns it"):
+        trainer = fit(Tied(), [Warmup()], epochs=1)
+    assert [group["name"] for group in trainer.optimizers[0].param_groups] == ["body.0", "body.3", "body.4", "head"]
+
+
+def test_pattern_that_matches_nothing_warns():
+    with pytest.warns(UserWarning, match=r"\['encoder.\*'\] match no module or parameter.*\['body', 'head'\]"):
+        fit(Plain(), [Components({"encoder.*": "pretrained", "head": "new"})], epochs=1)
+
+
+def test_where_that_matches_nothing_warns():
+    with pytest.warns(UserWarning, match=r"Warmup\(where='patch'\) acts on nothing"):
+        fit(Plain(), [Warmup(where="patch")], epochs=1)
+
+
+def test_patterns_for_the_unborn_do_not_warn_once_they_are_born():
+    callbacks = [Warmup(where="neck"), Components({"patches.*": "patch"})]
+    fit(Net(), [*callbacks, GrowEvery("add_neck", 1, limit=1), GrowEvery("add_patch", 1, limit=1, arguments={"at": 0})])
+
+
+@pytest.mark.filterwarnings("ignore:Warmup")
+def test_patterns_for_the_unborn_warn_at_the_end_if_they_stay_so():
+    with pytest.warns(UserWarning, match=r"\['patches.\*'\] match no module or parameter"):
+        fit(Net(), [Components({"patches.*": "patch"})], epochs=1)
+
+
+def test_growth_method_that_is_none():
+    unchanged_after(
+        AttributeError, r"no growth method 'widen', only \['add_neck', 'add_patch'\]", Net(), [GrowEvery("widen", 1)]
+    )
+    unchanged_after(
+        AttributeError, r"Plain has no growth method 'add_neck', only \[\]", Plain(), [GrowEvery("add_neck", 1)]
+    )
+
+
+def test_growth_arguments_that_do_not_fit():
+    unchanged_after(TypeError, "at", Net(), [GrowEvery("add_patch", 1)])
+
+
+class Negative(LRFactor):
+    def factor(self, component, now):
+        return -1.0 if now.clock.step else 1.0
+
+
+class Undefined(LRFactor):
+    def factor(self, component, now):
+        return float("nan")
+
+
+@pytest.mark.parametrize(("kind", "value"), [(Negative, "-1.0"), (Undefined, "nan")])
+def test_factor_that_is_no_factor(kind, value):
+    with pytest.raises(ValueError, match=f"{kind.__name__} gave component 'body.0' the factor {value}"):
+        fit(Plain(), [kind()])
+
+
+def test_newborn_that_fits_two_groups_names_the_way_out():
+    class Two(Net):
+        def configure_optimizers(self):
+            early, late = list(self.body.parameters()), list(self.head.parameters())
+            return torch.optim.SGD([{"params": early}, {"params": late}], lr=0.1)
+
+    net = Two()
+    with pytest.raises(ValueError, match=r"\['body.4', 'head'\] equally well.*like=|'body.3'.*like="):
+        fit(net, [GrowEvery("add_neck", 1)])
+    assert net.growth_log == ()
+
+
+def test_reading_norms_needs_saying_so():
+    class Greedy(LRFactor):
+        def factor(self, component, now):
+            return now.norms(component, True).weight
+
+    with pytest.raises(RuntimeError, match="needs_gradients = True"):
+        fit(Plain(), [Greedy()])
+
+
+def test_five_callbacks_in_a_plain_module():
+    trainer = fit(Plain(), example_factors(), epochs=4)
+    assert [group["name"] for group in trainer.optimizers[0].param_groups] == [
+        *("body.0", "body.0/1d", "body.3", "body.3/1d", "body.4/1d", "head", "head/1d")
+    ]
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.0

@@ -1,0 +1,40 @@
+"""The examples do what they say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.slow
+def test_growing_digits(tmp_path):
+    done = run(EXAMPLES / "growing_digits.py", "--logdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for component in ("scaffold.0", "scaffold.1", "scaffold.2", "patches.0", "patches.1", "necks.0", "head"):
+        assert re.search(rf"^ *{re.escape(component)} ", done.stdout, re.MULTILINE)
+    assert float(re.search(r"test_accuracy\W+([\d.]+)", done.stdout)[1]) >= 0.95
+    assert "tensorboard --logdir" in done.stdout
+    (picture,) = tmp_path.rglob("strata.png")
+    with Image.open(picture) as image:
+        assert image.size == (1000, 500)
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_growing_digits_says_what_it_takes():
+    done = run(EXAMPLES / "growing_digits.py", "--help")
+    assert done.returncode == 0
+    assert {"--epochs", "--seed", "--logdir"} <= set(re.findall(r"--\w+", done.stdout))
+    short = run(EXAMPLES / "growing_digits.py", "--epochs", "1")
+    assert short.returncode == 2
+    assert "at least 4" in short.stderr

@@ -1,0 +1,237 @@
+"""Effective lr == what the scheduler alone gives × factors, with growth in the middle, bit for bit."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch.optim import lr_scheduler as torch_schedulers
+
+from helpers import LRTrace, Net, Plain, assert_same, fit, loader
+from structurenet_pl import GrowEvery, LRFactor
+from structurenet_pl.board import Board
+from structurenet_pl.surgery.param_groups import Slot
+
+EPOCHS, STEPS = 8, 32
+
+SCHEDULERS = {
+    "LambdaLR": lambda optimizer: torch_schedulers.LambdaLR(optimizer, lambda t: 1 / (1 + t)),
+    "MultiplicativeLR": lambda optimizer: torch_schedulers.MultiplicativeLR(optimizer, lambda t: 0.9),
+    "StepLR": lambda optimizer: torch_schedulers.StepLR(optimizer, 3),
+    "MultiStepLR": lambda optimizer: torch_schedulers.MultiStepLR(optimizer, [2, 5]),
+    "ConstantLR": lambda optimizer: torch_schedulers.ConstantLR(optimizer, total_iters=6),
+    "ExponentialLR": lambda optimizer: torch_schedulers.ExponentialLR(optimizer, 0.9),
+    "CosineAnnealingLR": lambda optimizer: torch_schedulers.CosineAnnealingLR(optimizer, 5, eta_min=0.003),
+    "CosineAnnealingWarmRestarts": lambda optimizer: torch_schedulers.CosineAnnealingWarmRestarts(optimizer, 3),
+    "LinearLR": lambda optimizer: torch_schedulers.LinearLR(optimizer, total_iters=6),
+    "PolynomialLR": lambda optimizer: torch_schedulers.PolynomialLR(optimizer, total_iters=7, power=2),
+    "CyclicLR": lambda optimizer: torch_schedulers.CyclicLR(optimizer, 0.01, 0.1, step_size_up=3),
+    "OneCycleLR": lambda optimizer: torch_schedulers.OneCycleLR(optimizer, 0.2, total_steps=STEPS + 1),
+    "ReduceLROnPlateau": lambda optimizer: torch_schedulers.ReduceLROnPlateau(optimizer, patience=0, min_lr=[0.001]),
+    "SequentialLR": lambda optimizer: torch_schedulers.SequentialLR(
+        optimizer,
+        [torch_schedulers.LinearLR(optimizer, total_iters=4), torch_schedulers.CosineAnnealingLR(optimizer, 4)],
+        milestones=[4],
+    ),
+    "ChainedScheduler": lambda optimizer: torch_schedulers.ChainedScheduler(
+        [torch_schedulers.LinearLR(optimizer, total_iters=4), torch_schedulers.ExponentialLR(optimizer, 0.9)]
+    ),
+}
+
+
+class Wobble(LRFactor):
+    """A factor that differs in every component and step."""
+
+    def factor(self, component, now):
+        return wobble(component.name, now.clock.step)
+
+
+def wobble(name, step):
+    return (1 + step % 5) / len(name)
+
+
+class Flat:
+    """Logs a loss that stands still, for ReduceLROnPlateau."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("still", 1.0)
+        return loss
+
+    def configure_optimizers(self):
+        configured = super().configure_optimizers()
+        configured["lr_scheduler"]["monitor"] = "still"
+        return configured
+
+
+class FlatPlain(Flat, Plain):
+    pass
+
+
+class FlatNet(Flat, Net):
+    pass
+
+
+LRS = {"float": 0.1, "tensor": torch.tensor(0.1)}
+
+
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using 'interval'. 'epoch'")
+@pytest.mark.parametrize("lr", LRS)
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_effective_is_scheduler_times_factors(name, interval, lr):
+    def optimizer(params):
+        value = LRS[lr]
+        # a lr in a tensor is for compiled and capturable optimizers, and foreach of SGD refuses it
+        return torch.optim.SGD(params, lr=value.clone() if lr == "tensor" else value, momentum=0.9, foreach=False)
+
+    alone, ours = LRTrace(), LRTrace()
+    settings = {"optimizer": optimizer, "scheduler": SCHEDULERS[name], "interval": interval}
+    fit(FlatPlain(**settings), [alone], epochs=EPOCHS)
+    growth = [GrowEvery("add_patch", 2, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 5, limit=1)]
+    fit(FlatNet(**settings), [Wobble(), *growth, ours], epochs=EPOCHS)
+
+    assert len({row[0] for row in alone.rows}) > 1, "the scheduler should act"
+    number = torch.tensor if lr == "tensor" else float
+    for step, (base, row) in enumerate(zip(alone.rows, ours.rows, strict=True)):
+        expected = {group: float(number(base[0]) * wobble(group, step)) for group in row}
+        assert row == expected
+        assert ("patches.0" in row, "necks.0" in row) == (step >= 8, step >= 20)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_bound_scheduler_is_what_it_was(name):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([{"params": [parameter], "name": "stem"}], lr=0.1, momentum=0.9)
+    scheduler = SCHEDULERS[name](optimizer)
+    kind, state = type(scheduler), copy.deepcopy(scheduler.state_dict())
+    board = Board(optimizer, [Slot("stem", "stem", 0)])
+    board.bind(scheduler)
+    board.bind(scheduler)
+    board.refresh({"stem": {"half": 0.5}})
+    assert isinstance(scheduler, kind)
+    assert type(scheduler).__name__ == kind.__name__
+    assert list(scheduler.state_dict()) == list(state)
+    copied = copy.deepcopy(scheduler)
+    assert type(copied) is kind
+    if name not in ("LambdaLR", "MultiplicativeLR"):  # lambdas do not pickle, bound or not
+        assert type(pickle.loads(pickle.dumps(scheduler))) is kind
+
+
+def board_of_one(lr=0.1, **groups):
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([{"params": [parameter], "name": "stem"} | groups], lr=lr)
+    return optimizer, Board(optimizer, [Slot("stem", "stem", 0)])
+
+
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)])
+def test_writing_again_does_not_compound(lr):
+    optimizer, board = board_of_one(lr)
+    for _ in range(10):
+        board.refresh({"stem": {"half": 0.5}})
+    assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.05, rel=1e-7)  # a float32 tensor in one case
+
+
+@pytest.mark.filterwarnings("ignore:the lr of param group 'stem'")
+def test_foreign_write_is_the_new_base():
+    optimizer, board = board_of_one()
+    board.refresh({"stem": {"half": 0.5}})
+    optimizer.param_groups[0]["lr"] = 0.4
+    assert board.base("stem") == 0.4
+    board.refresh({})
+    assert optimizer.param_groups[0]["lr"] == 0.2
+
+
+def test_foreign_write_warns_once():
+    optimizer, board = board_of_one()
+    board.refresh({"stem": {"half": 0.5}})
+    optimizer.param_groups[0]["lr"] *= 2
+    with pytest.warns(UserWarning, match="write an LRFactor instead"):
+        board.refresh({})
+    optimizer.param_groups[0]["lr"] = 0.3
+    board.refresh({})  # a second warning would be an error here
+
+
+@pytest.mark.filterwarnings("ignore:the lr of param group 'stem'")
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)])
+def test_a_foreign_tensor_or_number_is_seen(lr):
+    optimizer, board = board_of_one(lr)
+    board.refresh({"stem": {"half": 0.5}})
+    if isinstance(lr, torch.Tensor):
+        optimizer.param_groups[0]["lr"].fill_(0.4)
+    else:
+        optimizer.param_groups[0]["lr"] = 0.4
+    assert board.base("stem") == pytest.approx(0.4, rel=1e-7)  # a float32 tensor in one case
+
+
+def test_saved_lr_is_the_base_and_loading_takes_it_as_such():
+    optimizer, board = board_of_one()
+    board.refresh({"stem": {"half": 0.5}})
+    state = optimizer.state_dict()
+    assert state["param_groups"][0]["lr"] == 0.1
+    assert optimizer.param_groups[0]["lr"] == 0.05
+    state["param_groups"][0]["lr"] = 0.2
+    optimizer.load_state_dict(state)
+    assert (board.base("stem"), optimizer.param_groups[0]["lr"]) == (0.2, 0.1)
+
+
+def test_a_scheduler_that_raises_leaves_the_effective_lr():
+    optimizer, board = board_of_one()
+
+    class Failing(torch_schedulers.LRScheduler):
+        def get_lr(self):
+            if self.last_epoch > 0:
+                raise OSError("out of luck")
+            return [0.1]
+
+    scheduler = Failing(optimizer)
+    board.bind(scheduler)
+    board.refresh({"stem": {"half": 0.5}})
+    optimizer.step()
+    with pytest.raises(OSError, match="out of luck"):
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.05
+
+
+def test_groups_of_others_are_left_alone():
+    optimizer, board = board_of_one()
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.7})
+    board.refresh({"stem": {"half": 0.5}})
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.7]
+
+
+def test_a_write_in_the_module_hook_is_the_base_of_that_step():
+    class WarmsUp(Plain):
+        def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 * (1 + self.global_step)
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    record = LRTrace()
+    with pytest.warns(UserWarning, match="write an LRFactor instead"):
+        fit(WarmsUp(), [Wobble(), record], epochs=2)
+    for step, row in enumerate(record.rows):
+        assert row == {group: 0.01 * (1 + step) * wobble(group, step) for group in row}
+
+
+def test_state_of_the_old_is_untouched_by_growth():
+    class Compare(LRTrace):
+        def on_growth(self, trainer, pl_module, event):
+            optimizer = trainer.optimizers[0]
+            old = set(optimizer.state)
+            assert all(not optimizer.state.get(tensor) for tensor in pl_module.necks.parameters())
+            assert old == set(pl_module.parameters()) - set(pl_module.necks.parameters())
+            self.rows.append({tensor: dict(state) for tensor, state in optimizer.state.items()})
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            if not self.rows:
+                optimizer = trainer.optimizers[0]
+                self.before = {tensor: dict(state) for tensor, state in optimizer.state.items()}
+
+    compare = Compare()
+    compare.on_before_optimizer_step = lambda *args: None
+    adam = {"optimizer": lambda params: torch.optim.Adam(params, lr=0.01)}
+    fit(Net(**adam), [compare, GrowEvery("add_neck", 2, limit=1)], epochs=3, data=loader())
+    (after,) = compare.rows
+    for tensor, state in compare.before.items():
+        assert_same(after[tensor], state)
