@@ -154,7 +154,7 @@ def main() -> None:
             GrowEvery("add_neck", every=3 * pause, limit=1),
             Warmup(length=max(1, pause // 2)),
             SedimentaryDecay(
-                [("active", 0, 1.0), ("sediment", 2 * pause, 0.3), ("geological", 4 * pause, 0.1)],
+                [("active", 0, 1.0), ("sediment", 3 * pause // 2, 0.3), ("geological", 7 * pause // 2, 0.1)],
                 where=["scaffold", "neck"],
             ),
             GrowthResponder(recovery=max(1, pause // 4)),

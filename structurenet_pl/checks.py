@@ -28,8 +28,8 @@ def check_optimizers(optimizers: Iterable[Optimizer], structure: Structure, fact
         if isinstance(optimizer, LBFGS) and len(components) > 1:
             raise MisconfigurationException(
                 f"{kind} takes one param group only, but the module has {len(components)} components, each with its "
-                f"own lr: {sorted(components)}. Use an optimizer with param groups, such as SGD or AdamW, or give {kind} "
-                "the parameters of a single component."
+                f"own lr: {sorted(components)}. Use an optimizer with param groups, such as SGD or AdamW, or give "
+                f"{kind} the parameters of a single component."
             )
         if factors and (isinstance(optimizer, Rprop) or any("lr" not in group for group in optimizer.param_groups)):
             raise MisconfigurationException(

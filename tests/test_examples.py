@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from helpers import Plain, fit, loader
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -38,3 +40,15 @@ def test_growing_digits_says_what_it_takes():
     short = run(EXAMPLES / "growing_digits.py", "--epochs", "1")
     assert short.returncode == 2
     assert "at least 4" in short.stderr
+
+
+def test_readme_code_runs(capsys):
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(blocks) == 3
+    names = {"module": Plain(), "MyModule": Plain, "train_loader": loader()}
+    for block in blocks:
+        exec(block, names)
+    assert names["net"].growth_log[0].born == ("patches.0",)
+    assert len(names["net"].growth_log) == 3
+    fit(Plain(), [names["CalmAfterGrowth"]()], epochs=1)
