@@ -1,11 +1,15 @@
 """Learning rates for networks that grow while they train, as PyTorch Lightning callbacks."""
 
+from structurenet_pl.callbacks.age import AgeDecay
 from structurenet_pl.callbacks.base import LRFactor
 from structurenet_pl.callbacks.components import Components
+from structurenet_pl.callbacks.density import DensityScaler
+from structurenet_pl.callbacks.depth import DepthDecay
 from structurenet_pl.callbacks.freeze import ProgressiveFreeze
 from structurenet_pl.callbacks.lars import LARSScaler
 from structurenet_pl.callbacks.monitor import StrataMonitor
 from structurenet_pl.callbacks.responder import GrowthResponder
+from structurenet_pl.callbacks.role import RoleLR
 from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
 from structurenet_pl.callbacks.triggers import GrowEvery
 from structurenet_pl.callbacks.warmup import Warmup
@@ -13,12 +17,16 @@ from structurenet_pl.events import Clock, Component, GrowthEvent, Moment, Norms
 from structurenet_pl.growable import GrowableModule, GrowthMixin
 from structurenet_pl.methods import growth
 from structurenet_pl.plots import plot_strata
+from structurenet_pl.presets import recommended
 from structurenet_pl.report import explain
 
 __all__ = [
+    "AgeDecay",
     "Clock",
     "Component",
     "Components",
+    "DensityScaler",
+    "DepthDecay",
     "GrowEvery",
     "GrowableModule",
     "GrowthEvent",
@@ -29,10 +37,12 @@ __all__ = [
     "Moment",
     "Norms",
     "ProgressiveFreeze",
+    "RoleLR",
     "SedimentaryDecay",
     "StrataMonitor",
     "Warmup",
     "explain",
     "growth",
     "plot_strata",
+    "recommended",
 ]

@@ -1,6 +1,7 @@
 """What cannot work is refused before the first step, what has no effect is said."""
 
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -8,6 +9,7 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer, Rprop
 
 from structurenet_pl.components import Structure, unmatched
+from structurenet_pl.events import Component
 
 
 def check_optimizers(optimizers: Iterable[Optimizer], structure: Structure, factors: Iterable[str]) -> None:
@@ -60,6 +62,31 @@ def warn_unmatched(module: nn.Module, patterns: Mapping[str, str]) -> None:
         rank_zero_warn(
             f"component patterns {idle} match no module or parameter; the outermost names are {names}. Patterns are "
             "matched against whole dotted names, as in 'encoder.*'."
+        )
+
+
+def shared_basis(basis: Mapping[str, str | None], acting: Mapping[str, Iterable[Component]]) -> list[str]:
+    """A sentence for each two factors that go by the same thing and act on a component in common.
+
+    Args:
+        basis: What each factor goes by.
+        acting: The components that each factor acts on.
+    """
+    return [
+        f"{one} and {other} both go by {basis[one]}: they multiply on {', '.join(common)}"
+        for one, other in combinations(basis, 2)
+        if basis[one] is not None
+        and basis[one] == basis[other]
+        and (common := [component.name for component in acting[one] if component in acting[other]])
+    ]
+
+
+def warn_without_effect(labels: Iterable[str]) -> None:
+    """Warn of factors that were 1 all along."""
+    for label in labels:
+        rank_zero_warn(
+            f"{label} has changed no learning rate in this run: its factor was 1 for every component at every step. "
+            "Check its roles and durations, or leave it out."
         )
 
 

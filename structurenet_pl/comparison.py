@@ -1,14 +1,14 @@
 """What growth has changed, found by comparing a module before and after."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
 from torch import nn
 
 from structurenet_pl.components import CONTAINERS, Part, Structure, build, role_by_pattern, with_event
-from structurenet_pl.events import Clock, GrowthEvent, lineage
+from structurenet_pl.events import Clock, Component, GrowthEvent, lineage, listed
 from structurenet_pl.methods import GrowthRequest
 
 
@@ -55,14 +55,21 @@ def compare(
         beside=beside,
         moved={name: path for name, path in {**paths, **born}.items() if path not in ("", name)},
     )
-    spine = build(module, with_event(parts, event)).spine
-    depths = {component.depth for component in spine if component.name in born}
-    adjacent = [
-        component.name
-        for component in spine
-        if component.name not in born and any(abs(component.depth - depth) <= 1 for depth in depths)
-    ]
-    return replace(event, adjacent=tuple(adjacent))
+    return replace(event, adjacent=_neighbours(request, event, build(module, with_event(parts, event)).spine))
+
+
+def _neighbours(request: GrowthRequest, event: GrowthEvent, spine: Sequence[Component]) -> tuple[str, ...]:
+    """The old components next to what is born: those that the call names, else those at most 1 deeper or less deep."""
+    old = [component for component in spine if component.name not in event.born]
+    if request.method.adjacent is None:
+        depths = {component.depth for component in spine if component.name in event.born}
+        return tuple(component.name for component in old if any(abs(component.depth - at) <= 1 for at in depths))
+    patterns = listed(request.arguments[request.method.adjacent])
+    if idle := [pattern for pattern in patterns if not any(component.matches(pattern) for component in old)]:
+        raise ValueError(
+            f"adjacent names {idle}, neither role nor name of any of {[component.name for component in old]}"
+        )
+    return tuple(component.name for component in old if any(map(component.matches, patterns)))
 
 
 def _path_now(path: str, tensors: Mapping[str, nn.Parameter], now: Mapping[nn.Parameter, str]) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -74,6 +74,11 @@ def lineage(path: str) -> list[str]:
     """
     parts = path.split(".")
     return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+def listed(where: str | Sequence[str] | None) -> list[str]:
+    """One or many names as a list."""
+    return [where] if isinstance(where, str) else list(where or ())
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,11 @@ def no_norms(component: Component, skip_1d: bool) -> Norms:
     raise RuntimeError("norms are known between backward and update only: set `needs_gradients = True` on the factor")
 
 
+def no_density(component: Component) -> float | None:
+    """Stand-in for the density where there are no tensors to look at."""
+    raise RuntimeError("the density of a component is known in a fit only: give Moment(density=...)")
+
+
 @dataclass(frozen=True)
 class Moment:
     """Everything that a factor may know about now.
@@ -158,12 +168,14 @@ class Moment:
         spine: The components in order of depth.
         norms: ``norms(component, skip_1d)`` gives its norms; known between backward and update, and only to
             factors with ``needs_gradients``.
+        density: ``density(component)`` gives the share of its connections that exist, None if it has none.
     """
 
     clock: Clock = field(default_factory=Clock)
     log: tuple[GrowthEvent, ...] = ()
     spine: tuple[Component, ...] = ()
     norms: Callable[[Component, bool], Norms] = no_norms
+    density: Callable[[Component], float | None] = no_density
 
     def age(self, component: Component) -> Clock:
         """How long the component has been able to train, in every unit.

@@ -7,7 +7,7 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule
 from torch.nn import Module
 
-from structurenet_pl.callbacks.base import Driver
+from structurenet_pl.driver import Driver
 from structurenet_pl.events import Clock
 from structurenet_pl.growing import Growing
 

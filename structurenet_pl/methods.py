@@ -13,24 +13,30 @@ from torch import nn
 class GrowthMethod:
     """A method that changes the structure of its module; made by :func:`growth`."""
 
-    def __init__(self, function: Callable[..., Any], role: str | None, depth: str | int | None, like: str | None):
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        role: str | None,
+        depth: str | int | None,
+        like: str | None,
+        adjacent: str | None,
+    ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.name = function.__name__
         self.role = role
         self.depth = depth
         self.like = like
+        self.adjacent = adjacent
         self.signature = inspect.signature(function)
         _, *parameters = self.signature.parameters.values()
         for parameter in parameters:
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise TypeError(f"growth method {self.name!r} must name its arguments, got {str(parameter)!r}")
         names = [parameter.name for parameter in parameters]
-        if isinstance(depth, str) and depth not in names:
-            raise TypeError(
-                f"@growth(depth={depth!r}) names no argument of {self.name!r}, which has {names}. Give the name of the "
-                "argument that says where, a number, or None to infer the depth from the order of definition."
-            )
+        for key, value in {"depth": depth, "adjacent": adjacent}.items():
+            if isinstance(value, str) and value not in names:
+                raise TypeError(f"@growth({key}={value!r}) names no argument of {self.name!r}, which has {names}")
 
     def __get__(self, module: nn.Module | None, owner: type) -> Any:
         return self if module is None else types.MethodType(self, module)
@@ -53,7 +59,11 @@ class GrowthRequest:
 
 
 def growth(
-    *, role: str | None = None, depth: str | int | None = None, like: str | None = None
+    *,
+    role: str | None = None,
+    depth: str | int | None = None,
+    like: str | None = None,
+    adjacent: str | None = None,
 ) -> Callable[[Callable[..., Any]], GrowthMethod]:
     """Mark a method of a growable module as one that changes its structure.
 
@@ -66,9 +76,11 @@ def growth(
         depth: Where it is born: the name of the argument that says so (a depth, negative from the output, or the name
             of a component), a number, or None to infer it from the order of definition.
         like: Name of the component whose param groups the newborn parameters join; None for the nearest one.
+        adjacent: Name of the argument that lists the neighbours, as roles or name patterns of components; None for
+            those whose depth differs by at most 1.
 
     Raises:
-        TypeError: If ``depth`` names no argument, or the method takes ``*args`` or ``**kwargs``; when called, if an
+        TypeError: If ``depth`` or ``adjacent`` names no argument, or the method takes ``*args`` or ``**kwargs``; when called, if an
             argument is not a plain value (it is stored, and replayed on resume).
 
     Example:
@@ -86,7 +98,7 @@ def growth(
         >>> net.components["patches.0"]
         Component(name='patches.0', role='patch', depth=0, born=Clock(step=0, epoch=0, generation=1))
     """
-    return lambda function: GrowthMethod(function, role, depth, like)
+    return lambda function: GrowthMethod(function, role, depth, like, adjacent)
 
 
 def _plain(value: Any, what: str) -> Any:

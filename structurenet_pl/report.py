@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from lightning.pytorch import Trainer
 from rich.box import SIMPLE
@@ -10,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim import Optimizer
 
-from structurenet_pl.callbacks.base import Driver
 from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
+from structurenet_pl.driver import Driver
 from structurenet_pl.events import Clock, Component
 
 
@@ -121,4 +122,6 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[Rate]:
         unlimited = console.options.update(max_width=10_000)
         console.width = max(console.width, console.measure(table, options=unlimited).maximum)
     console.print(table)
+    for note in cast(Driver, Driver.of(trainer)).notes:
+        console.print(note, soft_wrap=True)
     return found

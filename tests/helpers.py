@@ -6,10 +6,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from structurenet_pl import (
+    AgeDecay,
+    DensityScaler,
+    DepthDecay,
     GrowthMixin,
     GrowthResponder,
     LARSScaler,
     ProgressiveFreeze,
+    RoleLR,
     SedimentaryDecay,
     Warmup,
     growth,
@@ -24,6 +28,10 @@ EXAMPLES = {
     GrowthResponder: {"recovery": 1.5},
     ProgressiveFreeze: {"phases": [("all", 0, 1.0, 1.0, 0), ("late", 2, 0.1, 0.5, 2), ("last", 3, 0.0, 0.1, -1)]},
     LARSScaler: {"trust_coefficient": 0.1},
+    AgeDecay: {"gamma": 0.5, "per": 2, "unit": "epoch", "floor": 0.1},
+    DepthDecay: {},
+    RoleLR: {},
+    DensityScaler: {},
 }
 
 # The same, with arguments that make it do nothing.
@@ -33,6 +41,10 @@ NEUTRAL = {
     GrowthResponder: {"grown": 1.0, "adjacent": 1.0, "distant": 1.0},
     ProgressiveFreeze: {"phases": [("all", 0, 1.0, 1.0, 0)]},
     LARSScaler: {"trust_coefficient": 1e9, "clip": 1.0},
+    AgeDecay: {"gamma": 1.0},
+    DepthDecay: {"gamma": 1.0},
+    RoleLR: {"factors": {"nobody": 0.5}},
+    DensityScaler: {"sparse": 1.0, "dense": 1.0},
 }
 
 

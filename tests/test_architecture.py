@@ -14,15 +14,18 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     {"events"},
     {"components", "rng", "norms"},
+    {"density"},
     {"methods", "surgery.schedulers", "surgery.param_groups"},
     {"comparison"},
     {"growing"},
     {"board", "checks"},
     {"surgery.checkpoints", "surgery.follow"},
+    {"driver"},
     {"callbacks.base"},
     {"callbacks.warmup", "callbacks.sedimentary", "callbacks.responder", "callbacks.freeze", "callbacks.lars"}
+    | {"callbacks.age", "callbacks.depth", "callbacks.role", "callbacks.density"}
     | {"callbacks.components", "callbacks.triggers", "growable", "plots"},
-    {"report"},
+    {"report", "presets"},
     {"callbacks.monitor"},
     {""},
 ]

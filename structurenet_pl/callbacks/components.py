@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from structurenet_pl.callbacks.base import Driven
+from structurenet_pl.driver import Driven
 
 
 class Components(Driven):

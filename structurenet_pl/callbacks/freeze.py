@@ -58,6 +58,8 @@ class ProgressiveFreeze(LRFactor):
         Seed document, strategy 9. Brock et al., `FreezeOut <https://arxiv.org/abs/1706.04983>`_, 2017.
     """
 
+    basis = "phase"
+
     def __init__(
         self,
         phases: Sequence[tuple[str, float, float, float, float]] = PHASES,

@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
-from structurenet_pl.callbacks.base import Driven
+from structurenet_pl.driver import Driven
 from structurenet_pl.report import Rate, rates
 
 

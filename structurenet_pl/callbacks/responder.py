@@ -44,6 +44,8 @@ class GrowthResponder(LRFactor):
         Seed document, strategies 6 and 10; the seed has no recovery.
     """
 
+    basis = "growth events"
+
     def __init__(
         self,
         grown: float = 0.9,

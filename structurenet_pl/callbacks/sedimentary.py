@@ -53,6 +53,8 @@ class SedimentaryDecay(LRFactor):
         Seed document, strategy 12.
     """
 
+    basis = "age"
+
     def __init__(
         self,
         strata: Sequence[tuple[str, float, float]] = STRATA,

@@ -36,6 +36,8 @@ class Warmup(LRFactor):
         2017, section 2.2.
     """
 
+    basis = "birth"
+
     def __init__(
         self,
         length: float = 5,

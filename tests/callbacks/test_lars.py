@@ -6,7 +6,7 @@ from lightning.pytorch import Callback
 
 from helpers import Plain, fit
 from structurenet_pl import Component, LARSScaler, Moment, Norms
-from structurenet_pl.callbacks.base import Driver
+from structurenet_pl.driver import Driver
 from structurenet_pl.norms import coupled_weight_decay
 
 

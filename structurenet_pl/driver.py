@@ -1,0 +1,293 @@
+"""What drives the factors: it evaluates them, has the boards write them, and finds safe moments for growth."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, cast, runtime_checkable
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.optim import Optimizer
+
+from structurenet_pl.board import Board
+from structurenet_pl.checks import (
+    check_optimizers,
+    shared_basis,
+    tell_about_parameters,
+    warn_idle,
+    warn_unmatched,
+    warn_without_effect,
+)
+from structurenet_pl.components import Structure
+from structurenet_pl.density import Densities
+from structurenet_pl.events import Clock, Component, Moment, listed, no_density
+from structurenet_pl.growing import Growing, follow, growing, redate_log, structure_of
+from structurenet_pl.methods import GrowthRequest
+from structurenet_pl.norms import GradientNorms
+from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
+from structurenet_pl.surgery.checkpoints import lay_out, save_layout
+from structurenet_pl.surgery.follow import follow_growth
+
+CHECKPOINT_KEY = "structurenet_pl"
+
+
+@runtime_checkable
+class Factor(Protocol):
+    """What the driver asks of a factor; :class:`~structurenet_pl.LRFactor` answers it."""
+
+    needs_gradients: bool
+    skip_1d: bool
+    basis: str | None
+    where: str | Sequence[str] | None
+
+    def acts_on(self, component: Component) -> bool:
+        """Whether it has a say in the lr of the component."""
+
+    def checked(self, component: Component, now: Moment) -> float:
+        """The factor."""
+
+
+class Driven(Callback):
+    """A callback that needs the driver in the Trainer, and sees to it that there is one."""
+
+    patterns: Mapping[str, str] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Attach the driver."""
+        if stage == "fit" and Driver.of(trainer) is None:
+            driver = Driver()
+            trainer.callbacks = [driver, *trainer.callbacks]  # a new list: Lightning is walking through the old one
+            driver.setup(trainer, pl_module, stage)
+
+
+class Driver(Callback):
+    """Evaluates the factors, has the boards write them, and carries growth out at safe moments.
+
+    The package's own callbacks and growable modules put one into each Trainer, in front of all other callbacks.
+    """
+
+    def __init__(self) -> None:
+        self.factors: dict[str, Factor] = {}
+        self.boards: dict[Optimizer, Board] = {}
+        self.structure = Structure({}, {}, {})
+        self._resumed: Mapping[str, Any] | None = None
+        self._waiting: list[GrowthRequest] = []
+        self._in_batch = False
+        self._epoch_over = False
+        self._step_before = 0
+        self._inert: set[str] = set()
+        self._evaluated: tuple[Clock, Structure] | None = None
+        self._acting: dict[str, tuple[Component, ...]] = {}
+        self._density: Callable[[Component], float | None] = no_density
+
+    @staticmethod
+    def of(trainer: Trainer) -> "Driver | None":
+        """The driver of a Trainer, None if nothing needed one."""
+        return next((callback for callback in trainer.callbacks if isinstance(callback, Driver)), None)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know about the factors together."""
+        return shared_basis({label: factor.basis for label, factor in self.factors.items()}, self._acting)
+
+    def moment(self, trainer: Trainer) -> Moment:
+        """Now."""
+        module = trainer.lightning_module
+        log = module.growth_log if isinstance(module, Growing) else ()
+        clock = Clock(trainer.global_step, trainer.current_epoch, len(log))
+        return Moment(clock, log, self.structure.spine, density=self._density)
+
+    def grow(self, module: Growing, request: GrowthRequest) -> Any:
+        """Carry a growth out, now if that is safe, else at the next safe moment."""
+        trainer = cast(LightningModule, module).trainer
+        if trainer.world_size > 1:
+            raise MisconfigurationException(
+                f"growth under {type(trainer.strategy).__name__} with {trainer.world_size} processes is not supported "
+                "yet: grow before the fit, or train on a single device. The LR callbacks work under any strategy."
+            )
+        if self._in_batch:
+            self._waiting.append(request)
+            return None
+        return self._carry_out(module, request)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Go to the front, and follow the growth of the module."""
+        if stage != "fit":
+            return
+        trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
+        self.boards, self._resumed, self._waiting, self._in_batch = {}, None, [], False
+        self._find_structure(trainer, pl_module)
+        if isinstance(pl_module, Growing):
+            follow(pl_module, self)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember what the checkpoint says until there are optimizers."""
+        self._resumed = checkpoint.get(CHECKPOINT_KEY, {})
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Split the param groups by component, before Lightning restores the state of the optimizers."""
+        resumed, self._resumed = self._resumed, None
+        if isinstance(pl_module, Growing) and resumed is None and trainer.global_step == 0:
+            redate_log(pl_module)
+        factors = [callback for callback in trainer.callbacks if isinstance(callback, Factor)]
+        self.factors = dict(zip(_labels(factors), factors, strict=True))
+        self._inert = set(self.factors)
+        self._find_structure(trainer, pl_module)
+        check_optimizers(trainer.optimizers, self.structure, self.factors)
+        tell_about_parameters(self.structure, trainer.optimizers)
+        for sentence in self.notes:
+            rank_zero_info(f"structurenet_pl: {sentence}")
+        if not isinstance(pl_module, Growing):
+            self._tell_idle(trainer, pl_module)
+
+        layouts = (resumed or {}).get("groups", [None] * len(trainer.optimizers))
+        for optimizer, layout in zip(trainer.optimizers, layouts, strict=True):
+            slots = lay_out(optimizer, self.structure, layout, self._split_1d, _schedulers(trainer, optimizer))
+            self.boards[optimizer] = Board(optimizer, slots)
+        if resumed and "rng" in resumed:
+            restore_rng(resumed["rng"][trainer.global_rank])
+        self._refresh(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The clock has been restored by now."""
+        self._refresh(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The clock shows a new epoch."""
+        self._epoch_over = False
+        self._density = Densities(pl_module, self.structure)
+        self._refresh(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Structure stands still from here to the end of the batch."""
+        self._in_batch, self._step_before = True, trainer.global_step
+        self._refresh(trainer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Gradients are known, and the lr has not been read yet."""
+        self._refresh(trainer, with_gradients=optimizer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A batch that ended with an update, or ended the epoch, leaves nothing that growth could disturb."""
+        self._epoch_over = trainer.is_last_batch
+        if self._epoch_over or trainer.global_step != self._step_before:
+            self._in_batch = False
+            self._serve(pl_module)
+        self._refresh(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The fit may have been stopped between accumulated batches."""
+        self._in_batch = False
+        self._serve(pl_module)
+        self._refresh(trainer)
+        if isinstance(pl_module, Growing):
+            self._tell_idle(trainer, pl_module)
+        warn_without_effect(label for label, factor in self.factors.items() if factor.basis and label in self._inert)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """From here on growth concerns the module alone."""
+        if isinstance(pl_module, Growing):
+            follow(pl_module, None)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lightning calls no teardown after an exception."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save which tensor stands in which group and, for growable modules, the random number generators."""
+        if not self.boards:
+            return
+        layouts = [save_layout(board, self.structure) for board in self.boards.values()]
+        checkpoint[CHECKPOINT_KEY] = {"groups": layouts}
+        if isinstance(pl_module, Growing):
+            checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
+
+    @property
+    def _split_1d(self) -> bool:
+        return any(factor.skip_1d for factor in self.factors.values())
+
+    def _find_structure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.structure = structure_of(pl_module, _patterns(trainer))
+        self._acting = {
+            label: tuple(filter(factor.acts_on, self.structure.spine)) for label, factor in self.factors.items()
+        }
+        self._density = Densities(pl_module, self.structure)
+
+    def _tell_idle(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of patterns without effect; of a module that grows only at the end, since their part may be unborn."""
+        own = pl_module.configure_components() if isinstance(pl_module, Growing) else {}
+        warn_unmatched(pl_module, {**_patterns(trainer), **own})
+        warn_idle({label: listed(factor.where) for label, factor in self.factors.items()}, self.structure)
+
+    def _refresh(self, trainer: Trainer, with_gradients: Optimizer | None = None) -> None:
+        """Bring every lr to what it should be now."""
+        moment = self.moment(trainer)
+        changed = self._evaluated != (moment.clock, self.structure)
+        self._evaluated = (moment.clock, self.structure)
+        for optimizer, board in self.boards.items():
+            for scheduler in _schedulers(trainer, optimizer):
+                board.bind(scheduler)
+            if changed:
+                board.refresh(self._evaluate(board, moment, needs_gradients=False))
+            if optimizer is with_gradients:
+                measured = replace(moment, norms=GradientNorms(optimizer, self.structure.owner))
+                board.refresh(self._evaluate(board, measured, needs_gradients=True))
+
+    def _evaluate(self, board: Board, moment: Moment, needs_gradients: bool) -> dict[str, dict[str, float]]:
+        """The factors of each group; those that cannot be known now are left as they were."""
+        factors = {label: factor for label, factor in self.factors.items() if factor.needs_gradients is needs_gradients}
+        values = {}
+        for label, factor in factors.items():
+            view = replace(moment, spine=self._acting[label])
+            values[label] = {component.name: factor.checked(component, view) for component in view.spine}
+            if label in self._inert and any(value != 1.0 for value in values[label].values()):
+                self._inert.remove(label)
+        return {
+            slot.name: {
+                label: 1.0 if slot.is_1d and factor.skip_1d else values[label].get(slot.component, 1.0)
+                for label, factor in factors.items()
+            }
+            for slot in board.slots.values()
+        }
+
+    def _serve(self, pl_module: LightningModule) -> None:
+        """Carry out what has been waiting, in the order it was asked for."""
+        while self._waiting:
+            self._carry_out(cast(Growing, pl_module), self._waiting.pop(0))
+
+    def _carry_out(self, module: Growing, request: GrowthRequest) -> Any:
+        trainer = cast(LightningModule, module).trainer
+        clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
+        with growing(module, request, clock) as (event, result):
+            schedulers = {optimizer: _schedulers(trainer, optimizer) for optimizer in self.boards}
+            structure = structure_of(module)
+            follow_growth(self.boards, schedulers, structure, event.born, request.method.like, self._split_1d)
+        self._find_structure(trainer, module)
+        self._refresh(trainer)
+        for callback in trainer.callbacks:
+            if (react := getattr(callback, "on_growth", None)) is not None:
+                react(trainer, module, event)
+        module.on_growth(event)
+        return result
+
+
+def _labels(factors: Sequence[Factor]) -> list[str]:
+    """Class names, numbered where there are several of one class."""
+    names = [type(factor).__name__ for factor in factors]
+    return [
+        name if names.count(name) == 1 else f"{name}_{names[: index + 1].count(name)}"
+        for index, name in enumerate(names)
+    ]
+
+
+def _patterns(trainer: Trainer) -> dict[str, str]:
+    """What the callbacks of the Trainer say about roles; the first to match a name wins."""
+    driven = [callback for callback in trainer.callbacks if isinstance(callback, Driven)]
+    return {pattern: role for callback in reversed(driven) for pattern, role in callback.patterns.items()}
+
+
+def _schedulers(trainer: Trainer, optimizer: Optimizer) -> list[Any]:
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return [scheduler for scheduler in schedulers if vars(scheduler).get("optimizer") is optimizer]
