@@ -80,8 +80,8 @@ def growth(
             those whose depth differs by at most 1.
 
     Raises:
-        TypeError: If ``depth`` or ``adjacent`` names no argument, or the method takes ``*args`` or ``**kwargs``; when called, if an
-            argument is not a plain value (it is stored, and replayed on resume).
+        TypeError: If ``depth`` or ``adjacent`` names no argument, or the method takes ``*args`` or ``**kwargs``; when
+            called, if an argument is not a plain value (it is stored, and replayed on resume).
 
     Example:
         >>> from structurenet_pl import GrowableModule, growth

@@ -43,7 +43,7 @@ BAD = [
     (LARSScaler, {"trust_coefficient": 0.0}, "trust_coefficient must be > 0"),
     (LARSScaler, {"eps": -1e-8}, "eps must be >= 0"),
     (LARSScaler, {"clip": 0.0}, "clip must be > 0"),
-    (LARSScaler, {"mode": "tensor"}, "mode must be 'lr', got 'tensor'"),
+    (LARSScaler, {"mode": "tensor"}, "mode must be 'lr' or 'grad', got 'tensor'"),
     (GrowEvery, {"growth": "add_neck", "every": 0}, "every must be a whole number >= 1, got 0"),
     (GrowEvery, {"growth": "add_neck", "every": 1, "limit": 0}, "limit must be a whole number >= 1"),
     (GrowEvery, {"growth": "add_neck", "every": 1, "unit": "generation"}, "unit must be one of epoch, step"),

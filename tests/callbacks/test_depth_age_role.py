@@ -1,0 +1,37 @@
+import pytest
+
+from structurenet_pl import AgeDecay, Clock, Component, DepthDecay, Moment, RoleLR
+
+SPINE = (Component("a", depth=0), Component("p", "patch", 1), Component("b", depth=1), Component("c", "x", 4))
+
+
+@pytest.mark.parametrize(("slowest", "exponents"), [("output", [0, 1, 1, 2]), ("input", [2, 1, 1, 0])])
+def test_depths_are_counted_not_measured(slowest, exponents):
+    decay = DepthDecay(0.5, slowest)
+    factors = [decay.factor(component, Moment(spine=SPINE)) for component in SPINE]
+    assert factors == [0.5 ** (exponent / 3) for exponent in exponents]
+
+
+def test_depth_among_those_it_acts_on():
+    decay = DepthDecay(0.5, where=["a", "x"])
+    assert [decay.applied(component, Moment(spine=SPINE)) for component in SPINE] == [0.5 ** (1 / 2), 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "clock", "expected"),
+    [
+        ({}, Clock(generation=2), 0.1**2),
+        ({"per": 20, "unit": "epoch"}, Clock(epoch=59), 0.1**2),
+        ({"per": 10, "unit": "step", "gamma": 0.5}, Clock(step=35), 0.125),
+        ({"floor": 0.05}, Clock(generation=2), 0.05),
+        ({"gamma": 0}, Clock(generation=0), 1.0),
+        ({"gamma": 0}, Clock(generation=1), 0.0),
+    ],
+)
+def test_age(arguments, clock, expected):
+    assert AgeDecay(**arguments).factor(Component("stem"), Moment(clock)) == expected
+
+
+def test_a_role_that_is_not_listed_has_factor_1():
+    assert RoleLR({"patch": 0.5}).factor(Component("stem"), Moment()) == 1.0
+    assert RoleLR({"patch": 0.5}).factor(Component("stem", "scaffold"), Moment()) == 1.0
