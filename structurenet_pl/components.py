@@ -136,6 +136,14 @@ def build(module: nn.Module, parts: Mapping[str, Part]) -> Structure:
     return Structure({component.name: component for component in components}, parameters, tied)
 
 
+def first_wins(*patterns: Mapping[str, str]) -> dict[str, str]:
+    """One mapping of patterns, in the order in which they are tried; what is given first is not overruled later."""
+    merged: dict[str, str] = {}
+    for some in patterns:
+        merged |= {pattern: role for pattern, role in some.items() if pattern not in merged}
+    return merged
+
+
 def role_by_pattern(names: Iterable[str], patterns: Mapping[str, str]) -> str | None:
     """The role that patterns give to all of these parameters alike, None if there is no such role."""
     roles = {patterns.get(_first_match(name, patterns)[0]) for name in names}

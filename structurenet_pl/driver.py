@@ -18,7 +18,7 @@ from structurenet_pl.checks import (
     warn_unmatched,
     warn_without_effect,
 )
-from structurenet_pl.components import Structure
+from structurenet_pl.components import Structure, first_wins
 from structurenet_pl.density import Densities
 from structurenet_pl.events import Clock, Component, Moment, listed, no_density
 from structurenet_pl.growing import Growing, follow, growing, redate_log, structure_of
@@ -284,8 +284,7 @@ def _labels(factors: Sequence[Factor]) -> list[str]:
 
 def _patterns(trainer: Trainer) -> dict[str, str]:
     """What the callbacks of the Trainer say about roles; the first to match a name wins."""
-    driven = [callback for callback in trainer.callbacks if isinstance(callback, Driven)]
-    return {pattern: role for callback in reversed(driven) for pattern, role in callback.patterns.items()}
+    return first_wins(*(callback.patterns for callback in trainer.callbacks if isinstance(callback, Driven)))
 
 
 def _schedulers(trainer: Trainer, optimizer: Optimizer) -> list[Any]:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from structurenet_pl.comparison import compare
-from structurenet_pl.components import Part, Structure, build, founding_parts, with_event
+from structurenet_pl.components import Part, Structure, build, first_wins, founding_parts, with_event
 from structurenet_pl.events import Clock, Component, GrowthEvent, dump_log, load_log
 from structurenet_pl.methods import GrowthMethod, GrowthRequest
 
@@ -176,7 +176,7 @@ def redate_log(module: Growing) -> None:
 
 
 def _patterns(module: Growing) -> dict[str, str]:
-    return {**module._outer_patterns, **module.configure_components()}
+    return first_wins(module._outer_patterns, module.configure_components())
 
 
 def _parts(module: Growing) -> dict[str, Part]:

@@ -9,17 +9,39 @@ from pathlib import Path
 import torch
 
 
-def paper_lars(weights, grads, lr, momentum, decay, trust, steps):
-    """Algorithm 1 of arXiv 1708.03888 in float64, on gradients given for each step."""
-    weights = [weight.double() for weight in weights]
-    buffers = [torch.zeros_like(weight) for weight in weights]
+@torch.no_grad()
+def paper_lars(weights, gradients, lr, momentum, decay, trust, steps):
+    """Algorithm 1 of arXiv 1708.03888, line by line, in place, on float64 weights."""
+    velocities = [torch.zeros_like(weight) for weight in weights]
     for step in range(steps):
-        for index, weight in enumerate(weights):
-            grad = grads(step, index, weight).double()
-            rate = trust * weight.norm() / (grad.norm() + decay * weight.norm())
-            buffers[index] = momentum * buffers[index] + lr * rate * (grad + decay * weight)
-            weights[index] = weight - buffers[index]
-    return weights
+        with torch.enable_grad():
+            grads = gradients(step)
+        for weight, grad, velocity in zip(weights, grads, velocities, strict=True):
+            local_lr = trust * weight.norm() / (grad.norm() + decay * weight.norm())
+            velocity.copy_(momentum * velocity + lr * local_lr * (grad + decay * weight))
+            weight -= velocity
+
+
+class Lars(torch.optim.Optimizer):
+    """What timm's Lars does with `always_adapt=True`, written down from its documentation of the update."""
+
+    def __init__(self, params, lr, momentum, weight_decay, trust_coeff, eps, always_adapt):
+        settings = {"lr": lr, "momentum": momentum, "decay": weight_decay, "trust": trust_coeff, "eps": eps}
+        super().__init__(params, settings)
+
+    @torch.no_grad()
+    def step(self, closure):
+        with torch.enable_grad():
+            loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                norm, decay = weight.norm(), group["decay"]
+                ratio = group["trust"] * norm / (weight.grad.norm() + norm * decay + group["eps"])
+                scaled = ratio * (weight.grad + decay * weight)
+                buffer = self.state[weight].setdefault("buffer", torch.zeros_like(weight))
+                buffer.copy_(group["momentum"] * buffer + scaled)
+                weight -= group["lr"] * buffer
+        return loss
 
 
 def timm_lars():

@@ -1,20 +1,30 @@
 """Bad input gets a clear error at the earliest moment, and nothing has changed by then."""
 
+import io
+import logging
+
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich.console import Console
 from torch import nn
 
 from helpers import Net, Plain, example_factors, fit, weights
 from structurenet_pl import (
+    AgeDecay,
     Components,
+    DensityScaler,
+    DepthDecay,
     GrowEvery,
     GrowthResponder,
     LARSScaler,
     LRFactor,
     ProgressiveFreeze,
+    RoleLR,
     SedimentaryDecay,
     Warmup,
+    explain,
+    recommended,
 )
 
 BAD = [
@@ -40,6 +50,19 @@ BAD = [
     (ProgressiveFreeze, {"phases": [("a", 0, 1.0, -1.0, 0)]}, "factors must be >= 0"),
     (ProgressiveFreeze, {"phases": [("a", 0, 1.0, 1.0, 1.5)]}, "split must be a whole number or a share"),
     (ProgressiveFreeze, {"unit": ""}, "unit must be one of"),
+    (AgeDecay, {"gamma": -0.1}, "gamma must be >= 0, got -0.1"),
+    (AgeDecay, {"per": 0}, "per must be > 0, got 0"),
+    (AgeDecay, {"floor": -1.0}, "floor must be >= 0"),
+    (AgeDecay, {"unit": "week"}, "unit must be one of"),
+    (DepthDecay, {"gamma": -1.0}, "gamma must be >= 0"),
+    (DepthDecay, {"slowest": "middle"}, "slowest must be 'input' or 'output', got 'middle'"),
+    (RoleLR, {"factors": {}}, "at least one role"),
+    (RoleLR, {"factors": {"new": -1.0}}, "must be >= 0, got {'new': -1.0}"),
+    (RoleLR, {"base_lr": 0.0}, "base_lr must be > 0"),
+    (DensityScaler, {"sparse_below": 0.5}, "sparse_below <= dense_above"),
+    (DensityScaler, {"dense_above": 1.5}, "<= 1"),
+    (DensityScaler, {"sparse": -2.0}, "factors must be >= 0"),
+    (recommended, {"form": "best"}, "form must be 'evidence' or 'seed', got 'best'"),
     (LARSScaler, {"trust_coefficient": 0.0}, "trust_coefficient must be > 0"),
     (LARSScaler, {"eps": -1e-8}, "eps must be >= 0"),
     (LARSScaler, {"clip": 0.0}, "clip must be > 0"),
@@ -178,3 +201,29 @@ def test_five_callbacks_in_a_plain_module():
         *("body.0", "body.0/1d", "body.3", "body.3/1d", "body.4/1d", "head", "head/1d")
     ]
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.0
+
+
+def test_two_factors_that_go_by_the_same_thing_are_reported(caplog):
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    with caplog.at_level(logging.INFO, logger.name):
+        trainer = fit(Plain(), [AgeDecay(per=2, unit="epoch"), SedimentaryDecay(where="body")], epochs=1)
+    said = "AgeDecay and SedimentaryDecay both go by age: they multiply on body.0, body.3, body.4"
+    assert f"structurenet_pl: {said}" in caplog.messages
+    output = io.StringIO()
+    explain(trainer, Console(file=output))
+    assert said in output.getvalue()
+
+
+def test_factor_without_effect_in_a_run_warns_at_its_end():
+    with pytest.warns(UserWarning, match="RoleLR has changed no learning rate in this run"):
+        fit(Plain(), [RoleLR(), Warmup(newborn_only=False)], epochs=1)
+
+
+def test_parameters_in_no_optimizer_are_reported(caplog):
+    class Partial(Plain):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.body.parameters(), lr=0.1)
+
+    with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
+        fit(Partial(), [Warmup(newborn_only=False)], epochs=1)
+    assert "structurenet_pl: in no optimizer, and so never trained: ['head.bias', 'head.weight']" in caplog.messages

@@ -33,6 +33,15 @@ def test_growing_digits(tmp_path):
     assert list(tmp_path.rglob("events.out.tfevents*"))
 
 
+@pytest.mark.slow
+def test_twelve_strategies():
+    done = run(EXAMPLES / "twelve_strategies.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for strategy in range(1, 13):
+        assert re.search(rf"^│ {strategy} \w", done.stdout, re.MULTILINE)
+    assert "combined" in done.stdout
+
+
 def test_growing_digits_says_what_it_takes():
     done = run(EXAMPLES / "growing_digits.py", "--help")
     assert done.returncode == 0

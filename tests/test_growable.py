@@ -460,3 +460,17 @@ def test_growth_alone_needs_no_other_callback():
         trainer = fit(net, [GrowEvery("add_patch", 1, limit=2, arguments={"at": 1})], epochs=3)
     assert [event.clock for event in net.growth_log] == [Clock(4, 1, 1), Clock(8, 2, 2)]
     assert [group["name"] for group in trainer.optimizers[0].param_groups][-2:] == ["patches.0", "patches.1"]
+
+
+def test_neighbours_may_be_declared():
+    class Far(Net):
+        @growth(depth="at", adjacent="beside")
+        def bridge(self, at: int, beside: list[str]):
+            self.patches.append(nn.Linear(8, 8))
+
+    net = Far()
+    net.bridge(at=0, beside=["head", "body.3"])
+    assert net.growth_log[0].adjacent == ("body.3", "head")
+    with pytest.raises(ValueError, match=r"adjacent names \['tail'\]"):
+        net.bridge(at=0, beside=["head", "tail"])
+    assert len(net.growth_log) == 1

@@ -167,11 +167,9 @@ def test_recommended_by_default_keeps_the_head_active_and_the_input_slowest():
 
 
 def test_transfer_gives_a_pretrained_body_its_own_rate():
-    class Transfer(Net):
-        def configure_components(self):
-            return {}
-
-    net = Transfer(optimizer=lambda params: torch.optim.SGD(params, lr=1e-3))
+    net = Net(optimizer=lambda params: torch.optim.SGD(params, lr=1e-3))
     roles = Components({"body.0": "pretrained", "body.3": "pretrained", "body.4": "adapter", "head": "new"})
     trainer = fit(net, [roles, RoleLR()], epochs=1)
     assert [group["lr"] for group in trainer.optimizers[0].param_groups] == [1e-5, 1e-5, 5e-4, 1e-3]
+    # what the callback says goes before what the module says
+    assert [component.role for component in net.components.values()] == ["pretrained", "pretrained", "adapter", "new"]

@@ -2,12 +2,14 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
-from helpers import Plain, fit
+import references
+from helpers import Plain, fit, loader
 from structurenet_pl import Component, LARSScaler, Moment, Norms
 from structurenet_pl.driver import Driver
-from structurenet_pl.norms import coupled_weight_decay
+from structurenet_pl.growing import structure_of
+from structurenet_pl.norms import GradientNorms, coupled_weight_decay
 
 
 def ratio(norms, **arguments):
@@ -87,9 +89,6 @@ def test_one_read_from_the_device_in_a_step(monkeypatch):
     original = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append(tensor.shape) or original(tensor))
     monkeypatch.setattr(torch.Tensor, "item", lambda tensor: pytest.fail("read of a single number"))
-    from structurenet_pl.growing import structure_of
-    from structurenet_pl.norms import GradientNorms
-
     module = Plain()
     module.head(module.body(torch.randn(4, 6))).sum().backward()
     structure = structure_of(module)
@@ -101,12 +100,132 @@ def test_one_read_from_the_device_in_a_step(monkeypatch):
 
 
 def test_sparse_gradients():
-    from structurenet_pl.growing import structure_of
-    from structurenet_pl.norms import GradientNorms
-
     module = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(5, 3, sparse=True), "head": torch.nn.Linear(3, 2)})
     module["head"](module["embedding"](torch.tensor([1, 1, 4]))).sum().backward()
     structure = structure_of(module)
     norms = GradientNorms(torch.optim.SGD(module.parameters(), lr=0.1), structure.owner)
     found = norms(structure.components["embedding"], True)
     assert found.grad == pytest.approx(module["embedding"].weight.grad.to_dense().norm().item(), rel=1e-6)  # float32
+
+
+# ------------------------------------------------------------------------------------------------ mode="grad"
+
+
+class Matrices(Plain):
+    """Two matrices and nothing of one dimension."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.body, self.head = torch.nn.Linear(6, 8, bias=False), torch.nn.Linear(8, 3, bias=False)
+
+    def forward(self, x):
+        return self.head(self.body(x).tanh())
+
+
+def trained(optimizer, callbacks, scheduler=None, **kwargs):
+    torch.manual_seed(0)
+    module = Matrices(optimizer=optimizer, scheduler=scheduler)
+    fit(module, callbacks, epochs=13, data=loader(shuffle=False), **{"precision": "64-true", **kwargs})
+    return [weight.detach() for weight in module.parameters()]
+
+
+def sgd(params):
+    return torch.optim.SGD(params, lr=0.5, momentum=0.9, weight_decay=0.05)
+
+
+def cosine(optimizer):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+
+
+def test_gradients_follow_the_paper_while_the_lr_stands_still():
+    torch.manual_seed(0)
+    module, batches = Matrices().double(), list(loader(shuffle=False))
+    weights = list(module.parameters())
+
+    def gradients(step):
+        x, y = batches[step % len(batches)]
+        return torch.autograd.grad(torch.nn.functional.cross_entropy(module(x.double()), y), weights)
+
+    references.paper_lars(weights, gradients, lr=0.5, momentum=0.9, decay=0.05, trust=0.02, steps=13 * len(batches))
+    ours = trained(sgd, [LARSScaler(0.02, eps=0.0, mode="grad")])
+    assert 13 * len(batches) > 50
+    for one, other in zip(ours, weights, strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=1e-12, atol=1e-14)  # float64, a few thousand roundings
+
+
+TIMM = references.timm_lars()
+
+
+@pytest.mark.parametrize("peer", [kind for kind in (references.Lars, TIMM) if kind is not None])
+@pytest.mark.parametrize("scheduler", [None, cosine], ids=["constant", "cosine"])
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}], ids=str)
+def test_gradients_follow_timm_under_any_lr(peer, scheduler, options):
+    def lars(params):
+        return peer(params, lr=0.5, momentum=0.9, weight_decay=0.05, trust_coeff=0.02, eps=1e-8, always_adapt=True)
+
+    theirs = trained(lars, [], scheduler, **options)
+    ours = trained(sgd, [LARSScaler(0.02, eps=1e-8, mode="grad")], scheduler, **options)
+    plain = trained(sgd, [], scheduler, **options)
+    exact = {"rtol": 1e-12, "atol": 1e-14} if "precision" not in options else {"rtol": 1e-3, "atol": 1e-4}  # bf16
+    for one, other, without in zip(ours, theirs, plain, strict=True):
+        torch.testing.assert_close(one, other, **exact)
+        assert not torch.allclose(one, without, rtol=0.1)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("clip", [None, 0.003])
+def test_scaled_gradient_is_what_the_optimizer_should_have_seen(maximize, clip):
+    class Check(Callback):
+        def on_after_backward(self, trainer, pl_module):
+            self.before = {name: tensor.grad.clone() for name, tensor in pl_module.named_parameters()}
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            for name, weight in pl_module.named_parameters():
+                grad = self.before[name]
+                if weight.ndim == 1:
+                    assert torch.equal(weight.grad, grad)
+                    continue
+                ratio = 0.02 * weight.norm() / (grad.norm() + 0.1 * weight.norm() + 1e-8)
+                ratio = min(ratio, torch.tensor(clip or 1e9))
+                sign = -1 if maximize else 1
+                # what SGD makes of it: sign * grad + decay * weight
+                seen, meant = sign * weight.grad + 0.1 * weight, ratio * (sign * grad + 0.1 * weight)
+                torch.testing.assert_close(seen, meant, rtol=1e-5, atol=1e-7)  # float32
+
+    def optimizer(params):
+        return torch.optim.SGD(params, lr=0.1, weight_decay=0.1, maximize=maximize)
+
+    fit(Plain(optimizer=optimizer), [LARSScaler(0.02, mode="grad", clip=clip), Check()], epochs=2)
+
+
+def test_gradients_are_scaled_without_a_read_from_the_device():
+    module = Plain()
+    module.head(module.body(torch.randn(4, 6))).sum().backward()
+    trainer = Trainer(logger=False, enable_checkpointing=False, callbacks=[driver := Driver()])
+    driver.structure = structure_of(module)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, weight_decay=0.1)
+    with torch.profiler.profile() as profile:
+        LARSScaler(mode="grad").on_before_optimizer_step(trainer, module, optimizer)
+    called = {event.name for event in profile.events()}
+    assert "aten::_foreach_norm" in called
+    assert not called & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}
+
+
+def test_gradients_of_other_optimizers_are_warned_of():
+    with pytest.warns(UserWarning, match="Adam normalises them itself.*Use mode='lr'"):
+        fit(Plain(optimizer=lambda params: torch.optim.Adam(params)), [LARSScaler(mode="grad")], epochs=1)
+
+
+def test_where_limits_the_gradients_too():
+    module = Plain()
+    seen = {}
+
+    class Check(Callback):
+        def on_after_backward(self, trainer, pl_module):
+            self.before = {name: tensor.grad.clone() for name, tensor in pl_module.named_parameters()}
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            seen.update({name: torch.equal(w.grad, self.before[name]) for name, w in pl_module.named_parameters()})
+
+    fit(module, [LARSScaler(mode="grad", where="head"), Check()], epochs=1)
+    assert {name for name, same in seen.items() if not same} == {"head.weight"}
