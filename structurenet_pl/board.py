@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
+from weakref import WeakKeyDictionary, ref
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
@@ -27,16 +28,38 @@ class Board:
     """
 
     def __init__(self, optimizer: Optimizer, slots: Iterable[Slot]) -> None:
-        self.optimizer = optimizer
+        self._optimizer = ref(optimizer)  # weak: a board lives as long as its optimizer, not the other way round
         self.slots = {slot.name: slot for slot in slots}
         self._factors: dict[str, Mapping[str, float]] = {}
         self._base: dict[str, float | Tensor] = {}
         self._seen: dict[str, tuple[float | Tensor, int]] = {}
         self._depth = 0
         self._warned = False
-        optimizer.register_state_dict_post_hook(self._save_base)
-        optimizer.register_load_state_dict_post_hook(self._load_base)
+        self._hooks = [
+            optimizer.register_state_dict_post_hook(self._save_base),
+            optimizer.register_load_state_dict_post_hook(self._load_base),
+        ]
+        _BOARDS[optimizer] = self
         self._load_base(optimizer)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer whose lrs it writes."""
+        return cast(Optimizer, self._optimizer())
+
+    @property
+    def names(self) -> list[str | None]:
+        """The names of the groups, in their order."""
+        return [group.get("name") for group in self.optimizer.param_groups]
+
+    def release(self) -> None:
+        """Leave the base lrs behind, and the optimizer to others."""
+        self._adopt()
+        for group in self._groups():
+            self._write(group, self._base[group["name"]])
+        for hook in self._hooks:
+            hook.remove()
+        del _BOARDS[self.optimizer]
 
     def base(self, name: str) -> float:
         """The base lr of a group."""
@@ -106,7 +129,8 @@ class Board:
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         """The groups that are ours; others may have been added by somebody else, and keep their lr."""
-        return (group for group in self.optimizer.param_groups if group.get("name") in self.slots)
+        groups = self.optimizer.param_groups
+        return (group for group in groups if group.get("name") in self.slots and group.get("lr") is not None)
 
     def _group(self, name: str) -> dict[str, Any]:
         return next(group for group in self._groups() if group["name"] == name)
@@ -179,14 +203,24 @@ def _rebuild(kind: Any, state: dict[str, Any]) -> Any:
 
 
 def _stamp(lr: float | Tensor) -> tuple[float | Tensor, int]:
-    """What tells whether an lr has been written since; reads no value from a device."""
-    return lr, lr._version if isinstance(lr, Tensor) else 0
+    """What tells whether an lr has been written since."""
+    return _own(lr), lr._version if isinstance(lr, Tensor) else 0
 
 
 def _untouched(lr: float | Tensor, stamp: tuple[float | Tensor, int] | None) -> bool:
-    """Whether an lr is the very object that was stamped: another one of equal value is a write, too."""
-    return stamp is not None and lr is stamp[0] and _stamp(lr)[1] == stamp[1]
+    """Whether an lr is what was stamped. A tensor is read from its device only if it has been written."""
+    if stamp is None:
+        return False
+    return (isinstance(lr, Tensor) and lr._version == stamp[1]) or bool(lr == stamp[0])
 
 
 def _own(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
+
+
+_BOARDS: WeakKeyDictionary[Optimizer, Board] = WeakKeyDictionary()
+
+
+def board_of(optimizer: Optimizer) -> Board | None:
+    """The board that writes the lrs of an optimizer, from an earlier fit perhaps."""
+    return _BOARDS.get(optimizer)

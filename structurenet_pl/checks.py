@@ -12,13 +12,16 @@ from structurenet_pl.components import Structure, unmatched
 from structurenet_pl.events import Component
 
 
-def check_optimizers(optimizers: Iterable[Optimizer], structure: Structure, factors: Iterable[str]) -> None:
+def check_optimizers(
+    optimizers: Iterable[Optimizer], structure: Structure, factors: Iterable[str], reads_gradients: bool
+) -> None:
     """Refuse optimizers that cannot give each component an lr of its own.
 
     Args:
         optimizers: Those of the Trainer, not yet split.
         structure: The components they are to be split by.
         factors: Names of the factors that are to act on them.
+        reads_gradients: Whether one of these reads gradients.
 
     Raises:
         MisconfigurationException: If one takes a single param group only, has no lr, or ignores it.
@@ -27,13 +30,15 @@ def check_optimizers(optimizers: Iterable[Optimizer], structure: Structure, fact
         kind = type(optimizer).__name__
         params = [tensor for group in optimizer.param_groups for tensor in group["params"]]
         components = {structure.owner[tensor] for tensor in params if tensor in structure.owner}
-        if isinstance(optimizer, LBFGS) and len(components) > 1:
+        if isinstance(optimizer, LBFGS) and (len(components) > 1 or reads_gradients):
             raise MisconfigurationException(
-                f"{kind} takes one param group only, but the module has {len(components)} components, each with its "
-                f"own lr: {sorted(components)}. Use an optimizer with param groups, such as SGD or AdamW, or give "
-                f"{kind} the parameters of a single component."
+                f"{kind} takes one param group only and reads its lr before there are gradients, but the lr depends on "
+                f"the component, and there are {len(components)}: {sorted(components)}, or on gradients. Use an optimizer "
+                f"with param groups, such as SGD or AdamW, or give {kind} the parameters of a single component."
             )
-        if factors and (isinstance(optimizer, Rprop) or any("lr" not in group for group in optimizer.param_groups)):
+        if factors and (
+            isinstance(optimizer, Rprop) or any(group.get("lr") is None for group in optimizer.param_groups)
+        ):
             raise MisconfigurationException(
                 f"{kind} does not train by its lr, so {', '.join(factors)} could have no effect. Use an optimizer that "
                 "follows its lr, such as SGD or AdamW, or remove the LR callbacks."

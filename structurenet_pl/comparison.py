@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
+import torch
 from torch import nn
 
-from structurenet_pl.components import CONTAINERS, Part, Structure, build, role_by_pattern, with_event
+from structurenet_pl.components import CONTAINERS, Part, Structure, build, refine, with_event
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage, listed
 from structurenet_pl.methods import GrowthRequest
 
@@ -15,7 +16,8 @@ from structurenet_pl.methods import GrowthRequest
 def compare(
     module: nn.Module,
     before: Structure,
-    parts: Mapping[str, Part],
+    shapes: Mapping[nn.Parameter, torch.Size],
+    roots: Mapping[str, Part],
     patterns: Mapping[str, str],
     request: GrowthRequest,
     clock: Clock,
@@ -24,9 +26,10 @@ def compare(
 
     Args:
         module: The module after the growth.
-        before: Its structure before.
-        parts: Its parts before.
-        patterns: Name pattern -> role, for newborn without a declared role.
+        before: Its structure before, without names given by patterns.
+        shapes: Shapes of its parameters before.
+        roots: Its components before.
+        patterns: Name pattern -> role.
         request: What was called.
         clock: When; its generation is the number of the event.
 
@@ -35,27 +38,32 @@ def compare(
     """
     method = request.method
     now = {tensor: name for name, tensor in module.named_parameters()}
-    if gone := [before.parameter_names[tensor] for tensor in before.owner if tensor not in now]:
+    changed = [
+        name for tensor, name in before.parameter_names.items() if tensor not in now or tensor.shape != shapes[tensor]
+    ]
+    if changed:
         raise NotImplementedError(
-            f"growth method {method.name!r} removed or replaced {gone}, but only additions are supported yet: add a "
-            "new module beside the old one."
+            f"growth method {method.name!r} removed, replaced or reshaped {changed}, but only additions are supported "
+            "yet: add a new module beside the old one."
         )
-    paths = {name: _path_now(parts[name].path, tensors, now) for name, tensors in before.parameters.items()}
+    paths = {name: _path_now(roots[name].path, tensors, now) for name, tensors in before.parameters.items()}
     new = {name: tensor for tensor, name in now.items() if tensor not in before.owner}
     born = {path if path not in paths else f"{path}@{clock.generation}": path for path in _newborn_paths(module, new)}
     _conform(module, born.values(), before)
-    depth, beside = _locate(request, before, parts)
+    depth, beside = _locate(request, before, roots)
     event = GrowthEvent(
         method.name,
         dict(request.arguments),
         clock,
         born=tuple(born),
-        role=method.role if method.role is not None else role_by_pattern(new, patterns),
+        role=method.role,
         depth=depth,
         beside=beside,
-        moved={name: path for name, path in {**paths, **born}.items() if path not in ("", name)},
+        moved={name: path for name, path in paths.items() if path != roots[name].path}
+        | {name: path for name, path in born.items() if path != name},
     )
-    return replace(event, adjacent=_neighbours(request, event, build(module, with_event(parts, event)).spine))
+    spine = build(module, refine(module, with_event(roots, event), patterns)).spine
+    return replace(event, adjacent=_neighbours(request, event, spine))
 
 
 def _neighbours(request: GrowthRequest, event: GrowthEvent, spine: Sequence[Component]) -> tuple[str, ...]:
@@ -126,7 +134,7 @@ def _conform(module: nn.Module, paths: Iterable[str], before: Structure) -> None
     dtype = dtypes.pop() if len(dtypes) == 1 else None
     for path in paths:
         newborn = functools.reduce(getattr, path.split("."), module)
-        target = newborn if isinstance(newborn, nn.Module) else newborn.data
-        moved = target.to(device=old[0].device, dtype=dtype)
-        if isinstance(newborn, nn.Parameter):
-            newborn.data = moved
+        if isinstance(newborn, nn.Module):
+            newborn.to(device=old[0].device, dtype=dtype)
+        else:
+            newborn.data = newborn.data.to(old[0].device, dtype if newborn.is_floating_point() else None)

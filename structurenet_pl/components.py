@@ -62,23 +62,36 @@ class Structure:
         return {tensor: name for tensors in self.parameters.values() for name, tensor in tensors.items()}
 
 
-def founding_parts(module: nn.Module, patterns: Mapping[str, str]) -> dict[str, Part]:
-    """The components of a module that has not grown.
+def founding_roots(module: nn.Module) -> dict[str, Part]:
+    """The components that the structure of a module gives, before names and growth.
 
     Single wrapping children are passed through; then each child is a component, but a container is replaced by its
-    elements, once. A pattern that reaches into a component splits it.
+    elements, once.
+    """
+    return {path or "self": Part(path) for path in split(module, set(_paths(module)))}
+
+
+def refine(module: nn.Module, roots: Mapping[str, Part], patterns: Mapping[str, str]) -> dict[str, Part]:
+    """The components with their roles; a pattern that reaches into one splits it.
 
     Args:
         module: Any module.
-        patterns: Pattern -> role. It is matched against module and parameter names, the first match wins.
+        roots: The components by structure and growth.
+        patterns: Pattern -> role. It is matched against module and parameter names as they were at birth, the first
+            match wins. A role that a growth method declared stands.
     """
     parts: dict[str, Part] = {}
-    for path, tensors in split(module, set(_paths(module))).items():
-        found = {name: _first_match(name, patterns) for name in tensors}
-        one_rule = len({pattern for pattern, _ in found.values()}) == 1
-        for pattern, matched in found.values():
-            inner = path if one_rule or len(matched) <= len(path) else matched
-            parts.setdefault(inner or "self", Part(inner, patterns.get(pattern)))
+    names = {part.path: name for name, part in roots.items()}
+    for path, tensors in split(module, names).items():
+        root = roots[names[path]]
+        birthplace = "" if names[path] == "self" else names[path]
+        found = [_first_match(birthplace + tensor[len(path) :], patterns) for tensor in tensors]
+        whole = root.role is not None or len({pattern for pattern, _ in found}) == 1
+        for pattern, matched in found:
+            role = root.role if root.role is not None else patterns.get(pattern)
+            inside = "" if whole or len(matched) <= len(birthplace) else matched[len(birthplace) :]
+            name = names[path] if not inside else matched
+            parts.setdefault(name, replace(root, path=path + inside, role=role))
     return parts
 
 
@@ -142,12 +155,6 @@ def first_wins(*patterns: Mapping[str, str]) -> dict[str, str]:
     for some in patterns:
         merged |= {pattern: role for pattern, role in some.items() if pattern not in merged}
     return merged
-
-
-def role_by_pattern(names: Iterable[str], patterns: Mapping[str, str]) -> str | None:
-    """The role that patterns give to all of these parameters alike, None if there is no such role."""
-    roles = {patterns.get(_first_match(name, patterns)[0]) for name in names}
-    return roles.pop() if len(roles) == 1 else None
 
 
 def unmatched(module: nn.Module, patterns: Iterable[str]) -> list[str]:

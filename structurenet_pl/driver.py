@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from typing import Any, Protocol, cast, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from structurenet_pl.board import Board
+from structurenet_pl.board import Board, board_of
 from structurenet_pl.checks import (
     check_optimizers,
     shared_basis,
@@ -25,8 +27,16 @@ from structurenet_pl.growing import Growing, follow, growing, redate_log, struct
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
-from structurenet_pl.surgery.checkpoints import lay_out, save_layout
+from structurenet_pl.surgery.checkpoints import (
+    arrange,
+    join_scheduler_state,
+    join_state,
+    save_layout,
+    split_scheduler_state,
+    split_state,
+)
 from structurenet_pl.surgery.follow import follow_growth
+from structurenet_pl.surgery.param_groups import join_groups, split_groups
 
 CHECKPOINT_KEY = "structurenet_pl"
 
@@ -52,12 +62,28 @@ class Driven(Callback):
 
     patterns: Mapping[str, str] = {}
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "setup" in vars(cls):
+            cls.setup = _attaching(cls.setup)  # type: ignore[method-assign]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Attach the driver."""
         if stage == "fit" and Driver.of(trainer) is None:
             driver = Driver()
             trainer.callbacks = [driver, *trainer.callbacks]  # a new list: Lightning is walking through the old one
             driver.setup(trainer, pl_module, stage)
+
+
+def _attaching(setup: Callable[..., None]) -> Callable[..., None]:
+    """A ``setup`` that forgets ``super()`` would leave the callback without effect."""
+
+    @wraps(setup)
+    def attached(callback: Driven, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        Driven.setup(callback, trainer, pl_module, stage)
+        setup(callback, trainer, pl_module, stage)
+
+    return attached
 
 
 class Driver(Callback):
@@ -70,7 +96,8 @@ class Driver(Callback):
         self.factors: dict[str, Factor] = {}
         self.boards: dict[Optimizer, Board] = {}
         self.structure = Structure({}, {}, {})
-        self._resumed: Mapping[str, Any] | None = None
+        self._trainer: Trainer = None
+        self._resumed: dict[str, Any] | None = None
         self._waiting: list[GrowthRequest] = []
         self._in_batch = False
         self._epoch_over = False
@@ -99,7 +126,12 @@ class Driver(Callback):
 
     def grow(self, module: Growing, request: GrowthRequest) -> Any:
         """Carry a growth out, now if that is safe, else at the next safe moment."""
-        trainer = cast(LightningModule, module).trainer
+        trainer = self._trainer
+        if trainer.lightning_module is not module:
+            raise MisconfigurationException(
+                f"{type(module).__name__} is a part of the module in training, whose optimizers would not follow its "
+                "growth: let a growth method of the outermost module call it."
+            )
         if trainer.world_size > 1:
             raise MisconfigurationException(
                 f"growth under {type(trainer.strategy).__name__} with {trainer.world_size} processes is not supported "
@@ -115,14 +147,17 @@ class Driver(Callback):
         if stage != "fit":
             return
         trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
-        self.boards, self._resumed, self._waiting, self._in_batch = {}, None, [], False
+        self._trainer = trainer
+        self.boards, self._resumed, self._waiting = {}, None, []
+        self._in_batch = self._epoch_over = False
         self._find_structure(trainer, pl_module)
-        if isinstance(pl_module, Growing):
-            follow(pl_module, self)
+        for module in pl_module.modules():
+            if isinstance(module, Growing):
+                follow(module, self)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember what the checkpoint says until there are optimizers."""
-        self._resumed = checkpoint.get(CHECKPOINT_KEY, {})
+        self._resumed = checkpoint
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Split the param groups by component, before Lightning restores the state of the optimizers."""
@@ -133,19 +168,33 @@ class Driver(Callback):
         self.factors = dict(zip(_labels(factors), factors, strict=True))
         self._inert = set(self.factors)
         self._find_structure(trainer, pl_module)
-        check_optimizers(trainer.optimizers, self.structure, self.factors)
+        reads_gradients = any(factor.needs_gradients for factor in factors)
+        for optimizer in trainer.optimizers:
+            if (board := board_of(optimizer)) is not None:  # the user keeps it from one fit to the next
+                board.release()
+                join_groups(optimizer, board.slots, _schedulers(trainer, optimizer))
+        check_optimizers(trainer.optimizers, self.structure, self.factors, reads_gradients)
         tell_about_parameters(self.structure, trainer.optimizers)
         for sentence in self.notes:
             rank_zero_info(f"structurenet_pl: {sentence}")
         if not isinstance(pl_module, Growing):
             self._tell_idle(trainer, pl_module)
 
-        layouts = (resumed or {}).get("groups", [None] * len(trainer.optimizers))
+        saved = (resumed or {}).get(CHECKPOINT_KEY, {})
+        layouts = saved.get("groups", [None] * len(trainer.optimizers))
+        if len(layouts) != len(trainer.optimizers):
+            raise ValueError(
+                f"the checkpoint has {len(layouts)} optimizers, configure_optimizers gave {len(trainer.optimizers)}. "
+                "Resume with the configure_optimizers that wrote it."
+            )
         for optimizer, layout in zip(trainer.optimizers, layouts, strict=True):
-            slots = lay_out(optimizer, self.structure, layout, self._split_1d, _schedulers(trainer, optimizer))
-            self.boards[optimizer] = Board(optimizer, slots)
-        if resumed and "rng" in resumed:
-            restore_rng(resumed["rng"][trainer.global_rank])
+            if layout is not None:
+                arrange(optimizer, self.structure, layout)
+        self._lay_out(trainer)
+        if resumed is not None:
+            self._convert(trainer, resumed)
+        if "rng" in saved:
+            restore_rng(saved["rng"][trainer.global_rank])
         self._refresh(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -177,10 +226,15 @@ class Driver(Callback):
             self._serve(pl_module)
         self._refresh(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The fit may have been stopped between accumulated batches."""
-        self._in_batch = False
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What is born from here on trains in the next epoch, also where the run was resumed in between."""
+        self._in_batch, self._epoch_over = False, True
         self._serve(pl_module)
+        self._refresh(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The clock has gone on to the epoch that would follow."""
+        self._in_batch = self._epoch_over = False
         self._refresh(trainer)
         if isinstance(pl_module, Growing):
             self._tell_idle(trainer, pl_module)
@@ -188,8 +242,10 @@ class Driver(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """From here on growth concerns the module alone."""
-        if isinstance(pl_module, Growing):
-            follow(pl_module, None)
+        self._trainer = None
+        for module in pl_module.modules():
+            if isinstance(module, Growing):
+                follow(module, None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lightning calls no teardown after an exception."""
@@ -199,10 +255,44 @@ class Driver(Callback):
         """Save which tensor stands in which group and, for growable modules, the random number generators."""
         if not self.boards:
             return
-        layouts = [save_layout(board, self.structure) for board in self.boards.values()]
+        names = self.structure.parameter_names
+        layouts = [save_layout(optimizer, board.slots, names) for optimizer, board in self.boards.items()]
         checkpoint[CHECKPOINT_KEY] = {"groups": layouts}
+        checkpoint["optimizer_states"] = [
+            join_state(state, board.slots)
+            for state, board in zip(checkpoint["optimizer_states"], self.boards.values(), strict=True)
+        ]
+        checkpoint["lr_schedulers"] = self._of_schedulers(trainer, checkpoint["lr_schedulers"], join_scheduler_state)
         if isinstance(pl_module, Growing):
             checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
+
+    def _lay_out(self, trainer: Trainer) -> None:
+        """Give each optimizer groups by component and a board, where it has none yet; forget those that are gone."""
+        for optimizer in trainer.optimizers:
+            if optimizer not in self.boards:
+                schedulers = _schedulers(trainer, optimizer)
+                slots = split_groups(optimizer, self.structure, self._split_1d, schedulers)
+                self.boards[optimizer] = Board(optimizer, slots)
+        self.boards = {optimizer: self.boards[optimizer] for optimizer in trainer.optimizers}
+
+    def _convert(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        """Give the checkpoint, before Lightning restores from it, the groups that the optimizers have now."""
+        checkpoint["optimizer_states"] = [
+            split_state(state, optimizer, board.slots)
+            for state, (optimizer, board) in zip(
+                checkpoint.get("optimizer_states", []), self.boards.items(), strict=False
+            )
+        ]
+        states = checkpoint.get("lr_schedulers", [])
+        checkpoint["lr_schedulers"] = self._of_schedulers(trainer, states, split_scheduler_state)
+
+    def _of_schedulers(self, trainer: Trainer, states: list[Any], convert: Callable[..., Any]) -> list[Any]:
+        """Convert the state of each scheduler that belongs to one of the optimizers."""
+        boards = [self.boards.get(_optimizer_of(config.scheduler)) for config in trainer.lr_scheduler_configs]
+        return [
+            state if board is None else convert(state, board.names, board.slots)
+            for state, board in zip(states, boards, strict=False)
+        ]
 
     @property
     def _split_1d(self) -> bool:
@@ -226,6 +316,9 @@ class Driver(Callback):
         moment = self.moment(trainer)
         changed = self._evaluated != (moment.clock, self.structure)
         self._evaluated = (moment.clock, self.structure)
+        if list(self.boards) != trainer.optimizers:  # replaced in the middle of a fit
+            self._lay_out(trainer)
+            changed = True
         for optimizer, board in self.boards.items():
             for scheduler in _schedulers(trainer, optimizer):
                 board.bind(scheduler)
@@ -258,7 +351,7 @@ class Driver(Callback):
             self._carry_out(cast(Growing, pl_module), self._waiting.pop(0))
 
     def _carry_out(self, module: Growing, request: GrowthRequest) -> Any:
-        trainer = cast(LightningModule, module).trainer
+        trainer = self._trainer
         clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
         with growing(module, request, clock) as (event, result):
             schedulers = {optimizer: _schedulers(trainer, optimizer) for optimizer in self.boards}
@@ -287,6 +380,14 @@ def _patterns(trainer: Trainer) -> dict[str, str]:
     return first_wins(*(callback.patterns for callback in trainer.callbacks if isinstance(callback, Driven)))
 
 
+def _optimizer_of(scheduler: Any) -> Any:
+    return vars(scheduler).get("optimizer")
+
+
 def _schedulers(trainer: Trainer, optimizer: Optimizer) -> list[Any]:
-    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-    return [scheduler for scheduler in schedulers if vars(scheduler).get("optimizer") is optimizer]
+    """The schedulers of an optimizer: those that Lightning knows, and those that the module keeps to step them itself."""
+    known = [config.scheduler for config in trainer.lr_scheduler_configs]
+    kept = [value for value in vars(trainer.lightning_module).values() if isinstance(value, LRScheduler)]
+    return list(
+        {id(scheduler): scheduler for scheduler in [*known, *kept] if _optimizer_of(scheduler) is optimizer}.values()
+    )

@@ -91,7 +91,7 @@ class GrowthEvent:
         clock: When; its generation is the number of the event, from 1.
         born: Names of the new components.
         adjacent: Names of the components whose depth differed by at most 1 from a new one's, as seen when it happened.
-        role: Role of the new components.
+        role: Role of the new components, None if the growth method did not declare one.
         depth: Explicit depth of the new components, None if it follows from the order of definition.
         beside: The component that stood at this depth, which the new ones share from then on.
         moved: Where components stand whose module path is not their name, as ``{name: path}``.

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from structurenet_pl.comparison import compare
-from structurenet_pl.components import Part, Structure, build, first_wins, founding_parts, with_event
+from structurenet_pl.components import Part, Structure, build, first_wins, founding_roots, refine, with_event
 from structurenet_pl.events import Clock, Component, GrowthEvent, dump_log, load_log
 from structurenet_pl.methods import GrowthMethod, GrowthRequest
 
@@ -92,10 +92,10 @@ def structure_of(module: nn.Module, patterns: Mapping[str, str] | None = None) -
         patterns: Name pattern -> role, given from outside; a growable module remembers it.
     """
     if not isinstance(module, Growing):
-        return build(module, founding_parts(module, patterns or {}))
+        return build(module, refine(module, founding_roots(module), patterns or {}))
     if patterns is not None:
         module._outer_patterns = dict(patterns)
-    return build(module, _parts(module))
+    return build(module, refine(module, _roots(module), _patterns(module)))
 
 
 def growth_method(module: nn.Module, name: str) -> GrowthMethod:
@@ -122,15 +122,16 @@ def growing(module: Growing, request: GrowthRequest, clock: Clock) -> Iterator[t
     are not taken back.
     """
     undo = _snapshot(module)
-    before = structure_of(module)
-    module._founders = module._founders if module._founders is not None else _parts(module)
+    before = build(module, _roots(module))
+    module._founders = module._founders if module._founders is not None else _roots(module)
     module._grows = True
     try:
+        shapes = {tensor: tensor.shape for tensor in before.owner}
         # a validation loop runs in inference mode, and parameters born there could never be trained
         with torch.inference_mode(False), torch.enable_grad():
             result = request.method.function(module, **request.arguments)
-        numbered = replace(clock, generation=len(module.growth_log) + 1)
-        event = compare(module, before, _parts(module), _patterns(module), request, numbered)
+            numbered = replace(clock, generation=len(module.growth_log) + 1)
+            event = compare(module, before, shapes, _roots(module), _patterns(module), request, numbered)
         module.growth_log = (*module.growth_log, event)
         module._grows = False
         yield event, result
@@ -179,35 +180,51 @@ def _patterns(module: Growing) -> dict[str, str]:
     return first_wins(module._outer_patterns, module.configure_components())
 
 
-def _parts(module: Growing) -> dict[str, Part]:
+def _roots(module: Growing) -> dict[str, Part]:
+    """The components by structure and growth."""
     founders = module._founders
-    parts = dict(founders) if founders is not None else founding_parts(module, _patterns(module))
-    return reduce(with_event, module.growth_log, parts)
+    roots = dict(founders) if founders is not None else founding_roots(module)
+    return reduce(with_event, module.growth_log, roots)
 
 
 def _snapshot(module: nn.Module) -> Callable[[], None]:
     """Remember what every submodule refers to; the returned function puts it back. Tensors are not copied."""
-    saved = [(part, {key: (value, _shallow(value)) for key, value in vars(part).items()}) for part in module.modules()]
+    modules = [(part, _content(vars(part))) for part in module.modules()]
+    parameters = [(tensor, tensor.data, tensor.requires_grad) for tensor in module.parameters()]
 
     def undo() -> None:
-        for part, attributes in saved:
-            vars(part).clear()
-            for key, (value, content) in attributes.items():
-                if isinstance(value, dict):
-                    value.clear()
-                    value.update(content)
-                elif isinstance(value, list):
-                    value[:] = content
-                elif isinstance(value, set):
-                    value.clear()
-                    value.update(content)
-                vars(part)[key] = value
+        for part, content in modules:
+            _put_back(vars(part), content)
+        for tensor, data, requires_grad in parameters:
+            tensor.data = data
+            tensor.requires_grad = requires_grad
 
     return undo
 
 
-def _shallow(value: Any) -> Any:
-    return value.copy() if isinstance(value, dict | list | set) else None
+def _content(value: Any) -> Any:
+    """What a container holds, and what the containers in it hold."""
+    if isinstance(value, dict):
+        return {key: (item, _content(item)) for key, item in value.items()}
+    if isinstance(value, list | set):
+        return [(item, _content(item)) for item in value]
+    return None
+
+
+def _put_back(value: Any, content: Any) -> None:
+    """Give a container and the containers in it what they held."""
+    if content is None:
+        return
+    value.clear()
+    for entry in content:
+        item, inner = content[entry] if isinstance(value, dict) else entry
+        _put_back(item, inner)
+        if isinstance(value, dict):
+            value[entry] = item
+        elif isinstance(value, list):
+            value.append(item)
+        else:
+            value.add(item)
 
 
 def _describe(event: GrowthEvent) -> str:

@@ -71,7 +71,8 @@ def rates(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -> li
             slot = board.leading(component.name)
             if slot is None:
                 continue
-            own = [group for group in optimizer.param_groups if board.slots[group["name"]].component == component.name]
+            mine = {slot.name for slot in board.slots.values() if slot.component == component.name}
+            own = [group for group in optimizer.param_groups if group.get("name") in mine]
             found.append(
                 Rate(
                     component,

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from helpers import Plain
-from structurenet_pl.components import build, founding_parts, unmatched
+from structurenet_pl.components import build, founding_roots, unmatched
 from structurenet_pl.growing import structure_of
 
 
@@ -124,7 +124,7 @@ def test_ties_inside_a_component_are_its_own_affair():
 
 def test_parameter_outside_all_components_is_an_error():
     module = Plain()
-    parts = founding_parts(module, {})
+    parts = founding_roots(module)
     module.late = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"'late\.weight' belongs to no component"):
         build(module, parts)

@@ -1,43 +1,112 @@
-"""Which tensor stood in which group, in the checkpoint and out of it."""
+"""Checkpoints hold the user's own param groups; ours are made of them again when a run is resumed."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 
-from structurenet_pl.board import Board
 from structurenet_pl.components import Structure
-from structurenet_pl.surgery.param_groups import Slot, restore_groups, split_groups
+from structurenet_pl.surgery.param_groups import LISTS, Slot, by_origin, own_settings
+from structurenet_pl.surgery.schedulers import reindex_state
 
 
-def save_layout(board: Board, structure: Structure) -> list[dict[str, Any]]:
-    """The groups of an optimizer as plain data: what each stands for, and the names of its tensors."""
-    return [
-        {
-            **asdict(board.slots[group["name"]]),
-            "parameters": [structure.parameter_names[tensor] for tensor in group["params"]],
-        }
-        for group in board.optimizer.param_groups
+def save_layout(
+    optimizer: Optimizer, slots: Mapping[str, Slot], names: Mapping[nn.Parameter, str]
+) -> list[list[str]] | None:
+    """The names of the parameters in each of the user's groups, None if one has no name in the module."""
+    members = by_origin([group.get("name") for group in optimizer.param_groups], slots)
+    layout = [
+        [names.get(tensor) for at in indices for tensor in optimizer.param_groups[at]["params"]] for indices in members
     ]
+    named = [[name for name in group if name is not None] for group in layout]
+    return named if named == layout else None
 
 
-def lay_out(
-    optimizer: Optimizer,
-    structure: Structure,
-    saved: Sequence[Mapping[str, Any]] | None,
-    split_1d: bool,
-    schedulers: Iterable[Any],
-) -> list[Slot]:
-    """Give the optimizer groups by component: those that :func:`save_layout` saved, else its own, split.
+def arrange(optimizer: Optimizer, structure: Structure, layout: Sequence[Sequence[str]]) -> None:
+    """Put the parameters into the user's groups as a checkpoint had them, newborn ones included.
+
+    Args:
+        optimizer: As ``configure_optimizers`` made it.
+        structure: The components of the module.
+        layout: What :func:`save_layout` saved.
 
     Raises:
-        ValueError: If the saved groups do not hold the parameters of the optimizer.
+        ValueError: If checkpoint and optimizer do not hold the same parameters.
     """
-    if saved is None:
-        return split_groups(optimizer, structure, split_1d, schedulers)
-    groups = [
-        (Slot(**{key: value for key, value in group.items() if key != "parameters"}), group["parameters"])
-        for group in saved
-    ]
-    return restore_groups(optimizer, structure, groups, schedulers)
+    parameters = {name: tensor for tensor, name in structure.parameter_names.items()}
+    present = {tensor for group in optimizer.param_groups for tensor in group["params"]}
+    saved = {name for names in layout for name in names}
+    newborn = {
+        name
+        for component, tensors in structure.parameters.items()
+        if not structure.components[component].founding
+        for name in tensors
+    }
+    gone = sorted(saved - {name for name in parameters if parameters[name] in present or name in newborn})
+    extra = sorted(
+        structure.parameter_names.get(tensor, "?") for tensor in present - {parameters[n] for n in saved - set(gone)}
+    )
+    if gone or extra or len(layout) != len(optimizer.param_groups):
+        raise ValueError(
+            f"the checkpoint's optimizer has {len(layout)} param groups and this run's {len(optimizer.param_groups)}; it "
+            f"holds {gone}, which this run's does not, and this run's holds {extra}, which the checkpoint's does not. "
+            "Resume with the module and the configure_optimizers that wrote it."
+        )
+    for group, names in zip(optimizer.param_groups, layout, strict=True):
+        group["params"] = [parameters[name] for name in names]
+        if "param_names" in group:
+            group["param_names"] = list(names)
+
+
+def join_state(state: Mapping[str, Any], slots: Mapping[str, Slot]) -> dict[str, Any]:
+    """The state dict of an optimizer with the user's own groups."""
+    groups = state["param_groups"]
+    joined = []
+    for indices in by_origin([group.get("name") for group in groups], slots):
+        parts = [groups[index] for index in indices]
+        lists = {key: [item for part in parts for item in part[key]] for key in LISTS if key in parts[0]}
+        joined.append(own_settings(parts[0], slots) | lists)
+    return {**state, "param_groups": joined}
+
+
+def split_state(state: Mapping[str, Any], optimizer: Optimizer, slots: Mapping[str, Slot]) -> dict[str, Any]:
+    """The state dict of an optimizer with groups by component, as the optimizer has them.
+
+    Raises:
+        ValueError: If its groups are not those of the user's in this run.
+    """
+    groups = state["param_groups"]
+    members = by_origin([group["name"] for group in optimizer.param_groups], slots)
+    theirs = [len(group["params"]) for group in groups]
+    ours = [sum(len(optimizer.param_groups[index]["params"]) for index in indices) for indices in members]
+    if theirs != ours:
+        raise ValueError(
+            f"the optimizer of the checkpoint has param groups of {theirs} tensors, this run's configure_optimizers makes "
+            f"groups of {ours}. Resume with the module and the configure_optimizers that wrote it."
+        )
+    split = []
+    for group, indices in zip(groups, members, strict=True):
+        rest = {key: iter(group[key]) for key in LISTS if key in group}
+        for index in indices:
+            ours_now = optimizer.param_groups[index]
+            lists = {key: list(islice(items, len(ours_now["params"]))) for key, items in rest.items()}
+            split.append({**group, **lists, "name": ours_now["name"]})
+    return {**state, "param_groups": split}
+
+
+def join_scheduler_state(
+    state: Mapping[str, Any], names: Sequence[str | None], slots: Mapping[str, Slot]
+) -> dict[str, Any]:
+    """The state dict of a scheduler with an entry for each of the user's own groups."""
+    return reindex_state(state, [indices[0] for indices in by_origin(names, slots)], len(names))
+
+
+def split_scheduler_state(
+    state: Mapping[str, Any], names: Sequence[str | None], slots: Mapping[str, Slot]
+) -> dict[str, Any]:
+    """The state dict of a scheduler with an entry for each group by component."""
+    members = by_origin(names, slots)
+    origin = {index: own for own, indices in enumerate(members) for index in indices}
+    return reindex_state(state, [origin[index] for index in range(len(names))], len(members))

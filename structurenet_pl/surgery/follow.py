@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from structurenet_pl.board import Board
 from structurenet_pl.components import Structure
-from structurenet_pl.surgery.param_groups import add_groups, audit, place_newborn
+from structurenet_pl.surgery.param_groups import add_groups, audit, count_places, place_newborn
 
 
 def follow_growth(
@@ -31,19 +31,14 @@ def follow_growth(
     """
     slots = {optimizer: board.slots for optimizer, board in boards.items()}
     joining = place_newborn(slots, structure, born, like, split_1d)
-    expected = {
-        tensor: structure.parameter_names.get(tensor, "outside the module")
-        for optimizer in boards
-        for group in optimizer.param_groups
-        for tensor in group["params"]
-    }
-    expected |= {tensor: name for component in born for name, tensor in structure.parameters[component].items()}
+    expected = count_places(boards)
+    expected.update(tensor for component in born for tensor in structure.parameters[component].values())
     with ExitStack() as undo:
         for optimizer, newcomers in joining.items():
             board = boards[optimizer]
             with board.base_lrs():
                 undo.callback(board.__setattr__, "slots", board.slots)
-                undo.callback(add_groups(optimizer, newcomers, schedulers[optimizer]))
+                undo.callback(add_groups(optimizer, board.slots, newcomers, schedulers[optimizer]))
                 board.slots = board.slots | {new.slot.name: new.slot for new in newcomers}
         audit(boards, expected)
         undo.pop_all()

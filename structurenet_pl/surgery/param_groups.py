@@ -1,7 +1,8 @@
 """Param groups by component: split those of the user, add those of the newborn, audit the result."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 from structurenet_pl.components import Structure
 from structurenet_pl.surgery.schedulers import reindex
 
-OWN_KEYS = ("params", "param_names", "name")
+LISTS = ("params", "param_names")
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,16 @@ class Slot:
         name: Unique name of the group.
         component: Name of the component whose tensors it holds.
         origin: Index of the user's own group that it is a piece of.
+        label: What tells this group of the user's from the others.
+        own_name: The name that the user gave the group, None for none.
         is_1d: Whether it holds one-dimensional tensors, set apart for a factor that leaves them alone.
     """
 
     name: str
     component: str
     origin: int
+    label: str = ""
+    own_name: str | None = None
     is_1d: bool = False
 
 
@@ -45,8 +50,8 @@ def split_groups(optimizer: Optimizer, structure: Structure, split_1d: bool, sch
     groups: list[dict[str, Any]] = []
     slots: list[Slot] = []
     for origin, group in enumerate(optimizer.param_groups):
-        params = group["params"]
-        label = group.get("name") or ("no_decay" if origin and group.get("weight_decay") == 0 else "")
+        params, own_name = group["params"], group.get("name")
+        label = own_name or ("no_decay" if origin and group.get("weight_decay") == 0 else "")
 
         def key(index: int, params: Sequence[Tensor] = params) -> tuple[str, bool]:
             tensor = params[index]
@@ -54,48 +59,39 @@ def split_groups(optimizer: Optimizer, structure: Structure, split_1d: bool, sch
 
         for (component, is_1d), run in groupby(range(len(params)), key):
             name = _unique_name(component, label, slots, is_1d)
-            slots.append(Slot(name, component, origin, is_1d))
+            slots.append(Slot(name, component, origin, label, own_name, is_1d))
             groups.append(_piece(group, name, list(run)))
     _install(optimizer, groups, [slot.origin for slot in slots], schedulers)
     return slots
 
 
-def restore_groups(
-    optimizer: Optimizer,
-    structure: Structure,
-    saved: Sequence[tuple[Slot, Sequence[str]]],
-    schedulers: Iterable[Any],
-) -> list[Slot]:
-    """Rearrange the groups in place as a checkpoint had them, by parameter names.
+def join_groups(optimizer: Optimizer, slots: Mapping[str, Slot], schedulers: Iterable[Any]) -> None:
+    """Put the user's own groups together again, in place."""
+    groups: list[dict[str, Any]] = []
+    members = by_origin([group.get("name") for group in optimizer.param_groups], slots)
+    for indices in members:
+        parts = [optimizer.param_groups[index] for index in indices]
+        lists = {key: [item for part in parts for item in part[key]] for key in LISTS if key in parts[0]}
+        groups.append(own_settings(parts[0], slots) | lists)
+    _install(optimizer, groups, [indices[0] for indices in members], schedulers)
 
-    Raises:
-        ValueError: If checkpoint and optimizer do not hold the same parameters.
-    """
-    parameters = {name: tensor for tensor, name in structure.parameter_names.items()}
-    home = {
-        tensor: (at, index)
-        for at, group in enumerate(optimizer.param_groups)
-        for index, tensor in enumerate(group["params"])
-    }
-    wanted = {name for _, names in saved for name in names}
-    present = {name for name, tensor in parameters.items() if tensor in home}
-    if wanted != present:
-        raise ValueError(
-            f"the checkpoint's optimizer holds {sorted(wanted - present)} which this run's does not, and this run's "
-            f"holds {sorted(present - wanted)} which the checkpoint's does not. Resume with the module and the "
-            "configure_optimizers that wrote it."
-        )
-    groups, origins = [], []
-    for slot, names in saved:
-        at, _ = home[parameters[names[0]]]
-        template = optimizer.param_groups[at]
-        tensors: dict[str, Any] = {"params": [parameters[name] for name in names]}
-        if "param_names" in template:
-            tensors["param_names"] = list(names)
-        groups.append(_copy(template) | tensors | {"name": slot.name})
-        origins.append(at)
-    _install(optimizer, groups, origins, schedulers)
-    return [slot for slot, _ in saved]
+
+def by_origin(names: Sequence[str | None], slots: Mapping[str, Slot]) -> list[list[int]]:
+    """Which groups are pieces of each group of the user's; a group that is not ours is its own."""
+    members: dict[object, list[int]] = {}
+    for index, name in enumerate(names):
+        slot = slots.get(name or "")
+        members.setdefault(("not ours", index) if slot is None else slot.origin, []).append(index)
+    return list(members.values())
+
+
+def own_settings(group: Mapping[str, Any], slots: Mapping[str, Slot]) -> dict[str, Any]:
+    """Everything in a group but its name, which is again what the user called it."""
+    slot = slots.get(group.get("name", ""))
+    if slot is None:
+        return dict(group)
+    name = {} if slot.own_name is None else {"name": slot.own_name}
+    return {key: value for key, value in group.items() if key != "name"} | name
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ class Newcomers:
     """Newborn tensors that join one optimizer beside the tensors of one of its groups."""
 
     slot: Slot
-    template: int
+    template: str
     tensors: Mapping[str, nn.Parameter]
 
 
@@ -145,52 +141,67 @@ def place_newborn(
             templates.setdefault(key, template)
         for (optimizer, origin, is_1d), tensors in homes.items():
             taken = [*optimizers[optimizer].values(), *(new.slot for new in joining[optimizer])]
-            template = templates[optimizer, origin, is_1d]
-            label = template.slot.name.partition("/")[2]
-            slot = Slot(_unique_name(component, label, taken, is_1d), component, origin, is_1d)
-            joining[optimizer].append(Newcomers(slot, template.index, tensors))
+            like_slot = templates[optimizer, origin, is_1d].slot
+            name = _unique_name(component, like_slot.label, taken, is_1d)
+            slot = replace(like_slot, name=name, component=component, is_1d=is_1d)
+            joining[optimizer].append(Newcomers(slot, like_slot.name, tensors))
     return joining
 
 
-def add_groups(optimizer: Optimizer, newcomers: Sequence[Newcomers], schedulers: Iterable[Any]) -> Callable[[], None]:
-    """Add a group for each, equal to its template in everything but its tensors; the returned function undoes it."""
+def add_groups(
+    optimizer: Optimizer, slots: Mapping[str, Slot], newcomers: Sequence[Newcomers], schedulers: Iterable[Any]
+) -> Callable[[], None]:
+    """Add a group for each, equal to its template in everything but its tensors; the returned function undoes it.
+
+    It stands behind the last piece of the same group of the user's, where a resumed run will find it, too.
+    """
     before = list(optimizer.param_groups)
-    schedulers = list(schedulers)
-
-    def undo() -> None:
-        n_new = len(optimizer.param_groups)
-        optimizer.param_groups[:] = before
-        for scheduler in schedulers:
-            reindex(scheduler, range(len(before)), n_new)
-
+    origins = [slots[group["name"]].origin if group.get("name") in slots else -1 for group in before]
+    mapping = list(range(len(before)))
     for new in newcomers:
-        template = before[new.template]
-        group = {key: value for key, value in _copy(template).items() if key not in OWN_KEYS}
-        params = list(new.tensors.items()) if "param_names" in template else list(new.tensors.values())
+        template = next(index for index, group in enumerate(before) if group.get("name") == new.template)
+        group = {key: value for key, value in _copy(before[template]).items() if key not in (*LISTS, "name")}
+        params = list(new.tensors.items()) if "param_names" in before[template] else list(new.tensors.values())
         try:
             optimizer.add_param_group({**group, "params": params, "name": new.slot.name})
         except BaseException:
             optimizer.param_groups[:] = before
             raise
-    mapping = [*range(len(before)), *(new.template for new in newcomers)]
+        place = max(index for index, origin in enumerate(origins) if origin == new.slot.origin) + 1
+        optimizer.param_groups.insert(place, optimizer.param_groups.pop())
+        origins.insert(place, new.slot.origin)
+        mapping.insert(place, template)
+    back = [next(at for at, group in enumerate(optimizer.param_groups) if group is old) for old in before]
+    schedulers = list(schedulers)
     for scheduler in schedulers:
         reindex(scheduler, mapping, len(before))
+
+    def undo() -> None:
+        optimizer.param_groups[:] = before
+        for scheduler in schedulers:
+            reindex(scheduler, back, len(mapping))
+
     return undo
 
 
-def audit(optimizers: Iterable[Optimizer], expected: Mapping[nn.Parameter, str]) -> None:
-    """Check that each of the expected parameters stands in exactly one group.
+def count_places(optimizers: Iterable[Optimizer]) -> Counter[Tensor]:
+    """In how many param groups each tensor stands."""
+    return Counter(tensor for optimizer in optimizers for group in optimizer.param_groups for tensor in group["params"])
+
+
+def audit(optimizers: Iterable[Optimizer], expected: Mapping[Tensor, int]) -> None:
+    """Check that no parameter has been lost or doubled.
+
+    Args:
+        optimizers: Those whose groups have been changed.
+        expected: In how many groups each parameter must stand.
 
     Raises:
         RuntimeError: If one does not; that is a defect of this package.
     """
-    counts: dict[nn.Parameter, int] = dict.fromkeys(expected, 0)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for tensor in group["params"]:
-                counts[tensor] = counts.get(tensor, 0) + 1
-    if wrong := {expected.get(tensor, "?"): count for tensor, count in counts.items() if count != 1}:
-        raise RuntimeError(f"parameters must stand in one param group each, but these stand in so many: {wrong}")
+    if (found := count_places(optimizers)) != Counter(expected):
+        wrong = {tuple(tensor.shape): found[tensor] for tensor in found | Counter(expected)}
+        raise RuntimeError(f"parameters were lost or doubled; shape -> number of param groups it stands in: {wrong}")
 
 
 @dataclass(frozen=True)
@@ -238,7 +249,7 @@ def _install(
 
 def _piece(group: Mapping[str, Any], name: str, run: Sequence[int]) -> dict[str, Any]:
     """The part of a group with these tensors; every other key as it was."""
-    lists = {key: [group[key][index] for index in run] for key in ("params", "param_names") if key in group}
+    lists = {key: [group[key][index] for index in run] for key in LISTS if key in group}
     return _copy(group) | lists | {"name": name}
 
 

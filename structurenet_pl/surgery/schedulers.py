@@ -1,6 +1,6 @@
 """What a scheduler remembers per param group, brought in line with the groups."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,10 +15,11 @@ PER_GROUP = (
     "max_momentums",
     "base_values",  # timm
 )
+NESTED = "_schedulers"  # SequentialLR, ChainedScheduler
 
 
 def reindex(scheduler: Any, mapping: Sequence[int], n_old: int) -> None:
-    """Rebuild the per-group lists of a scheduler, and of those nested in it.
+    """Rebuild the per-group lists of a scheduler, and of those nested in it, in place.
 
     Args:
         scheduler: A torch scheduler, or one with lists of the same names.
@@ -26,16 +27,29 @@ def reindex(scheduler: Any, mapping: Sequence[int], n_old: int) -> None:
         n_old: Number of groups before.
     """
     for nested in _with_nested(scheduler):
-        for key in PER_GROUP:
-            values = vars(nested).get(key)
-            if isinstance(values, list | tuple) and len(values) == n_old:
-                setattr(nested, key, type(values)([_own(values[old]) for old in mapping]))
+        vars(nested).update(_reindexed(vars(nested), mapping, n_old))
+
+
+def reindex_state(state: Mapping[str, Any], mapping: Sequence[int], n_old: int) -> dict[str, Any]:
+    """The same for what ``scheduler.state_dict()`` gave, as a copy."""
+    changed = _reindexed(state, mapping, n_old)
+    if NESTED in state:
+        changed[NESTED] = [reindex_state(inner, mapping, n_old) for inner in state[NESTED]]
+    return {**state, **changed}
+
+
+def _reindexed(attributes: Mapping[str, Any], mapping: Sequence[int], n_old: int) -> dict[str, Any]:
+    return {
+        key: type(values)([_own(values[old]) for old in mapping])
+        for key in PER_GROUP
+        if isinstance(values := attributes.get(key), list | tuple) and len(values) == n_old
+    }
 
 
 def _with_nested(scheduler: Any) -> list[Any]:
     """The scheduler and all inside it, each once."""
     found = {id(scheduler): scheduler}
-    for inner in vars(scheduler).get("_schedulers", ()):
+    for inner in vars(scheduler).get(NESTED, ()):
         found |= {id(nested): nested for nested in _with_nested(inner)}
     return list(found.values())
 
