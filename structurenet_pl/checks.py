@@ -33,8 +33,8 @@ def check_optimizers(
         if isinstance(optimizer, LBFGS) and (len(components) > 1 or reads_gradients):
             raise MisconfigurationException(
                 f"{kind} takes one param group only and reads its lr before there are gradients, but the lr depends on "
-                f"the component, and there are {len(components)}: {sorted(components)}, or on gradients. Use an optimizer "
-                f"with param groups, such as SGD or AdamW, or give {kind} the parameters of a single component."
+                f"the component, and there are {len(components)}: {sorted(components)}, or on gradients. Use an "
+                f"optimizer with param groups, such as SGD or AdamW, or give {kind} the parameters of one component."
             )
         if factors and (
             isinstance(optimizer, Rprop) or any(group.get("lr") is None for group in optimizer.param_groups)

@@ -1,17 +1,16 @@
 """What drives the factors: it evaluates them, has the boards write them, and finds safe moments for growth."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from structurenet_pl.board import Board, board_of
+from structurenet_pl.boards import Boards
 from structurenet_pl.checks import (
     check_optimizers,
     shared_basis,
@@ -22,39 +21,14 @@ from structurenet_pl.checks import (
 )
 from structurenet_pl.components import Structure, first_wins
 from structurenet_pl.density import Densities
-from structurenet_pl.events import Clock, Component, Moment, listed, no_density
-from structurenet_pl.growing import Growing, follow, growing, redate_log, structure_of
+from structurenet_pl.events import Clock, Component, Moment, no_density
+from structurenet_pl.factors import Factor, Factors
+from structurenet_pl.growing import Growing, follow, growing, growth_log, redate_log, structure_of
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
-from structurenet_pl.surgery.checkpoints import (
-    arrange,
-    join_scheduler_state,
-    join_state,
-    save_layout,
-    split_scheduler_state,
-    split_state,
-)
-from structurenet_pl.surgery.follow import follow_growth
-from structurenet_pl.surgery.param_groups import join_groups, split_groups
 
 CHECKPOINT_KEY = "structurenet_pl"
-
-
-@runtime_checkable
-class Factor(Protocol):
-    """What the driver asks of a factor; :class:`~structurenet_pl.LRFactor` answers it."""
-
-    needs_gradients: bool
-    skip_1d: bool
-    basis: str | None
-    where: str | Sequence[str] | None
-
-    def acts_on(self, component: Component) -> bool:
-        """Whether it has a say in the lr of the component."""
-
-    def checked(self, component: Component, now: Moment) -> float:
-        """The factor."""
 
 
 class Driven(Callback):
@@ -93,8 +67,8 @@ class Driver(Callback):
     """
 
     def __init__(self) -> None:
-        self.factors: dict[str, Factor] = {}
-        self.boards: dict[Optimizer, Board] = {}
+        self.factors = Factors()
+        self.boards = Boards(None)
         self.structure = Structure({}, {}, {})
         self._trainer: Trainer = None
         self._resumed: dict[str, Any] | None = None
@@ -102,9 +76,7 @@ class Driver(Callback):
         self._in_batch = False
         self._epoch_over = False
         self._step_before = 0
-        self._inert: set[str] = set()
         self._evaluated: tuple[Clock, Structure] | None = None
-        self._acting: dict[str, tuple[Component, ...]] = {}
         self._density: Callable[[Component], float | None] = no_density
 
     @staticmethod
@@ -115,12 +87,12 @@ class Driver(Callback):
     @property
     def notes(self) -> list[str]:
         """What a user should know about the factors together."""
-        return shared_basis({label: factor.basis for label, factor in self.factors.items()}, self._acting)
+        return shared_basis(self.factors.basis, self.factors.acting)
 
     def moment(self, trainer: Trainer) -> Moment:
         """Now."""
         module = trainer.lightning_module
-        log = module.growth_log if isinstance(module, Growing) else ()
+        log = growth_log(module)
         clock = Clock(trainer.global_step, trainer.current_epoch, len(log))
         return Moment(clock, log, self.structure.spine, density=self._density)
 
@@ -148,7 +120,7 @@ class Driver(Callback):
             return
         trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
         self._trainer = trainer
-        self.boards, self._resumed, self._waiting = {}, None, []
+        self.boards, self._resumed, self._waiting = Boards(trainer), None, []
         self._in_batch = self._epoch_over = False
         self._find_structure(trainer, pl_module)
         for module in pl_module.modules():
@@ -164,16 +136,10 @@ class Driver(Callback):
         resumed, self._resumed = self._resumed, None
         if isinstance(pl_module, Growing) and resumed is None and trainer.global_step == 0:
             redate_log(pl_module)
-        factors = [callback for callback in trainer.callbacks if isinstance(callback, Factor)]
-        self.factors = dict(zip(_labels(factors), factors, strict=True))
-        self._inert = set(self.factors)
+        self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
         self._find_structure(trainer, pl_module)
-        reads_gradients = any(factor.needs_gradients for factor in factors)
-        for optimizer in trainer.optimizers:
-            if (board := board_of(optimizer)) is not None:  # the user keeps it from one fit to the next
-                board.release()
-                join_groups(optimizer, board.slots, _schedulers(trainer, optimizer))
-        check_optimizers(trainer.optimizers, self.structure, self.factors, reads_gradients)
+        self.boards.take_over()
+        check_optimizers(trainer.optimizers, self.structure, self.factors, self.factors.read_gradients)
         tell_about_parameters(self.structure, trainer.optimizers)
         for sentence in self.notes:
             rank_zero_info(f"structurenet_pl: {sentence}")
@@ -181,18 +147,11 @@ class Driver(Callback):
             self._tell_idle(trainer, pl_module)
 
         saved = (resumed or {}).get(CHECKPOINT_KEY, {})
-        layouts = saved.get("groups", [None] * len(trainer.optimizers))
-        if len(layouts) != len(trainer.optimizers):
-            raise ValueError(
-                f"the checkpoint has {len(layouts)} optimizers, configure_optimizers gave {len(trainer.optimizers)}. "
-                "Resume with the configure_optimizers that wrote it."
-            )
-        for optimizer, layout in zip(trainer.optimizers, layouts, strict=True):
-            if layout is not None:
-                arrange(optimizer, self.structure, layout)
-        self._lay_out(trainer)
+        if "groups" in saved:
+            self.boards.arrange(self.structure, saved["groups"])
+        self.boards.lay_out(self.structure, self.factors.split_1d)
         if resumed is not None:
-            self._convert(trainer, resumed)
+            self.boards.convert(resumed)
         if "rng" in saved:
             restore_rng(saved["rng"][trainer.global_rank])
         self._refresh(trainer)
@@ -238,7 +197,7 @@ class Driver(Callback):
         self._refresh(trainer)
         if isinstance(pl_module, Growing):
             self._tell_idle(trainer, pl_module)
-        warn_without_effect(label for label, factor in self.factors.items() if factor.basis and label in self._inert)
+        warn_without_effect(self.factors.without_effect)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """From here on growth concerns the module alone."""
@@ -255,95 +214,37 @@ class Driver(Callback):
         """Save which tensor stands in which group and, for growable modules, the random number generators."""
         if not self.boards:
             return
-        names = self.structure.parameter_names
-        layouts = [save_layout(optimizer, board.slots, names) for optimizer, board in self.boards.items()]
-        checkpoint[CHECKPOINT_KEY] = {"groups": layouts}
-        checkpoint["optimizer_states"] = [
-            join_state(state, board.slots)
-            for state, board in zip(checkpoint["optimizer_states"], self.boards.values(), strict=True)
-        ]
-        checkpoint["lr_schedulers"] = self._of_schedulers(trainer, checkpoint["lr_schedulers"], join_scheduler_state)
+        checkpoint[CHECKPOINT_KEY] = {"groups": self.boards.save(checkpoint, self.structure)}
         if isinstance(pl_module, Growing):
             checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
 
-    def _lay_out(self, trainer: Trainer) -> None:
-        """Give each optimizer groups by component and a board, where it has none yet; forget those that are gone."""
-        for optimizer in trainer.optimizers:
-            if optimizer not in self.boards:
-                schedulers = _schedulers(trainer, optimizer)
-                slots = split_groups(optimizer, self.structure, self._split_1d, schedulers)
-                self.boards[optimizer] = Board(optimizer, slots)
-        self.boards = {optimizer: self.boards[optimizer] for optimizer in trainer.optimizers}
-
-    def _convert(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-        """Give the checkpoint, before Lightning restores from it, the groups that the optimizers have now."""
-        checkpoint["optimizer_states"] = [
-            split_state(state, optimizer, board.slots)
-            for state, (optimizer, board) in zip(
-                checkpoint.get("optimizer_states", []), self.boards.items(), strict=False
-            )
-        ]
-        states = checkpoint.get("lr_schedulers", [])
-        checkpoint["lr_schedulers"] = self._of_schedulers(trainer, states, split_scheduler_state)
-
-    def _of_schedulers(self, trainer: Trainer, states: list[Any], convert: Callable[..., Any]) -> list[Any]:
-        """Convert the state of each scheduler that belongs to one of the optimizers."""
-        boards = [self.boards.get(_optimizer_of(config.scheduler)) for config in trainer.lr_scheduler_configs]
-        return [
-            state if board is None else convert(state, board.names, board.slots)
-            for state, board in zip(states, boards, strict=False)
-        ]
-
-    @property
-    def _split_1d(self) -> bool:
-        return any(factor.skip_1d for factor in self.factors.values())
-
     def _find_structure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.structure = structure_of(pl_module, _patterns(trainer))
-        self._acting = {
-            label: tuple(filter(factor.acts_on, self.structure.spine)) for label, factor in self.factors.items()
-        }
+        self.factors.look_at(self.structure.spine)
         self._density = Densities(pl_module, self.structure)
 
     def _tell_idle(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of patterns without effect; of a module that grows only at the end, since their part may be unborn."""
         own = pl_module.configure_components() if isinstance(pl_module, Growing) else {}
-        warn_unmatched(pl_module, {**_patterns(trainer), **own})
-        warn_idle({label: listed(factor.where) for label, factor in self.factors.items()}, self.structure)
+        warn_unmatched(pl_module, first_wins(_patterns(trainer), own))
+        warn_idle(self.factors.where, self.structure)
 
     def _refresh(self, trainer: Trainer, with_gradients: Optimizer | None = None) -> None:
         """Bring every lr to what it should be now."""
         moment = self.moment(trainer)
         changed = self._evaluated != (moment.clock, self.structure)
         self._evaluated = (moment.clock, self.structure)
-        if list(self.boards) != trainer.optimizers:  # replaced in the middle of a fit
-            self._lay_out(trainer)
+        if not self.boards.complete:
+            self.boards.lay_out(self.structure, self.factors.split_1d)
             changed = True
         for optimizer, board in self.boards.items():
-            for scheduler in _schedulers(trainer, optimizer):
+            for scheduler in self.boards.schedulers(optimizer):
                 board.bind(scheduler)
             if changed:
-                board.refresh(self._evaluate(board, moment, needs_gradients=False))
+                board.refresh(self.factors.evaluate(board.slots.values(), moment, needs_gradients=False))
             if optimizer is with_gradients:
                 measured = replace(moment, norms=GradientNorms(optimizer, self.structure.owner))
-                board.refresh(self._evaluate(board, measured, needs_gradients=True))
-
-    def _evaluate(self, board: Board, moment: Moment, needs_gradients: bool) -> dict[str, dict[str, float]]:
-        """The factors of each group; those that cannot be known now are left as they were."""
-        factors = {label: factor for label, factor in self.factors.items() if factor.needs_gradients is needs_gradients}
-        values = {}
-        for label, factor in factors.items():
-            view = replace(moment, spine=self._acting[label])
-            values[label] = {component.name: factor.checked(component, view) for component in view.spine}
-            if label in self._inert and any(value != 1.0 for value in values[label].values()):
-                self._inert.remove(label)
-        return {
-            slot.name: {
-                label: 1.0 if slot.is_1d and factor.skip_1d else values[label].get(slot.component, 1.0)
-                for label, factor in factors.items()
-            }
-            for slot in board.slots.values()
-        }
+                board.refresh(self.factors.evaluate(board.slots.values(), measured, needs_gradients=True))
 
     def _serve(self, pl_module: LightningModule) -> None:
         """Carry out what has been waiting, in the order it was asked for."""
@@ -354,9 +255,8 @@ class Driver(Callback):
         trainer = self._trainer
         clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
         with growing(module, request, clock) as (event, result):
-            schedulers = {optimizer: _schedulers(trainer, optimizer) for optimizer in self.boards}
-            structure = structure_of(module)
-            follow_growth(self.boards, schedulers, structure, event.born, request.method.like, self._split_1d)
+            if self.boards:
+                self.boards.follow(structure_of(module), event.born, request.method.like, self.factors.split_1d)
         self._find_structure(trainer, module)
         self._refresh(trainer)
         for callback in trainer.callbacks:
@@ -366,28 +266,6 @@ class Driver(Callback):
         return result
 
 
-def _labels(factors: Sequence[Factor]) -> list[str]:
-    """Class names, numbered where there are several of one class."""
-    names = [type(factor).__name__ for factor in factors]
-    return [
-        name if names.count(name) == 1 else f"{name}_{names[: index + 1].count(name)}"
-        for index, name in enumerate(names)
-    ]
-
-
 def _patterns(trainer: Trainer) -> dict[str, str]:
     """What the callbacks of the Trainer say about roles; the first to match a name wins."""
     return first_wins(*(callback.patterns for callback in trainer.callbacks if isinstance(callback, Driven)))
-
-
-def _optimizer_of(scheduler: Any) -> Any:
-    return vars(scheduler).get("optimizer")
-
-
-def _schedulers(trainer: Trainer, optimizer: Optimizer) -> list[Any]:
-    """The schedulers of an optimizer: those that Lightning knows, and those that the module keeps to step them itself."""
-    known = [config.scheduler for config in trainer.lr_scheduler_configs]
-    kept = [value for value in vars(trainer.lightning_module).values() if isinstance(value, LRScheduler)]
-    return list(
-        {id(scheduler): scheduler for scheduler in [*known, *kept] if _optimizer_of(scheduler) is optimizer}.values()
-    )

@@ -98,6 +98,11 @@ def structure_of(module: nn.Module, patterns: Mapping[str, str] | None = None) -
     return build(module, refine(module, _roots(module), _patterns(module)))
 
 
+def growth_log(module: nn.Module) -> tuple[GrowthEvent, ...]:
+    """The growth log of a module, empty for one that cannot grow."""
+    return module.growth_log if isinstance(module, Growing) else ()
+
+
 def growth_method(module: nn.Module, name: str) -> GrowthMethod:
     """The growth method of this name.
 

@@ -42,12 +42,19 @@ class GrowthMethod:
         return self if module is None else types.MethodType(self, module)
 
     def __call__(self, module: Any, *args: Any, **kwargs: Any) -> Any:
-        """Check the arguments, and ask the module to grow."""
+        """Ask the module to grow."""
+        return module._ask(GrowthRequest(self, self.bind(module, *args, **kwargs)))
+
+    def bind(self, module: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The arguments by name, with defaults, as they are stored.
+
+        Raises:
+            TypeError: If they do not fit the method, or one is not a plain value.
+        """
         bound = self.signature.bind(module, *args, **kwargs)
         bound.apply_defaults()
         _, *given = bound.arguments.items()
-        arguments = {name: _plain(value, f"{self.name}({name}=...)") for name, value in given}
-        return module._ask(GrowthRequest(self, arguments))
+        return {name: _plain(value, f"{self.name}({name}=...)") for name, value in given}
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ LAYERS = [
     {"methods", "surgery.schedulers", "surgery.param_groups"},
     {"comparison"},
     {"growing"},
-    {"board", "checks"},
-    {"surgery.checkpoints", "surgery.follow"},
+    {"board", "checks", "factors"},
+    {"surgery.checkpoints", "boards"},
     {"driver"},
     {"callbacks.base"},
     {"callbacks.warmup", "callbacks.sedimentary", "callbacks.responder", "callbacks.freeze", "callbacks.lars"}

@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
 from structurenet_pl.driver import Driven
+from structurenet_pl.growing import growth_log
 from structurenet_pl.report import Rate, rates
 
 
@@ -30,18 +31,23 @@ class StrataMonitor(Driven):
         >>> callbacks = [Warmup(), StrataMonitor()]
     """
 
+    def __init__(self) -> None:
+        self._due = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Decide for the whole batch, in which several optimizers may take a step."""
+        every = trainer.log_every_n_steps
+        steps = trainer.fit_loop.epoch_loop._batches_that_stepped  # what Lightning's own logging goes by
+        grown = {event.clock.step for event in growth_log(pl_module)}
+        self._due = bool(every) and ((steps + 1) % every == 0 or trainer.global_step in grown)
+
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """The lrs of this step stand in the optimizer: the driver comes first among the callbacks."""
-        if trainer.log_every_n_steps == 0 or not self._due(trainer):
+        if not self._due:
             return
         row = {tag: value for rate in rates(trainer, [optimizer]) for tag, value in _scalars(rate).items()}
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
-
-    def _due(self, trainer: Trainer) -> bool:
-        step = trainer.global_step
-        grown = {event.clock.step for event in getattr(trainer.lightning_module, "growth_log", ())}
-        return step in grown or (step + 1) % trainer.log_every_n_steps == 0
 
 
 def _scalars(rate: Rate) -> dict[str, Any]:

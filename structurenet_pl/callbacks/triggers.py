@@ -52,7 +52,17 @@ class GrowEvery(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look the growth method up before anything is trained."""
         if stage == "fit":
-            growth_method(pl_module, self.growth).signature.bind(pl_module, **self.arguments)
+            self._complete(pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make good a growth that was due when the last epoch ended, if the run was stopped right before it."""
+        epoch = trainer.current_epoch
+        grown = any(
+            (event.method, event.arguments, event.clock.epoch) == (self.growth, self._complete(pl_module), epoch)
+            for event in pl_module.growth_log
+        )
+        if self.unit == "epoch" and epoch > 0 and not grown:
+            self._grow_if_due(pl_module, epoch - 1, epoch)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remember where the batch began: a batch may take no step, or several."""
@@ -69,6 +79,10 @@ class GrowEvery(Callback):
         """Grow when the epoch is another multiple of ``every``."""
         if self.unit == "epoch":
             self._grow_if_due(pl_module, trainer.current_epoch, trainer.current_epoch + 1)
+
+    def _complete(self, pl_module: LightningModule) -> dict[str, Any]:
+        """The arguments as the log has them, with defaults."""
+        return growth_method(pl_module, self.growth).bind(pl_module, **self.arguments)
 
     def _grow_if_due(self, pl_module: LightningModule, before: int, after: int) -> None:
         for count in range(before // self.every + 1, after // self.every + 1):

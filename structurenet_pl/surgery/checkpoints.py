@@ -50,8 +50,8 @@ def arrange(optimizer: Optimizer, structure: Structure, layout: Sequence[Sequenc
     )
     if gone or extra or len(layout) != len(optimizer.param_groups):
         raise ValueError(
-            f"the checkpoint's optimizer has {len(layout)} param groups and this run's {len(optimizer.param_groups)}; it "
-            f"holds {gone}, which this run's does not, and this run's holds {extra}, which the checkpoint's does not. "
+            f"the checkpoint's optimizer has {len(layout)} param groups and this run's {len(optimizer.param_groups)}; "
+            f"it holds {gone}, which this run's does not, and this run's holds {extra}, which it does not. "
             "Resume with the module and the configure_optimizers that wrote it."
         )
     for group, names in zip(optimizer.param_groups, layout, strict=True):
@@ -83,8 +83,8 @@ def split_state(state: Mapping[str, Any], optimizer: Optimizer, slots: Mapping[s
     ours = [sum(len(optimizer.param_groups[index]["params"]) for index in indices) for indices in members]
     if theirs != ours:
         raise ValueError(
-            f"the optimizer of the checkpoint has param groups of {theirs} tensors, this run's configure_optimizers makes "
-            f"groups of {ours}. Resume with the module and the configure_optimizers that wrote it."
+            f"the optimizer of the checkpoint has param groups of {theirs} tensors, this run's configure_optimizers "
+            f"makes groups of {ours}. Resume with the module and the configure_optimizers that wrote it."
         )
     split = []
     for group, indices in zip(groups, members, strict=True):

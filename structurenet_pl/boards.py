@@ -1,0 +1,142 @@
+"""The boards of all optimizers in a fit, and what they have in common: layout, growth, checkpoints."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from structurenet_pl.board import Board, board_of
+from structurenet_pl.components import Structure
+from structurenet_pl.surgery.checkpoints import (
+    arrange,
+    join_scheduler_state,
+    join_state,
+    save_layout,
+    split_scheduler_state,
+    split_state,
+)
+from structurenet_pl.surgery.param_groups import (
+    add_groups,
+    audit,
+    count_places,
+    join_groups,
+    place_newborn,
+    split_groups,
+)
+
+
+class Boards(dict[Optimizer, Board]):
+    """One board for each optimizer of a Trainer.
+
+    Args:
+        trainer: Its optimizers exist from the start of a fit.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self._trainer = trainer
+
+    @property
+    def complete(self) -> bool:
+        """Whether these are the optimizers of the Trainer; they may be replaced in the middle of a fit."""
+        return list(self) == self._trainer.optimizers
+
+    def schedulers(self, optimizer: Optimizer) -> list[Any]:
+        """The schedulers of an optimizer: those that Lightning knows, and those that the module steps by itself."""
+        known = [config.scheduler for config in self._trainer.lr_scheduler_configs]
+        kept = [value for value in vars(self._trainer.lightning_module).values() if isinstance(value, LRScheduler)]
+        mine = [scheduler for scheduler in [*known, *kept] if _optimizer_of(scheduler) is optimizer]
+        return list({id(scheduler): scheduler for scheduler in mine}.values())
+
+    def take_over(self) -> None:
+        """Undo what boards of an earlier fit have done to optimizers that are used again."""
+        for optimizer in self._trainer.optimizers:
+            if (board := board_of(optimizer)) is not None:
+                board.release()
+                join_groups(optimizer, board.slots, self.schedulers(optimizer))
+
+    def lay_out(self, structure: Structure, split_1d: bool) -> None:
+        """Give each optimizer groups by component and a board where it has none; forget optimizers that are gone."""
+        for optimizer in set(self) - set(self._trainer.optimizers):
+            del self[optimizer]
+        for optimizer in self._trainer.optimizers:
+            board = self.pop(optimizer, None)
+            if board is None:
+                board = Board(optimizer, split_groups(optimizer, structure, split_1d, self.schedulers(optimizer)))
+            self[optimizer] = board
+
+    def arrange(self, structure: Structure, layouts: Sequence[Any]) -> None:
+        """Put the parameters into the user's groups in the order in which a checkpoint had them.
+
+        Raises:
+            ValueError: If the checkpoint does not fit.
+        """
+        if len(layouts) != len(self._trainer.optimizers):
+            raise ValueError(
+                f"the checkpoint has {len(layouts)} optimizers, configure_optimizers gave "
+                f"{len(self._trainer.optimizers)}. Resume with the configure_optimizers that wrote it."
+            )
+        for optimizer, layout in zip(self._trainer.optimizers, layouts, strict=True):
+            if layout is not None:
+                arrange(optimizer, structure, layout)
+
+    def convert(self, checkpoint: dict[str, Any]) -> None:
+        """Give a checkpoint, before Lightning restores from it, the groups that the optimizers have now."""
+        states = checkpoint.get("optimizer_states", [])
+        checkpoint["optimizer_states"] = [
+            split_state(state, optimizer, board.slots)
+            for state, (optimizer, board) in zip(states, self.items(), strict=False)
+        ]
+        self._convert_schedulers(checkpoint, split_scheduler_state)
+
+    def save(self, checkpoint: dict[str, Any], structure: Structure) -> list[list[list[str]] | None]:
+        """Give a checkpoint the user's own groups.
+
+        Returns:
+            For each optimizer the names of the parameters in each group.
+        """
+        states = checkpoint["optimizer_states"]
+        checkpoint["optimizer_states"] = [
+            join_state(state, board.slots) for state, board in zip(states, self.values(), strict=True)
+        ]
+        self._convert_schedulers(checkpoint, join_scheduler_state)
+        names = structure.parameter_names
+        return [save_layout(optimizer, board.slots, names) for optimizer, board in self.items()]
+
+    def follow(self, structure: Structure, born: Sequence[str], like: str | None, split_1d: bool) -> None:
+        """Take newborn components into the optimizers; if that fails, leave optimizers and schedulers as they were.
+
+        Args:
+            structure: The structure after the growth.
+            born: Names of the newborn components.
+            like: Name of the component whose groups they join, None for the nearest.
+            split_1d: Whether one-dimensional tensors get groups of their own.
+        """
+        slots = {optimizer: board.slots for optimizer, board in self.items()}
+        joining = place_newborn(slots, structure, born, like, split_1d)
+        expected = count_places(self)
+        expected.update(tensor for name in born for tensor in structure.parameters[name].values())
+        with ExitStack() as undo:
+            for optimizer, newcomers in joining.items():
+                board = self[optimizer]
+                with board.base_lrs():
+                    undo.callback(setattr, board, "slots", board.slots)
+                    undo.callback(add_groups(optimizer, board.slots, newcomers, self.schedulers(optimizer)))
+                    board.slots = board.slots | {new.slot.name: new.slot for new in newcomers}
+            audit(self, expected)
+            undo.pop_all()
+
+    def _convert_schedulers(self, checkpoint: dict[str, Any], convert: Callable[..., dict[str, Any]]) -> None:
+        states = checkpoint.get("lr_schedulers", [])
+        boards = [self.get(_optimizer_of(config.scheduler)) for config in self._trainer.lr_scheduler_configs]
+        checkpoint["lr_schedulers"] = [
+            state if board is None else convert(state, board.names, board.slots)
+            for state, board in zip(states, boards, strict=False)
+        ]
+
+
+def _optimizer_of(scheduler: Any) -> Any:
+    return vars(scheduler).get("optimizer")

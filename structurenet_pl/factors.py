@@ -1,0 +1,91 @@
+"""The factors of a Trainer, evaluated together."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+from structurenet_pl.events import Component, Moment, listed
+from structurenet_pl.surgery.param_groups import Slot
+
+
+@runtime_checkable
+class Factor(Protocol):
+    """What is asked of a factor; :class:`~structurenet_pl.LRFactor` answers it."""
+
+    needs_gradients: bool
+    skip_1d: bool
+    basis: str | None
+    where: str | Sequence[str] | None
+
+    def acts_on(self, component: Component) -> bool:
+        """Whether it has a say in the lr of the component."""
+
+    def checked(self, component: Component, now: Moment) -> float:
+        """The factor."""
+
+
+class Factors(dict[str, Factor]):
+    """Factors by label: the class name, numbered where there are several of one class.
+
+    Args:
+        factors: In the order of the callbacks.
+    """
+
+    def __init__(self, factors: Sequence[Factor] = ()) -> None:
+        names = [type(factor).__name__ for factor in factors]
+        for index, (name, factor) in enumerate(zip(names, factors, strict=True)):
+            number = "" if names.count(name) == 1 else f"_{names[: index + 1].count(name)}"
+            self[name + number] = factor
+        self._acting: dict[str, tuple[Component, ...]] = {}
+        self._inert = set(self)
+
+    @property
+    def split_1d(self) -> bool:
+        """Whether one-dimensional tensors must have groups of their own."""
+        return any(factor.skip_1d for factor in self.values())
+
+    @property
+    def read_gradients(self) -> bool:
+        """Whether one of them can only be known after backward."""
+        return any(factor.needs_gradients for factor in self.values())
+
+    @property
+    def basis(self) -> dict[str, str | None]:
+        """What each goes by."""
+        return {label: factor.basis for label, factor in self.items()}
+
+    @property
+    def where(self) -> dict[str, list[str]]:
+        """What each is limited to."""
+        return {label: listed(factor.where) for label, factor in self.items()}
+
+    @property
+    def acting(self) -> dict[str, tuple[Component, ...]]:
+        """The components that each acts on."""
+        return self._acting
+
+    @property
+    def without_effect(self) -> list[str]:
+        """Those that go by something and yet were 1 whenever they were evaluated."""
+        return [label for label, factor in self.items() if factor.basis is not None and label in self._inert]
+
+    def look_at(self, spine: Sequence[Component]) -> None:
+        """Note which components each acts on, until the structure changes."""
+        self._acting = {label: tuple(filter(factor.acts_on, spine)) for label, factor in self.items()}
+
+    def evaluate(self, slots: Iterable[Slot], now: Moment, needs_gradients: bool) -> dict[str, dict[str, float]]:
+        """The factors of each group by label, either those that need gradients or all others."""
+        known = {label: factor for label, factor in self.items() if factor.needs_gradients is needs_gradients}
+        values = {}
+        for label, factor in known.items():
+            view = replace(now, spine=self._acting[label])
+            values[label] = {component.name: factor.checked(component, view) for component in view.spine}
+            if label in self._inert and any(value != 1.0 for value in values[label].values()):
+                self._inert.remove(label)
+        return {
+            slot.name: {
+                label: 1.0 if slot.is_1d and factor.skip_1d else values[label].get(slot.component, 1.0)
+                for label, factor in known.items()
+            }
+            for slot in slots
+        }

@@ -1,0 +1,454 @@
+"""What projects do: keep optimizers, step schedulers by hand, swap callbacks on resume, share tensors, nest modules."""
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from helpers import LRTrace, Net, Plain, assert_same, fit, loader, weights
+from structurenet_pl import (
+    Clock,
+    Components,
+    GrowableModule,
+    GrowEvery,
+    LARSScaler,
+    LRFactor,
+    RoleLR,
+    StrataMonitor,
+    Warmup,
+    growth,
+)
+
+
+class Half(LRFactor):
+    def factor(self, component, now):
+        return 0.5
+
+
+def groups(trainer):
+    return {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
+
+
+# ----------------------------------------------------------------------------------------- checkpoints with and without
+
+
+OPTIMIZERS = {
+    "sgd": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
+    "adamw": lambda params: torch.optim.AdamW(params, lr=0.01),
+}
+SCHEDULERS = {
+    "lambda": lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch)),
+    "cosine": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3),
+    "sequential": lambda optimizer: torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [torch.optim.lr_scheduler.LinearLR(optimizer), torch.optim.lr_scheduler.StepLR(optimizer, 1)],
+        [2],
+    ),
+}
+
+
+def still(**kwargs):
+    """No dropout and no shuffling: random numbers are restored for modules that grow only."""
+    torch.manual_seed(0)
+    module = Plain(**kwargs)
+    module.body[2].p = 0.0
+    return module
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("first", ["plain", "ours"])
+def test_a_run_is_continued_with_or_without_us(tmp_path, optimizer, scheduler, first):
+    settings = {"optimizer": OPTIMIZERS[optimizer], "scheduler": SCHEDULERS[scheduler]}
+    data = loader(shuffle=False)
+    neutral = [RoleLR({"nobody": 1.0}), LARSScaler(1e9, clip=1.0)]  # with groups for tensors of one dimension
+    ours, plain = (neutral, []) if first == "ours" else ([], neutral)
+    whole = still(**settings)
+    fit(whole, epochs=4, data=data)
+
+    trainer = fit(still(**settings), ours, epochs=2, data=data)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    continued = still(**settings)
+    fit(continued, plain, epochs=4, data=data, ckpt_path=tmp_path / "half.ckpt")
+    assert_same(weights(continued), weights(whole))
+
+
+def test_a_checkpoint_holds_base_lrs_and_the_groups_of_the_user(tmp_path):
+    def optimizer(params):
+        first, *rest = params
+        return torch.optim.SGD([{"params": [first], "name": "mine"}, {"params": rest, "lr": 0.3}], lr=0.1)
+
+    trainer = fit(Plain(optimizer=optimizer), [Half(), LARSScaler()], epochs=1)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    saved = torch.load(tmp_path / "run.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in saved] == [0.1, 0.3]
+    assert [group.get("name") for group in saved] == ["mine", None]
+    assert [len(group["params"]) for group in saved] == [1, 7]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([Components({"body.0.weight": "w"})], []),
+        ([], [Components({"body.0.weight": "w"})]),
+        ([], [LARSScaler(1e9, clip=1.0)]),
+        ([LARSScaler(1e9, clip=1.0)], []),
+    ],
+    ids=["less names", "more names", "LARS", "no LARS"],
+)
+def test_callbacks_may_change_on_resume(tmp_path, before, after):
+    growing = [GrowEvery("add_neck", 1, limit=1)]
+    trainer = fit(Net(), [Half(), *before, *growing], epochs=2)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    fresh = fit(Net(), [Half(), *after, *growing], epochs=2)
+    resumed = fit(Net(), [Half(), *after, *growing], epochs=3, ckpt_path=tmp_path / "half.ckpt")
+    assert groups(resumed) == groups(fresh)
+    assert set(groups(resumed).values()) == {0.05}
+
+
+def test_groups_that_name_no_newborn_are_resumed_by_the_saved_names(tmp_path):
+    class Named(Net):
+        def configure_optimizers(self):
+            return torch.optim.SGD([{"params": self.body.parameters()}, {"params": self.head.parameters()}], lr=0.1)
+
+        @growth(like="body.0")
+        def extend(self):
+            self.necks.append(nn.Linear(8, 8))
+
+    growing = [GrowEvery("extend", 1, limit=1)]
+    trainer = fit(Named(), growing, epochs=2)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = fit(Named(), growing, epochs=3, ckpt_path=tmp_path / "half.ckpt")
+    assert list(groups(resumed)) == ["body.0", "body.3", "body.4", "necks.0", "head"]
+
+
+def test_another_number_of_optimizers_is_refused(tmp_path):
+    class Two(Net):
+        automatic_optimization = False
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.body, self.head)]
+
+    fit(Net(), epochs=1).save_checkpoint(tmp_path / "one.ckpt")
+    with pytest.raises(ValueError, match="the checkpoint has 1 optimizers, configure_optimizers gave 2"):
+        fit(Two(), epochs=2, ckpt_path=tmp_path / "one.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # both runs write into it
+def test_birth_is_the_same_when_resumed_between_validation_and_the_end_of_the_epoch(tmp_path):
+    class Validated(Net):
+        def validation_step(self, batch, batch_idx):
+            self.log("val", 1.0)
+
+        def val_dataloader(self):
+            return loader(1, shuffle=False)
+
+    def run(callbacks, epochs, ckpt_path=None):
+        net = Validated()
+        growing = [GrowEvery("add_neck", 2, limit=1)]
+        fit(net, [*growing, *callbacks], epochs, ckpt_path, enable_checkpointing=True, num_sanity_val_steps=0)
+        return net.growth_log
+
+    save = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=False)
+    whole = run([save], 4)
+    assert whole[0].clock == Clock(8, 2, 1)
+    assert run([save], 4, tmp_path / "epoch=1.ckpt") == whole
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # both runs write into it
+def test_growth_due_where_the_run_was_cut_is_made_good(tmp_path):
+    growing = GrowEvery("add_neck", 2, limit=1)
+    save = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=4)
+    whole, resumed = Net(), Net()
+    fit(whole, [growing, save], 4, enable_checkpointing=True)
+    fit(resumed, [growing, save], 4, tmp_path / "step=8.ckpt", enable_checkpointing=True)
+    assert resumed.growth_log == whole.growth_log
+    assert [event.clock for event in whole.growth_log] == [Clock(8, 2, 1)]
+
+
+# ----------------------------------------------------------------------------------------------- optimizers, schedulers
+
+
+def test_an_optimizer_that_is_kept_from_fit_to_fit_does_not_compound():
+    class Keeps(Plain):
+        def configure_optimizers(self):
+            if not hasattr(self, "kept"):
+                self.kept = torch.optim.SGD(self.parameters(), lr=0.1)
+            return self.kept
+
+    module = Keeps()
+    for callbacks in ([Half()], [Half(), LARSScaler(1e9, clip=1.0)], [Half()]):
+        trainer = fit(module, callbacks, epochs=1)
+        assert set(groups(trainer).values()) == {0.05}
+        assert module.kept.state_dict()["param_groups"][0]["lr"] == 0.1
+    assert list(groups(trainer)) == ["body.0", "body.3", "body.4", "head"]
+
+
+def test_optimizers_replaced_in_the_middle_of_a_fit():
+    class Replaces(Net):
+        def on_train_epoch_start(self):
+            if self.current_epoch == 1:
+                self.trainer.strategy.setup_optimizers(self.trainer)
+
+    net = Replaces()
+    trainer = fit(net, [Half(), GrowEvery("add_neck", 2, limit=1)], epochs=4)
+    assert groups(trainer) == dict.fromkeys(["body.0", "body.3", "body.4", "head", "necks.0"], 0.05)
+    assert all(tensor in trainer.optimizers[0].state for tensor in net.necks.parameters())
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+@pytest.mark.filterwarnings("ignore:Swapping scheduler")
+def test_stochastic_weight_averaging(ours_first):
+    def lrs(factors):
+        record = LRTrace()
+        swa = StochasticWeightAveraging(0.05, swa_epoch_start=2, annealing_epochs=2)
+        fit(Plain(), [*factors, swa, record] if ours_first else [swa, *factors, record], epochs=6)
+        return [set(row.values()) for row in record.rows]
+
+    alone = lrs([])
+    assert len({value for row in alone for value in row}) > 1
+    assert lrs([Half()]) == [{0.5 * value for value in row} for row in alone]
+
+
+def test_schedulers_that_the_module_steps_by_itself():
+    def make(optimizer):
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+
+    class ByHand(Net):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            self.scheduler = make(optimizer)
+            return optimizer
+
+        def on_train_epoch_end(self):
+            self.scheduler.step()
+
+    record, alone = LRTrace(), LRTrace()
+    fit(ByHand(), [Half(), GrowEvery("add_neck", 2, limit=1), record], epochs=4)
+    fit(Plain(scheduler=make), [alone], epochs=4)
+    for row, base in zip(record.rows, alone.rows, strict=True):
+        assert set(row.values()) == {base[0] * 0.5}
+
+
+def test_optimizer_without_lr_may_grow():
+    class NoLR(torch.optim.SGD):
+        """Chooses its steps by itself."""
+
+        def __init__(self, params):
+            super().__init__(params, lr=0.1)
+            for group in self.param_groups:
+                group["lr"] = None
+
+        def step(self, closure):
+            closure()
+
+    net = Net(optimizer=NoLR)
+    fit(net, [GrowEvery("add_neck", 1, limit=1)], epochs=2)
+    assert len(net.growth_log) == 1
+    with pytest.raises(MisconfigurationException, match="NoLR does not train by its lr"):
+        fit(Plain(optimizer=NoLR), [Half()], epochs=1)
+
+
+def test_lbfgs_and_gradients_are_refused():
+    class OneLayer(Plain):
+        def __init__(self):
+            super().__init__(optimizer=lambda params: torch.optim.LBFGS(list(params)))
+            self.body, self.head = nn.Identity(), nn.Linear(6, 3)
+
+    with pytest.raises(MisconfigurationException, match="reads its lr before there are gradients"):
+        fit(OneLayer(), [LARSScaler()])
+
+
+class Adversarial(Net):
+    """Two optimizers, stepped by hand one after the other, that share the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.critic = nn.Linear(3, 1)
+
+    def configure_optimizers(self):
+        first = [*self.body.parameters(), *self.head.parameters()]
+        second = [*self.critic.parameters(), *self.head.parameters()]
+        return [torch.optim.SGD(params, lr=0.1) for params in (first, second)]
+
+    def training_step(self, batch, batch_idx):
+        x, _ = batch
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(self.critic(self(x)).square().mean())
+            optimizer.step()
+
+    @growth(like="body.3")
+    def extend(self):
+        self.necks.append(nn.Linear(8, 8))
+
+
+def test_two_optimizers_that_share_a_parameter_may_grow():
+    net = Adversarial()
+    trainer = fit(net, [Half(), GrowEvery("extend", 1, limit=1)], epochs=2)
+    names = [[group["name"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+    assert names == [["body.0", "body.3", "body.4", "head", "necks.0"], ["critic", "head"]]
+
+
+@pytest.mark.parametrize("every", [2, 3, 4])
+def test_both_of_two_optimizers_are_logged(every):
+    logger = CSVLogger("logs")
+    fit(Adversarial(), [Half(), StrataMonitor()], epochs=3, logger=logger, log_every_n_steps=every)
+    with open(f"{logger.log_dir}/metrics.csv") as file:
+        header = file.readline().strip().split(",")
+    assert {"lr/body.0", "lr/critic", "lr/head"} <= set(header)
+
+
+def test_what_others_put_into_the_optimizer_does_not_hinder_a_checkpoint(tmp_path):
+    class Foreign(Plain):
+        def configure_optimizers(self):
+            self.outside = [nn.Parameter(torch.zeros(1))]
+            return torch.optim.SGD([*self.parameters(), *self.outside], lr=0.1)
+
+        def on_train_epoch_end(self):
+            self.later = [nn.Parameter(torch.zeros(1))]
+            self.optimizers().add_param_group({"params": self.later, "lr": 0.7})
+
+    trainer = fit(Foreign(), [Half(), StrataMonitor()], epochs=1)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    saved = torch.load(tmp_path / "run.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert [(len(group["params"]), group["lr"]) for group in saved] == [(9, 0.1), (1, 0.7)]
+
+
+# --------------------------------------------------------------------------------------------------- modules, callbacks
+
+
+def test_names_are_given_to_a_module_that_has_grown_before():
+    net = Net()
+    net.add_patch(at=0)
+    roles = Components({"body.0.weight": "special", "body.0": "pretrained"})
+    trainer = fit(net, [roles, RoleLR({"special": 0.1, "pretrained": 0.5})], epochs=1)
+    assert net.components["body.0.weight"].role == "special"
+    assert net.components["patches.0"].role == "patch"
+    assert groups(trainer)["body.0.weight"] == pytest.approx(0.01, rel=1e-15)  # one rounding
+    assert groups(trainer)["body.0"] == 0.05
+
+
+def test_growth_of_a_part_is_refused_in_a_fit_and_free_outside():
+    class Outer(Plain):
+        def __init__(self):
+            super().__init__()
+            self.inner = Net()
+
+        def on_train_epoch_end(self):
+            self.inner.add_neck()
+
+    outer = Outer()
+    with pytest.raises(MisconfigurationException, match="let a growth method of the outermost module call it"):
+        fit(outer, [Half()], epochs=1)
+    outer.inner.add_neck()
+    assert len(outer.inner.necks) == 1
+
+
+def test_a_factor_may_have_a_setup_of_its_own():
+    class Ready(Half):
+        def setup(self, trainer, pl_module, stage):
+            self.stage = stage
+
+    factor = Ready()
+    assert set(groups(fit(Plain(), [factor], epochs=1)).values()) == {0.05}
+    assert factor.stage == "fit"
+
+
+def test_a_component_may_come_back_to_where_it_was_born():
+    class Moves(GrowableModule):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+
+        @growth()
+        def front(self):
+            self.body.insert(0, nn.Linear(2, 2))
+
+        @growth()
+        def rotate(self):
+            first, *rest = self.body
+            self.body = nn.Sequential(*rest, first)
+
+    net = Moves()
+    first = net.body[0]
+    net.front()
+    net.rotate()
+    assert net.body[0] is first
+    assert list(net.components) == ["body.0", "body.1", "body.0@1"]
+    fresh = Moves()
+    fresh.load_state_dict(net.state_dict())
+    assert fresh.components == net.components
+
+
+def test_rollback_reaches_nested_lists_flags_and_data():
+    class Careless(GrowableModule):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(2, 2)
+            self.plan = [[1], {"a": [2]}]
+
+        @growth()
+        def fail(self):
+            self.plan[0].append(3)
+            self.plan[1]["a"].append(4)
+            self.body.weight.requires_grad = False
+            self.body.weight.data = torch.zeros(3, 3)
+            raise OSError("out of luck")
+
+        @growth()
+        def widen(self):
+            self.body.weight.data = torch.zeros(3, 2)
+
+    net = Careless()
+    before = net.body.weight.detach().clone()
+    with pytest.raises(OSError, match="out of luck"):
+        net.fail()
+    with pytest.raises(NotImplementedError, match=r"reshaped \['body.weight'\]"):
+        net.widen()
+    assert net.plan == [[1], {"a": [2]}]
+    assert net.body.weight.requires_grad
+    assert torch.equal(net.body.weight, before)
+
+
+def test_newborn_numbers_that_are_not_floating_stay_so():
+    class Indexed(GrowableModule):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(2, 2, dtype=torch.float64)
+
+        @growth()
+        def index(self):
+            self.order = nn.Parameter(torch.arange(3), requires_grad=False)
+
+    net = Indexed()
+    net.index()
+    assert net.order.dtype == torch.int64
+
+
+def test_growth_under_inference_mode_can_be_trained():
+    net = Net().double()
+    with torch.inference_mode():
+        net.add_neck()
+    net(torch.randn(2, 6, dtype=torch.float64)).sum().backward()
+    assert net.necks[0].weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("hook", "clock"),
+    [("on_fit_start", Clock(8, 2, 1)), ("on_train_start", Clock(8, 2, 1)), ("on_train_end", Clock(12, 3, 1))],
+)
+def test_clock_of_growth_in_a_second_fit(hook, clock):
+    class Once(Callback):
+        pass
+
+    once, net = Once(), Net()
+    trainer = fit(net, [once, Warmup()], epochs=2)
+    setattr(once, hook, lambda trainer, pl_module: pl_module.add_neck())
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(net, loader())
+    assert net.growth_log[0].clock == clock
