@@ -31,9 +31,11 @@ class Board:
         self._optimizer = ref(optimizer)  # weak: a board lives as long as its optimizer, not the other way round
         self.slots = {slot.name: slot for slot in slots}
         self._factors: dict[str, Mapping[str, float]] = {}
+        self._product: dict[str, float] = {}
         self._base: dict[str, float | Tensor] = {}
         self._seen: dict[str, tuple[float | Tensor, int]] = {}
         self._depth = 0
+        self._stale = False
         self._warned = False
         self._hooks = [
             optimizer.register_state_dict_post_hook(self._save_base),
@@ -88,7 +90,10 @@ class Board:
         self._adopt()
         for name, values in factors.items():
             self._factors[name] = {**self._factors.get(name, {}), **values}
-        self._write_effective()
+            # sorted, because the last bit of a product of floats depends on the order
+            self._product[name] = math.prod(sorted(self._factors[name].values()))
+        if self._stale or factors:
+            self._write_effective()
 
     def bind(self, scheduler: Any) -> None:
         """Let a scheduler see nothing but base lrs, now and whoever steps it."""
@@ -143,7 +148,8 @@ class Board:
             name = group["name"]
             if _untouched(group["lr"], self._seen.get(name)):
                 continue
-            if name in self._seen and not self._warned and math.prod(self._factors.get(name, {}).values()) != 1.0:
+            self._stale = True
+            if name in self._seen and not self._warned and self._product.get(name, 1.0) != 1.0:
                 self._warned = True
                 rank_zero_warn(
                     f"the lr of param group {name!r} was set to {float(group['lr']):g} from outside. It is taken as "
@@ -158,10 +164,9 @@ class Board:
             self._base[group["name"]] = _own(group["lr"])
 
     def _write_effective(self) -> None:
+        self._stale = False
         for group in self._groups():
-            # sorted, because the last bit of a product of floats depends on the order
-            product = math.prod(sorted(self._factors.get(group["name"], {}).values()))
-            self._write(group, self._base[group["name"]] * product)
+            self._write(group, self._base[group["name"]] * self._product.get(group["name"], 1.0))
             self._seen[group["name"]] = _stamp(group["lr"])
 
     def _write(self, group: dict[str, Any], value: float | Tensor) -> None:

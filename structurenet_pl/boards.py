@@ -51,6 +51,12 @@ class Boards(dict[Optimizer, Board]):
         mine = [scheduler for scheduler in [*known, *kept] if _optimizer_of(scheduler) is optimizer]
         return list({id(scheduler): scheduler for scheduler in mine}.values())
 
+    def bind(self) -> None:
+        """Keep all schedulers on base lrs, those included that have been put in place of others."""
+        for optimizer, board in self.items():
+            for scheduler in self.schedulers(optimizer):
+                board.bind(scheduler)
+
     def take_over(self) -> None:
         """Undo what boards of an earlier fit have done to optimizers that are used again."""
         for optimizer in self._trainer.optimizers:

@@ -76,7 +76,6 @@ class Driver(Callback):
         self._in_batch = False
         self._epoch_over = False
         self._step_before = 0
-        self._evaluated: tuple[Clock, Structure] | None = None
         self._density: Callable[[Component], float | None] = no_density
 
     @staticmethod
@@ -152,6 +151,7 @@ class Driver(Callback):
         self.boards.lay_out(self.structure, self.factors.split_1d)
         if resumed is not None:
             self.boards.convert(resumed)
+        self.boards.bind()
         if "rng" in saved:
             restore_rng(saved["rng"][trainer.global_rank])
         self._refresh(trainer)
@@ -163,12 +163,14 @@ class Driver(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock shows a new epoch."""
         self._epoch_over = False
+        self.boards.bind()
         self._density = Densities(pl_module, self.structure)
         self._refresh(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Structure stands still from here to the end of the batch."""
         self._in_batch, self._step_before = True, trainer.global_step
+        self.boards.bind()
         self._refresh(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -232,19 +234,17 @@ class Driver(Callback):
     def _refresh(self, trainer: Trainer, with_gradients: Optimizer | None = None) -> None:
         """Bring every lr to what it should be now."""
         moment = self.moment(trainer)
-        changed = self._evaluated != (moment.clock, self.structure)
-        self._evaluated = (moment.clock, self.structure)
+        changed = self.factors.advance(moment)
         if not self.boards.complete:
             self.boards.lay_out(self.structure, self.factors.split_1d)
             changed = True
         for optimizer, board in self.boards.items():
-            for scheduler in self.boards.schedulers(optimizer):
-                board.bind(scheduler)
-            if changed:
-                board.refresh(self.factors.evaluate(board.slots.values(), moment, needs_gradients=False))
-            if optimizer is with_gradients:
+            factors = self.factors.known(board.slots.values()) if changed else {}
+            if optimizer is with_gradients and self.factors.read_gradients:
                 measured = replace(moment, norms=GradientNorms(optimizer, self.structure.owner))
-                board.refresh(self.factors.evaluate(board.slots.values(), measured, needs_gradients=True))
+                board.refresh(factors)
+                factors = self.factors.measured(board.slots.values(), measured)
+            board.refresh(factors)
 
     def _serve(self, pl_module: LightningModule) -> None:
         """Carry out what has been waiting, in the order it was asked for."""

@@ -30,6 +30,17 @@ class Clock:
     epoch: int = 0
     generation: int = 0
 
+    def counted_in(self, unit: Unit) -> "Clock":
+        """The clock without what is finer than the unit.
+
+        Example:
+            >>> Clock(step=70, epoch=7, generation=1).counted_in("epoch")
+            Clock(step=0, epoch=7, generation=1)
+        """
+        return Clock(
+            self.step if unit == "step" else 0, self.epoch if unit in ("step", "epoch") else 0, self.generation
+        )
+
     def since(self, start: "Clock") -> "Clock":
         """Time passed since ``start`` in every unit; 0 where ``start`` is still to come."""
         return Clock(

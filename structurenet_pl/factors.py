@@ -1,10 +1,10 @@
 """The factors of a Trainer, evaluated together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from structurenet_pl.events import Component, Moment, listed
+from structurenet_pl.events import Clock, Component, Moment, Unit, listed
 from structurenet_pl.surgery.param_groups import Slot
 
 
@@ -15,6 +15,7 @@ class Factor(Protocol):
     needs_gradients: bool
     skip_1d: bool
     basis: str | None
+    unit: Unit
     where: str | Sequence[str] | None
 
     def acts_on(self, component: Component) -> bool:
@@ -37,6 +38,8 @@ class Factors(dict[str, Factor]):
             number = "" if names.count(name) == 1 else f"_{names[: index + 1].count(name)}"
             self[name + number] = factor
         self._acting: dict[str, tuple[Component, ...]] = {}
+        self._times: dict[str, Clock] = {}
+        self._values: dict[str, dict[str, float]] = {}
         self._inert = set(self)
 
     @property
@@ -72,20 +75,40 @@ class Factors(dict[str, Factor]):
     def look_at(self, spine: Sequence[Component]) -> None:
         """Note which components each acts on, until the structure changes."""
         self._acting = {label: tuple(filter(factor.acts_on, spine)) for label, factor in self.items()}
+        self._times.clear()
 
-    def evaluate(self, slots: Iterable[Slot], now: Moment, needs_gradients: bool) -> dict[str, dict[str, float]]:
-        """The factors of each group by label, either those that need gradients or all others."""
-        known = {label: factor for label, factor in self.items() if factor.needs_gradients is needs_gradients}
-        values = {}
-        for label, factor in known.items():
-            view = replace(now, spine=self._acting[label])
-            values[label] = {component.name: factor.checked(component, view) for component in view.spine}
-            if label in self._inert and any(value != 1.0 for value in values[label].values()):
-                self._inert.remove(label)
+    def advance(self, now: Moment) -> bool:
+        """Evaluate the factors that need no gradients, each when its unit of time moves; tell if any changed."""
+        changed = False
+        for label, factor in self.items():
+            time = now.clock.counted_in(factor.unit)
+            if not factor.needs_gradients and self._times.get(label) != time:
+                values = self._evaluate(label, now)
+                changed |= self._values.get(label) != values
+                self._times[label], self._values[label] = time, values
+        return changed
+
+    def known(self, slots: Iterable[Slot]) -> dict[str, dict[str, float]]:
+        """The factors of each group by label, as they were last evaluated."""
+        return self._spread(self._values, slots)
+
+    def measured(self, slots: Iterable[Slot], now: Moment) -> dict[str, dict[str, float]]:
+        """The factors of each group that need gradients, by label."""
+        labels = [label for label, factor in self.items() if factor.needs_gradients]
+        return self._spread({label: self._evaluate(label, now) for label in labels}, slots)
+
+    def _evaluate(self, label: str, now: Moment) -> dict[str, float]:
+        view = replace(now, spine=self._acting[label])
+        values = {component.name: self[label].checked(component, view) for component in view.spine}
+        if label in self._inert and any(value != 1.0 for value in values.values()):
+            self._inert.remove(label)
+        return values
+
+    def _spread(self, values: Mapping[str, Mapping[str, float]], slots: Iterable[Slot]) -> dict[str, dict[str, float]]:
         return {
             slot.name: {
-                label: 1.0 if slot.is_1d and factor.skip_1d else values[label].get(slot.component, 1.0)
-                for label, factor in known.items()
+                label: 1.0 if slot.is_1d and self[label].skip_1d else found.get(slot.component, 1.0)
+                for label, found in values.items()
             }
             for slot in slots
         }

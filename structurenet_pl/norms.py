@@ -24,35 +24,37 @@ class GradientNorms:
     def __init__(self, optimizer: Optimizer, owner: Mapping[nn.Parameter, str]) -> None:
         self._optimizer = optimizer
         self._owner = owner
-        self._rows: list[tuple[str, int, float, float, float]] | None = None
+        self._rows: dict[str, list[tuple[int, Norms]]] | None = None
 
     def __call__(self, component: Component, skip_1d: bool) -> Norms:
         """The norms of a component, with or without its tensors of one dimension."""
         if self._rows is None:
             self._rows = self._measure()
-        rows = [row[2:] for row in self._rows if row[0] == component.name and (row[1] > 1 or not skip_1d)]
+        rows = [norms for ndim, norms in self._rows.get(component.name, ()) if ndim > 1 or not skip_1d]
         return Norms(*(math.hypot(*column) for column in zip(*rows, strict=True))) if rows else Norms(0.0, 0.0, 0.0)
 
     @torch.no_grad()
-    def _measure(self) -> list[tuple[str, int, float, float, float]]:
-        tensors = [
-            (tensor, tensor.grad, coupled_weight_decay(self._optimizer, group))
+    def _measure(self) -> dict[str, list[tuple[int, Norms]]]:
+        """Number of dimensions and norms of each tensor, by component."""
+        found = [
+            (weight, coupled_weight_decay(self._optimizer, group))
             for group in self._optimizer.param_groups
-            for tensor in group["params"]
-            if tensor.grad is not None and tensor in self._owner
+            for weight in group["params"]
+            if weight.grad is not None and weight in self._owner
         ]
-        if not tensors:
-            return []
-        weights = torch._foreach_norm([weight.detach() for weight, _, _ in tensors])
-        grads = torch._foreach_norm([_dense(grad) for _, grad, _ in tensors])
+        if not found:
+            return {}
+        weights = torch._foreach_norm([weight.detach() for weight, _ in found])
+        grads = torch._foreach_norm([_dense(weight.grad) for weight, _ in found])
         device = weights[0].device
-        both = torch.stack([norm.to(device, torch.float64) for norm in (*weights, *grads)]).tolist()
-        return [
-            (self._owner[weight], weight.ndim, weight_norm, grad_norm, decay * weight_norm)
-            for (weight, _, decay), weight_norm, grad_norm in zip(
-                tensors, both[: len(tensors)], both[len(tensors) :], strict=True
-            )
-        ]
+        numbers = torch.stack([norm.to(device, torch.float64) for norm in (*weights, *grads)]).tolist()
+        rows: dict[str, list[tuple[int, Norms]]] = {}
+        for (weight, decay), weight_norm, grad_norm in zip(
+            found, numbers[: len(found)], numbers[len(found) :], strict=True
+        ):
+            norms = Norms(weight_norm, grad_norm, decay * weight_norm)
+            rows.setdefault(self._owner[weight], []).append((weight.ndim, norms))
+        return rows
 
 
 def coupled_weight_decay(optimizer: Optimizer, group: Mapping[str, Any]) -> float:

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from torch.optim import Optimizer
 
 from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
@@ -18,12 +19,14 @@ from structurenet_pl.events import Clock, Component
 
 @dataclass(frozen=True)
 class Rate:
-    """The learning rate of one component, and what it is made of.
+    """The learning rate of one param group, and what it is made of.
 
     Args:
-        component: The component.
-        age: How long it has been able to train.
-        parameters: Number of its parameters in the optimizer.
+        component: The component that the group belongs to.
+        group: Name of the group: the component's, or with what sets it apart from the component's other groups.
+        leads: Whether it speaks for the component: its first group, if possible one with tensors of several dimensions.
+        age: How long the component has been able to train.
+        parameters: Number of parameters in the group.
         base_lr: What optimizer and scheduler alone would give.
         factors: What each callback multiplies it by.
         lr: The effective lr, as it stands in the optimizer.
@@ -32,6 +35,8 @@ class Rate:
     """
 
     component: Component
+    group: str
+    leads: bool
     age: Clock
     parameters: int
     base_lr: float
@@ -42,9 +47,7 @@ class Rate:
 
 
 def rates(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -> list[Rate]:
-    """The learning rates of all components in order of depth.
-
-    A component with several param groups is represented by its first, see ``LRFactor.skip_1d``.
+    """The learning rates of all param groups, by component in order of depth.
 
     Args:
         trainer: A Trainer in a fit or after it.
@@ -68,23 +71,23 @@ def rates(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -> li
         names = [name for name, _, _ in decay.strata] if decay else []
         for optimizer in driver.boards if optimizers is None else optimizers:
             board = driver.boards[optimizer]
-            slot = board.leading(component.name)
-            if slot is None:
-                continue
-            mine = {slot.name for slot in board.slots.values() if slot.component == component.name}
-            own = [group for group in optimizer.param_groups if group.get("name") in mine]
-            found.append(
+            sizes = {group.get("name"): sum(map(Tensor.numel, group["params"])) for group in optimizer.param_groups}
+            found += [
                 Rate(
                     component,
+                    slot.name,
+                    slot == board.leading(component.name),
                     now.age(component),
-                    sum(tensor.numel() for group in own for tensor in group["params"]),
+                    sizes[slot.name],
                     board.base(slot.name),
                     board.factors(slot.name),
                     board.lr(slot.name),
                     stratum,
                     names.index(stratum) if stratum in names else None,
                 )
-            )
+                for slot in board.slots.values()
+                if slot.component == component.name
+            ]
     return found
 
 
@@ -101,14 +104,14 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[Rate]:
     found = rates(trainer)
     labels = list(dict.fromkeys(label for rate in found for label in rate.factors))
     table = Table(title=f"Learning rates at step {trainer.global_step}, epoch {trainer.current_epoch}", box=SIMPLE)
-    for heading in ("component", "role", "stratum"):
+    for heading in ("component, group", "role", "stratum"):
         table.add_column(heading, no_wrap=True)
     words = [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", label) for label in labels]
     for heading in ("depth", "age\n(epochs)", "params", "base lr", *words, "effective\nlr"):
         table.add_column(heading, justify="right", no_wrap=True)
     for rate in found:
         table.add_row(
-            rate.component.name,
+            rate.group,
             rate.component.role or "",
             rate.stratum or "",
             str(rate.component.depth),

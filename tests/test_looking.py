@@ -10,7 +10,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers import LRTrace, Net, Plain, example_factors, fit
-from structurenet_pl import GrowEvery, SedimentaryDecay, StrataMonitor, Warmup, explain, plot_strata
+from structurenet_pl import GrowEvery, LARSScaler, SedimentaryDecay, StrataMonitor, Warmup, explain, plot_strata
 
 GROWING = [GrowEvery("add_patch", 1, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 2, limit=1)]
 
@@ -74,6 +74,17 @@ def test_explain_gives_the_product_as_data_and_table():
         (line,) = [line for line in lines if line.split() and line.split()[0] == rate.component.name]
         assert line.split()[-1] == f"{rate.lr:.3g}"
         assert line.split()[1] == rate.component.role
+
+
+def test_groups_of_a_component_are_told_apart():
+    trainer = fit(Plain(), [LARSScaler(0.1)], epochs=1)
+    rates = explain(trainer, Console(file=io.StringIO()))
+    assert [(rate.group, rate.leads) for rate in rates] == [
+        *[("body.0", True), ("body.0/1d", False), ("body.3", True), ("body.3/1d", False)],
+        *[("body.4/1d", True), ("head", True), ("head/1d", False)],
+    ]
+    assert {rate.lr for rate in rates if rate.group.endswith("/1d")} == {0.1}
+    assert 0.1 not in {rate.lr for rate in rates if not rate.group.endswith("/1d")}
 
 
 def test_two_factors_of_a_class_are_told_apart():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from structurenet_pl.driver import Driven
-from structurenet_pl.events import Component, Moment, listed
+from structurenet_pl.events import Component, Moment, Unit, listed
 
 
 class LRFactor(Driven, ABC):
@@ -43,6 +43,8 @@ class LRFactor(Driven, ABC):
     basis: str | None = None
     """What it goes by, such as ``"age"``. If it says so, it is reported when another factor goes by the same on a
     component, and when its factor was 1 all through a run."""
+    unit: Unit = "step"
+    """The finest unit of time that the factor depends on: it is evaluated when that has moved, or the structure has."""
     where: str | Sequence[str] | None = None
 
     def __init__(self, where: str | Sequence[str] | None = None) -> None:

@@ -38,6 +38,8 @@ class DensityScaler(LRFactor):
         Seed document, strategy 11.
     """
 
+    unit = "epoch"
+
     def __init__(
         self,
         sparse_below: float = 0.02,

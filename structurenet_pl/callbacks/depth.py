@@ -38,6 +38,7 @@ class DepthDecay(LRFactor):
     """
 
     basis = "depth"
+    unit = "generation"
 
     def __init__(
         self,

@@ -45,7 +45,8 @@ class StrataMonitor(Driven):
         """The lrs of this step stand in the optimizer: the driver comes first among the callbacks."""
         if not self._due:
             return
-        row = {tag: value for rate in rates(trainer, [optimizer]) for tag, value in _scalars(rate).items()}
+        found = [rate for rate in rates(trainer, [optimizer]) if rate.leads]
+        row = {tag: value for rate in found for tag, value in _scalars(rate).items()}
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
 

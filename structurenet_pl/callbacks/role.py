@@ -37,6 +37,7 @@ class RoleLR(LRFactor):
     """
 
     basis = "role"
+    unit = "generation"
 
     def __init__(
         self,
