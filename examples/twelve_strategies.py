@@ -203,7 +203,7 @@ def learning_rates(section: Section, data: DataLoader) -> list[tuple[str, str, f
     return [
         (rate.component.name, rate.component.role or "", seed[rate.component.name], rate.lr)
         for rate in rates(trainer)
-        if rate.component.name in seed
+        if rate.leads and rate.component.name in seed
     ]
 
 
