@@ -34,7 +34,7 @@ from structurenet_pl import (
     growth,
     recommended,
 )
-from structurenet_pl.report import rates
+from structurenet_pl.report import group_lrs
 
 BASE_LR = 1e-3
 
@@ -201,9 +201,9 @@ def learning_rates(section: Section, data: DataLoader) -> list[tuple[str, str, f
     trainer.fit(net, data)
     seed = section.seed(net) if callable(section.seed) else section.seed
     return [
-        (rate.component.name, rate.component.role or "", seed[rate.component.name], rate.lr)
-        for rate in rates(trainer)
-        if rate.leads and rate.component.name in seed
+        (entry.component.name, entry.component.role or "", seed[entry.component.name], entry.lr)
+        for entry in group_lrs(trainer)
+        if entry.leads and entry.component.name in seed
     ]
 
 

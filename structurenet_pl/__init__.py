@@ -18,7 +18,7 @@ from structurenet_pl.growable import GrowableModule, GrowthMixin
 from structurenet_pl.methods import growth
 from structurenet_pl.plots import plot_strata
 from structurenet_pl.presets import recommended
-from structurenet_pl.report import explain
+from structurenet_pl.report import GroupLR, explain
 
 __all__ = [
     "AgeDecay",
@@ -27,6 +27,7 @@ __all__ = [
     "Components",
     "DensityScaler",
     "DepthDecay",
+    "GroupLR",
     "GrowEvery",
     "GrowableModule",
     "GrowthEvent",

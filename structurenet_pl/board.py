@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from structurenet_pl.surgery.param_groups import Slot
+from structurenet_pl.surgery.schedulers import own
 
 STEPS = ("step", "step_update")  # step_update is timm's
 
@@ -34,7 +35,7 @@ class Board:
         self._product: dict[str, float] = {}
         self._base: dict[str, float | Tensor] = {}
         self._seen: dict[str, tuple[float | Tensor, int]] = {}
-        self._depth = 0
+        self._nesting = 0
         self._stale = False
         self._warned = False
         self._hooks = [
@@ -74,12 +75,14 @@ class Board:
 
     def lr(self, name: str) -> float:
         """The effective lr of a group."""
-        return float(self._group(name)["lr"])
+        return next(float(group["lr"]) for group in self._groups() if group["name"] == name)
 
-    def leading(self, component: str) -> Slot | None:
-        """The group that speaks for a component: its first, if possible one with tensors of several dimensions."""
-        own = [slot for slot in self.slots.values() if slot.component == component]
-        return min(own, key=lambda slot: slot.is_1d, default=None)
+    def leading(self) -> dict[str, str]:
+        """Component -> the group that speaks for it: its first, if possible one with tensors of several dimensions."""
+        found: dict[str, str] = {}
+        for slot in sorted(self.slots.values(), key=lambda slot: slot.is_1d):
+            found.setdefault(slot.component, slot.name)
+        return found
 
     def refresh(self, factors: Mapping[str, Mapping[str, float]]) -> None:
         """Set every effective lr from its base and the factors.
@@ -119,16 +122,16 @@ class Board:
     @contextmanager
     def base_lrs(self) -> Iterator[None]:
         """Within, the groups hold base lrs; what they hold at the end is the new base."""
-        if self._depth == 0:
+        if self._nesting == 0:
             self._adopt()
             for group in self._groups():
                 self._write(group, self._base[group["name"]])
-        self._depth += 1
+        self._nesting += 1
         try:
             yield
         finally:
-            self._depth -= 1
-            if self._depth == 0:
+            self._nesting -= 1
+            if self._nesting == 0:
                 self._read_base()
                 self._write_effective()
 
@@ -137,12 +140,9 @@ class Board:
         groups = self.optimizer.param_groups
         return (group for group in groups if group.get("name") in self.slots and group.get("lr") is not None)
 
-    def _group(self, name: str) -> dict[str, Any]:
-        return next(group for group in self._groups() if group["name"] == name)
-
     def _adopt(self) -> None:
         """Take as base what somebody else has written."""
-        if self._depth:
+        if self._nesting:
             return
         for group in self._groups():
             name = group["name"]
@@ -156,12 +156,12 @@ class Board:
                     "the new base lr, and the factors multiply it. If it was meant to change what stood there "
                     "(`group['lr'] *= ...`), write an LRFactor instead."
                 )
-            self._base[name] = _own(group["lr"])
+            self._base[name] = own(group["lr"])
             self._seen[name] = _stamp(group["lr"])
 
     def _read_base(self) -> None:
         for group in self._groups():
-            self._base[group["name"]] = _own(group["lr"])
+            self._base[group["name"]] = own(group["lr"])
 
     def _write_effective(self) -> None:
         self._stale = False
@@ -178,7 +178,7 @@ class Board:
     def _save_base(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         self._adopt()
         groups = [
-            {**group, "lr": _own(self._base.get(group.get("name"), group["lr"]))} for group in state["param_groups"]
+            {**group, "lr": own(self._base.get(group.get("name"), group["lr"]))} for group in state["param_groups"]
         ]
         return {**state, "param_groups": groups}
 
@@ -209,7 +209,7 @@ def _rebuild(kind: Any, state: dict[str, Any]) -> Any:
 
 def _stamp(lr: float | Tensor) -> tuple[float | Tensor, int]:
     """What tells whether an lr has been written since."""
-    return _own(lr), lr._version if isinstance(lr, Tensor) else 0
+    return own(lr), lr._version if isinstance(lr, Tensor) else 0
 
 
 def _untouched(lr: float | Tensor, stamp: tuple[float | Tensor, int] | None) -> bool:
@@ -217,10 +217,6 @@ def _untouched(lr: float | Tensor, stamp: tuple[float | Tensor, int] | None) -> 
     if stamp is None:
         return False
     return (isinstance(lr, Tensor) and lr._version == stamp[1]) or bool(lr == stamp[0])
-
-
-def _own(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
 
 
 _BOARDS: WeakKeyDictionary[Optimizer, Board] = WeakKeyDictionary()

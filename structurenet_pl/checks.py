@@ -1,10 +1,10 @@
 """What cannot work is refused before the first step, what has no effect is said."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 from torch.optim import LBFGS, Optimizer, Rprop
 
@@ -13,7 +13,7 @@ from structurenet_pl.events import Component
 
 
 def check_optimizers(
-    optimizers: Iterable[Optimizer], structure: Structure, factors: Iterable[str], reads_gradients: bool
+    optimizers: Iterable[Optimizer], structure: Structure, factors: Iterable[str], need_gradients: bool
 ) -> None:
     """Refuse optimizers that cannot give each component an lr of its own.
 
@@ -21,7 +21,7 @@ def check_optimizers(
         optimizers: Those of the Trainer, not yet split.
         structure: The components they are to be split by.
         factors: Names of the factors that are to act on them.
-        reads_gradients: Whether one of these reads gradients.
+        need_gradients: Whether one of these reads gradients.
 
     Raises:
         MisconfigurationException: If one takes a single param group only, has no lr, or ignores it.
@@ -30,7 +30,7 @@ def check_optimizers(
         kind = type(optimizer).__name__
         params = [tensor for group in optimizer.param_groups for tensor in group["params"]]
         components = {structure.owner[tensor] for tensor in params if tensor in structure.owner}
-        if isinstance(optimizer, LBFGS) and (len(components) > 1 or reads_gradients):
+        if isinstance(optimizer, LBFGS) and (len(components) > 1 or need_gradients):
             raise MisconfigurationException(
                 f"{kind} takes one param group only and reads its lr before there are gradients, but the lr depends on "
                 f"the component, and there are {len(components)}: {sorted(components)}, or on gradients. Use an "
@@ -45,19 +45,30 @@ def check_optimizers(
             )
 
 
-def tell_about_parameters(structure: Structure, optimizers: Iterable[Optimizer]) -> None:
-    """Say who owns a shared parameter, and what no optimizer trains."""
+def tell_about_tied(structure: Structure) -> None:
+    """Say who owns a parameter that components share."""
     for name, owner in structure.tied.items():
         rank_zero_warn(
             f"parameter {name!r} is shared between components: {owner!r} owns it, being defined first, and its "
             "lr counts"
         )
+
+
+def left_out(structure: Structure, optimizers: Iterable[Optimizer]) -> list[str]:
+    """Names of the parameters that could be trained but stand in no optimizer."""
     held = {tensor for optimizer in optimizers for group in optimizer.param_groups for tensor in group["params"]}
-    left_out = sorted(
+    return sorted(
         name for tensor, name in structure.parameter_names.items() if tensor.requires_grad and tensor not in held
     )
-    if left_out:
-        rank_zero_info(f"structurenet_pl: in no optimizer, and so never trained: {left_out}")
+
+
+def warn_left_out(now: Sequence[str], before: Sequence[str]) -> None:
+    """Warn of parameters that came into the module past all growth methods."""
+    if added := [name for name in now if name not in before]:
+        rank_zero_warn(
+            f"parameters {added} were added during the fit and stand in no optimizer, so they were not trained: add "
+            "them in a method marked with @growth()"
+        )
 
 
 def warn_unmatched(module: nn.Module, patterns: Mapping[str, str]) -> None:
@@ -95,17 +106,24 @@ def warn_without_effect(labels: Iterable[str]) -> None:
         )
 
 
-def warn_idle(where: Mapping[str, Iterable[str]], structure: Structure) -> None:
-    """Warn of factors that act on no component.
+def warn_acts_on_nothing(where: Mapping[str, Sequence[str]], structure: Structure) -> list[str]:
+    """Warn of patterns in ``where`` that fit no component.
 
     Args:
         where: What each factor is limited to.
         structure: The components.
+
+    Returns:
+        The factors that act on nothing at all.
     """
+    nowhere = []
     for label, patterns in where.items():
-        for pattern in patterns:
-            if not any(component.matches(pattern) for component in structure.spine):
-                rank_zero_warn(
-                    f"{label}(where={pattern!r}) acts on nothing: it is neither role nor name pattern of any of the "
-                    f"components {[(component.name, component.role) for component in structure.spine]}"
-                )
+        idle = [pattern for pattern in patterns if not any(part.matches(pattern) for part in structure.spine)]
+        for pattern in idle:
+            rank_zero_warn(
+                f"{label}(where={pattern!r}) acts on nothing: it is neither role nor name pattern of any of the "
+                f"components {[(component.name, component.role) for component in structure.spine]}"
+            )
+        if idle and len(idle) == len(patterns):
+            nowhere.append(label)
+    return nowhere

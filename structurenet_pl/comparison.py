@@ -62,6 +62,11 @@ def compare(
         moved={name: path for name, path in paths.items() if path != roots[name].path}
         | {name: path for name, path in born.items() if path != name},
     )
+    if not event.born and not event.moved:
+        raise ValueError(
+            f"growth method {method.name!r} added no parameters: put new modules where torch finds them (in an "
+            "nn.ModuleList, not a list), or call it when there is something to add"
+        )
     spine = build(module, refine(module, with_event(roots, event), patterns)).spine
     return replace(event, adjacent=_neighbours(request, event, spine))
 
@@ -117,8 +122,8 @@ def _locate(request: GrowthRequest, before: Structure, parts: Mapping[str, Part]
     elif isinstance(where, int) and not isinstance(where, bool):
         n = 1 + max((component.depth for component in before.spine), default=-1)
         depth = where if where >= 0 else n + where
-        if depth < 0:
-            raise ValueError(f"depth {where} counts back past the input of a network with {n} depths")
+        if not 0 <= depth <= n:
+            raise ValueError(f"depth {where} is outside a network of {n} depths, which takes {-n} to {n}")
     else:
         raise TypeError(f"depth must be a whole number or the name of a component, got {where!r}")
     at_depth = [name for name, part in parts.items() if part.depth is None and before.components[name].depth == depth]

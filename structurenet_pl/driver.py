@@ -13,9 +13,11 @@ from torch.optim import Optimizer
 from structurenet_pl.boards import Boards
 from structurenet_pl.checks import (
     check_optimizers,
+    left_out,
     shared_basis,
-    tell_about_parameters,
-    warn_idle,
+    tell_about_tied,
+    warn_acts_on_nothing,
+    warn_left_out,
     warn_unmatched,
     warn_without_effect,
 )
@@ -23,7 +25,16 @@ from structurenet_pl.components import Structure, first_wins
 from structurenet_pl.density import Densities
 from structurenet_pl.events import Clock, Component, Moment, no_density
 from structurenet_pl.factors import Factor, Factors
-from structurenet_pl.growing import Growing, follow, growing, growth_log, redate_log, structure_of
+from structurenet_pl.growing import (
+    Growing,
+    all_patterns,
+    follow,
+    growing,
+    growth_log,
+    redate_log,
+    remember_patterns,
+    structure_of,
+)
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
@@ -70,12 +81,14 @@ class Driver(Callback):
         self.factors = Factors()
         self.boards = Boards(None)
         self.structure = Structure({}, {}, {})
-        self._trainer: Trainer = None
+        self._trainer: Trainer = None  # in a fit only
         self._resumed: dict[str, Any] | None = None
         self._waiting: list[GrowthRequest] = []
         self._in_batch = False
         self._epoch_over = False
         self._step_before = 0
+        self._left_out: list[str] = []
+        self._unused: list[str] = []
         self._density: Callable[[Component], float | None] = no_density
 
     @staticmethod
@@ -138,12 +151,15 @@ class Driver(Callback):
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
         self._find_structure(trainer, pl_module)
         self.boards.take_over()
-        check_optimizers(trainer.optimizers, self.structure, self.factors, self.factors.read_gradients)
-        tell_about_parameters(self.structure, trainer.optimizers)
+        check_optimizers(trainer.optimizers, self.structure, self.factors, self.factors.need_gradients)
+        tell_about_tied(self.structure)
+        self._left_out = left_out(self.structure, trainer.optimizers)
+        if self._left_out:
+            rank_zero_info(f"structurenet_pl: in no optimizer, and so never trained: {self._left_out}")
         for sentence in self.notes:
             rank_zero_info(f"structurenet_pl: {sentence}")
-        if not isinstance(pl_module, Growing):
-            self._tell_idle(trainer, pl_module)
+        if not isinstance(pl_module, Growing):  # in one that grows, what is meant may be yet unborn
+            self._unused = self._tell_unused(trainer, pl_module)
 
         saved = (resumed or {}).get(CHECKPOINT_KEY, {})
         if "groups" in saved:
@@ -198,8 +214,10 @@ class Driver(Callback):
         self._in_batch = self._epoch_over = False
         self._refresh(trainer)
         if isinstance(pl_module, Growing):
-            self._tell_idle(trainer, pl_module)
-        warn_without_effect(self.factors.without_effect)
+            self._unused = self._tell_unused(trainer, pl_module)
+            warn_left_out(left_out(structure_of(pl_module), trainer.optimizers), self._left_out)
+        if not trainer.fast_dev_run:
+            warn_without_effect(label for label in self.factors.without_effect if label not in self._unused)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """From here on growth concerns the module alone."""
@@ -221,15 +239,17 @@ class Driver(Callback):
             checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
 
     def _find_structure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.structure = structure_of(pl_module, _patterns(trainer))
+        patterns = _patterns(trainer)
+        if isinstance(pl_module, Growing):
+            remember_patterns(pl_module, patterns)
+        self.structure = structure_of(pl_module, patterns)
         self.factors.look_at(self.structure.spine)
         self._density = Densities(pl_module, self.structure)
 
-    def _tell_idle(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn of patterns without effect; of a module that grows only at the end, since their part may be unborn."""
-        own = pl_module.configure_components() if isinstance(pl_module, Growing) else {}
-        warn_unmatched(pl_module, first_wins(_patterns(trainer), own))
-        warn_idle(self.factors.where, self.structure)
+    def _tell_unused(self, trainer: Trainer, pl_module: LightningModule) -> list[str]:
+        """Warn of patterns that match nothing; give the factors that therefore act on nothing."""
+        warn_unmatched(pl_module, all_patterns(pl_module) if isinstance(pl_module, Growing) else _patterns(trainer))
+        return warn_acts_on_nothing(self.factors.where, self.structure)
 
     def _refresh(self, trainer: Trainer, with_gradients: Optimizer | None = None) -> None:
         """Bring every lr to what it should be now."""
@@ -240,7 +260,7 @@ class Driver(Callback):
             changed = True
         for optimizer, board in self.boards.items():
             factors = self.factors.known(board.slots.values()) if changed else {}
-            if optimizer is with_gradients and self.factors.read_gradients:
+            if optimizer is with_gradients and self.factors.need_gradients:
                 measured = replace(moment, norms=GradientNorms(optimizer, self.structure.owner))
                 board.refresh(factors)
                 factors = self.factors.measured(board.slots.values(), measured)

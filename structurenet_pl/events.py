@@ -1,4 +1,4 @@
-"""Frozen data: when it is, what a network is made of, how it grew. Standard library only."""
+"""Frozen data, and the few functions on it: time, components, growth events. Standard library only."""
 
 import dataclasses
 import fnmatch
@@ -22,7 +22,7 @@ class Clock:
 
     Args:
         step: Optimizer steps, ``trainer.global_step``.
-        epoch: Epochs, ``trainer.current_epoch``.
+        epoch: Epochs, ``trainer.current_epoch``; for what grows after the last batch of an epoch, the next one.
         generation: Growth events so far.
     """
 
@@ -30,11 +30,15 @@ class Clock:
     epoch: int = 0
     generation: int = 0
 
-    def counted_in(self, unit: Unit) -> "Clock":
+    def count(self, unit: Unit) -> int:
+        """The time in one unit."""
+        return {"step": self.step, "epoch": self.epoch, "generation": self.generation}[unit]
+
+    def truncated_to(self, unit: Unit) -> "Clock":
         """The clock without what is finer than the unit.
 
         Example:
-            >>> Clock(step=70, epoch=7, generation=1).counted_in("epoch")
+            >>> Clock(step=70, epoch=7, generation=1).truncated_to("epoch")
             Clock(step=0, epoch=7, generation=1)
         """
         return Clock(

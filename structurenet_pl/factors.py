@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from structurenet_pl.events import Clock, Component, Moment, Unit, listed
+from structurenet_pl.events import Clock, Component, Moment, Unit, check_unit, listed
 from structurenet_pl.surgery.param_groups import Slot
 
 
@@ -33,6 +33,8 @@ class Factors(dict[str, Factor]):
     """
 
     def __init__(self, factors: Sequence[Factor] = ()) -> None:
+        for factor in factors:
+            check_unit(factor.unit)
         names = [type(factor).__name__ for factor in factors]
         for index, (name, factor) in enumerate(zip(names, factors, strict=True)):
             number = "" if names.count(name) == 1 else f"_{names[: index + 1].count(name)}"
@@ -48,7 +50,7 @@ class Factors(dict[str, Factor]):
         return any(factor.skip_1d for factor in self.values())
 
     @property
-    def read_gradients(self) -> bool:
+    def need_gradients(self) -> bool:
         """Whether one of them can only be known after backward."""
         return any(factor.needs_gradients for factor in self.values())
 
@@ -81,7 +83,7 @@ class Factors(dict[str, Factor]):
         """Evaluate the factors that need no gradients, each when its unit of time moves; tell if any changed."""
         changed = False
         for label, factor in self.items():
-            time = now.clock.counted_in(factor.unit)
+            time = now.clock.truncated_to(factor.unit)
             if not factor.needs_gradients and self._times.get(label) != time:
                 values = self._evaluate(label, now)
                 changed |= self._values.get(label) != values

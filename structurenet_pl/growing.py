@@ -47,7 +47,7 @@ class Growing(nn.Module):
         """The components by name, in order of depth."""
         return structure_of(self).components
 
-    def _ask(self, request: GrowthRequest) -> Any:
+    def request_growth(self, request: GrowthRequest) -> Any:
         """Grow: as a part of the growth under way, or when the follower finds it safe, or now."""
         if self._grows:
             return request.method.function(self, **request.arguments)
@@ -89,13 +89,21 @@ def structure_of(module: nn.Module, patterns: Mapping[str, str] | None = None) -
 
     Args:
         module: Any module; the log of a growable one is taken into account.
-        patterns: Name pattern -> role, given from outside; a growable module remembers it.
+        patterns: Name pattern -> role for a module that cannot grow; one that can knows its own.
     """
-    if not isinstance(module, Growing):
-        return build(module, refine(module, founding_roots(module), patterns or {}))
-    if patterns is not None:
-        module._outer_patterns = dict(patterns)
-    return build(module, refine(module, _roots(module), _patterns(module)))
+    if isinstance(module, Growing):
+        return build(module, refine(module, _roots(module), all_patterns(module)))
+    return build(module, refine(module, founding_roots(module), patterns or {}))
+
+
+def remember_patterns(module: Growing, patterns: Mapping[str, str]) -> None:
+    """Give roles from outside the class; they go before the module's own."""
+    module._outer_patterns = dict(patterns)
+
+
+def all_patterns(module: Growing) -> dict[str, str]:
+    """Name pattern -> role, from outside and of the module itself."""
+    return first_wins(module._outer_patterns, module.configure_components())
 
 
 def growth_log(module: nn.Module) -> tuple[GrowthEvent, ...]:
@@ -136,7 +144,7 @@ def growing(module: Growing, request: GrowthRequest, clock: Clock) -> Iterator[t
         with torch.inference_mode(False), torch.enable_grad():
             result = request.method.function(module, **request.arguments)
             numbered = replace(clock, generation=len(module.growth_log) + 1)
-            event = compare(module, before, shapes, _roots(module), _patterns(module), request, numbered)
+            event = compare(module, before, shapes, _roots(module), all_patterns(module), request, numbered)
         module.growth_log = (*module.growth_log, event)
         module._grows = False
         yield event, result
@@ -181,10 +189,6 @@ def redate_log(module: Growing) -> None:
     )
 
 
-def _patterns(module: Growing) -> dict[str, str]:
-    return first_wins(module._outer_patterns, module.configure_components())
-
-
 def _roots(module: Growing) -> dict[str, Part]:
     """The components by structure and growth."""
     founders = module._founders
@@ -207,29 +211,28 @@ def _snapshot(module: nn.Module) -> Callable[[], None]:
     return undo
 
 
-def _content(value: Any) -> Any:
-    """What a container holds, and what the containers in it hold."""
+def _content(value: Any) -> list[tuple[Any, Any, Any]] | None:
+    """Key, item and content of what a container holds, down to the innermost; None for anything else."""
     if isinstance(value, dict):
-        return {key: (item, _content(item)) for key, item in value.items()}
+        return [(key, item, _content(item)) for key, item in value.items()]
     if isinstance(value, list | set):
-        return [(item, _content(item)) for item in value]
+        return [(None, item, _content(item)) for item in value]
     return None
 
 
-def _put_back(value: Any, content: Any) -> None:
+def _put_back(value: Any, content: list[tuple[Any, Any, Any]] | None) -> None:
     """Give a container and the containers in it what they held."""
     if content is None:
         return
-    value.clear()
-    for entry in content:
-        item, inner = content[entry] if isinstance(value, dict) else entry
+    for _, item, inner in content:
         _put_back(item, inner)
-        if isinstance(value, dict):
-            value[entry] = item
-        elif isinstance(value, list):
-            value.append(item)
-        else:
-            value.add(item)
+    value.clear()
+    if isinstance(value, dict):
+        value.update({key: item for key, item, _ in content})
+    elif isinstance(value, list):
+        value.extend(item for _, item, _ in content)
+    else:
+        value.update(item for _, item, _ in content)
 
 
 def _describe(event: GrowthEvent) -> str:

@@ -43,7 +43,15 @@ class GrowthMethod:
 
     def __call__(self, module: Any, *args: Any, **kwargs: Any) -> Any:
         """Ask the module to grow."""
-        return module._ask(GrowthRequest(self, self.bind(module, *args, **kwargs)))
+        request = GrowthRequest(self, self.bind(module, *args, **kwargs))
+        try:
+            request_growth = module.request_growth
+        except AttributeError:
+            raise TypeError(
+                f"{type(module).__name__}.{self.name} is marked with @growth(), but the class cannot grow: derive it "
+                "from GrowableModule, or put GrowthMixin in front of its bases"
+            ) from None
+        return request_growth(request)
 
     def bind(self, module: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The arguments by name, with defaults, as they are stored.
@@ -51,7 +59,10 @@ class GrowthMethod:
         Raises:
             TypeError: If they do not fit the method, or one is not a plain value.
         """
-        bound = self.signature.bind(module, *args, **kwargs)
+        try:
+            bound = self.signature.bind(module, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"growth method {self.name!r} with arguments {self.signature}: {error}") from None
         bound.apply_defaults()
         _, *given = bound.arguments.items()
         return {name: _plain(value, f"{self.name}({name}=...)") for name, value in given}
@@ -66,6 +77,8 @@ class GrowthRequest:
 
 
 def growth(
+    function: None = None,
+    /,
     *,
     role: str | None = None,
     depth: str | int | None = None,
@@ -79,6 +92,7 @@ def growth(
     accumulated batches) it waits for the next safe one and returns None.
 
     Args:
+        function: Nothing: it stands here to say so when the parentheses are forgotten.
         role: Role of what is born.
         depth: Where it is born: the name of the argument that says so (a depth, negative from the output, or the name
             of a component), a number, or None to infer it from the order of definition.
@@ -87,8 +101,10 @@ def growth(
             those whose depth differs by at most 1.
 
     Raises:
-        TypeError: If ``depth`` or ``adjacent`` names no argument, or the method takes ``*args`` or ``**kwargs``; when
-            called, if an argument is not a plain value (it is stored, and replayed on resume).
+        TypeError: If the parentheses are forgotten, ``depth`` or ``adjacent`` names no argument, or the method takes
+            ``*args`` or ``**kwargs``; when called, if an argument is not a plain value (it is stored, and replayed on
+            resume) or the class cannot grow.
+        ValueError: When called, if nothing has been added, or the depth is outside the network.
 
     Example:
         >>> from structurenet_pl import GrowableModule, growth
@@ -105,6 +121,8 @@ def growth(
         >>> net.components["patches.0"]
         Component(name='patches.0', role='patch', depth=0, born=Clock(step=0, epoch=0, generation=1))
     """
+    if function is not None:
+        raise TypeError("write @growth() with parentheses, or @growth(role=...)")
     return lambda function: GrowthMethod(function, role, depth, like, adjacent)
 
 

@@ -21,11 +21,17 @@ def plot_strata(log_dir: str | Path, growth_log: Iterable[GrowthEvent] = ()) -> 
 
     Returns:
         A figure: x the step, y the effective lr, from blue for the oldest component to red for the youngest. A
-        learning rate of 0 is not drawn, the axis being logarithmic.
+        learning rate of 0 is not drawn, the axis being logarithmic; older components are drawn broader, so that they
+        can be seen behind younger ones.
 
     Raises:
         ModuleNotFoundError: If matplotlib or tensorboard is missing.
-        ValueError: If the directory holds no learning rates of components.
+        ValueError: If there is no such directory, or it holds no learning rates of components.
+
+    Example:
+        >>> plot_strata("logs/run").savefig("strata.png")
+        Traceback (most recent call last):
+        ValueError: logs/run is no directory: give the log_dir of the run's TensorBoardLogger
     """
     try:
         from matplotlib import colormaps
@@ -34,6 +40,8 @@ def plot_strata(log_dir: str | Path, growth_log: Iterable[GrowthEvent] = ()) -> 
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}; plot_strata needs pip install 'structurenet-pl[plots]'") from error
 
+    if not Path(log_dir).is_dir():
+        raise ValueError(f"{log_dir} is no directory: give the log_dir of the run's TensorBoardLogger")
     events = EventAccumulator(str(log_dir), size_guidance={"scalars": 0}).Reload()
     curves = {tag.removeprefix("lr/"): events.Scalars(tag) for tag in events.Tags()["scalars"] if tag.startswith("lr/")}
     if not curves:
@@ -46,7 +54,14 @@ def plot_strata(log_dir: str | Path, growth_log: Iterable[GrowthEvent] = ()) -> 
     colors = colormaps["turbo"].resampled(len(curves))
     for index, (component, points) in enumerate(by_birth):
         steps, values = [point.step for point in points], [point.value or float("nan") for point in points]
-        axes.plot(steps, values, drawstyle="steps-post", color=colors(index), linewidth=2, label=component)
+        axes.plot(
+            steps,
+            values,
+            drawstyle="steps-post",
+            color=colors(index),
+            linewidth=2 + 3 * (1 - index / len(curves)),
+            label=component,
+        )
     for event in growth_log:
         axes.axvline(event.clock.step, color="0.5", linestyle="--", linewidth=1)
         axes.annotate(

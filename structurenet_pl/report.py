@@ -9,7 +9,6 @@ from lightning.pytorch import Trainer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from torch.optim import Optimizer
 
 from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
@@ -18,7 +17,7 @@ from structurenet_pl.events import Clock, Component
 
 
 @dataclass(frozen=True)
-class Rate:
+class GroupLR:
     """The learning rate of one param group, and what it is made of.
 
     Args:
@@ -28,7 +27,7 @@ class Rate:
         age: How long the component has been able to train.
         parameters: Number of parameters in the group.
         base_lr: What optimizer and scheduler alone would give.
-        factors: What each callback multiplies it by.
+        factors: What each callback multiplies it by, by class name.
         lr: The effective lr, as it stands in the optimizer.
         stratum: Name of the stratum it has reached, None without :class:`~structurenet_pl.SedimentaryDecay`.
         stratum_number: Number of this stratum, from 0; None for a role with a factor of its own.
@@ -46,7 +45,7 @@ class Rate:
     stratum_number: int | None
 
 
-def rates(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -> list[Rate]:
+def group_lrs(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -> list[GroupLR]:
     """The learning rates of all param groups, by component in order of depth.
 
     Args:
@@ -64,68 +63,81 @@ def rates(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -> li
         )
     now = driver.moment(trainer)
     decays = [factor for factor in driver.factors.values() if isinstance(factor, SedimentaryDecay)]
+    order = {component.name: position for position, component in enumerate(now.spine)}
     found = []
-    for component in now.spine:
-        decay = next((decay for decay in decays if decay.acts_on(component)), None)
-        stratum = decay.stratum(component, now) if decay else None
-        names = [name for name, _, _ in decay.strata] if decay else []
-        for optimizer in driver.boards if optimizers is None else optimizers:
-            board = driver.boards[optimizer]
-            sizes = {group.get("name"): sum(map(Tensor.numel, group["params"])) for group in optimizer.param_groups}
-            found += [
-                Rate(
-                    component,
-                    slot.name,
-                    slot == board.leading(component.name),
-                    now.age(component),
-                    sizes[slot.name],
-                    board.base(slot.name),
-                    board.factors(slot.name),
-                    board.lr(slot.name),
-                    stratum,
-                    names.index(stratum) if stratum in names else None,
+    for optimizer in driver.boards if optimizers is None else optimizers:
+        board = driver.boards[optimizer]
+        leading = board.leading()
+        for group in optimizer.param_groups:
+            slot = board.slots.get(group.get("name", ""))
+            if slot is None or slot.component not in order:
+                continue
+            component = now.spine[order[slot.component]]
+            decay = next((decay for decay in decays if decay.acts_on(component)), None)
+            found.append(
+                GroupLR(
+                    component=component,
+                    group=slot.name,
+                    leads=leading[component.name] == slot.name,
+                    age=now.age(component),
+                    parameters=sum(tensor.numel() for tensor in group["params"]),
+                    base_lr=board.base(slot.name),
+                    factors=board.factors(slot.name),
+                    lr=float(group["lr"]),
+                    stratum=decay.stratum(component, now) if decay else None,
+                    stratum_number=decay.stratum_number(component, now) if decay else None,
                 )
-                for slot in board.slots.values()
-                if slot.component == component.name
-            ]
-    return found
+            )
+    return sorted(found, key=lambda entry: order[entry.component.name])
 
 
-def explain(trainer: Trainer, console: Console | None = None) -> list[Rate]:
+def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
     """Print a table that says why each learning rate is what it is, and return the same as data.
+
+    After a fit these are the learning rates that a next step would have; what was used at each step is in the log of
+    :class:`~structurenet_pl.StrataMonitor`.
 
     Args:
         trainer: A Trainer in a fit or after it.
-        console: Where to print, None for standard output.
+        console: Where to print, None for standard output. On a narrow one the table is as wide as it needs to be.
+
+    Returns:
+        An entry for each param group, with ``component``, ``group``, ``age``, ``parameters``, ``base_lr``, ``factors``,
+        ``lr`` and ``stratum``.
 
     Raises:
         ValueError: If no callback of this package has been at work in the Trainer.
     """
-    found = rates(trainer)
-    labels = list(dict.fromkeys(label for rate in found for label in rate.factors))
-    table = Table(title=f"Learning rates at step {trainer.global_step}, epoch {trainer.current_epoch}", box=SIMPLE)
-    for heading in ("component, group", "role", "stratum"):
-        table.add_column(heading, no_wrap=True)
+    found = group_lrs(trainer)
+    labels = list(dict.fromkeys(label for entry in found for label in entry.factors))
+    title = f"Learning rates of the next step, {trainer.global_step} (epoch {trainer.current_epoch})"
+    table = Table(title=title, box=SIMPLE)
     words = [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", label) for label in labels]
+    texts = {
+        "component, group": lambda entry: entry.group,
+        "role": lambda entry: entry.component.role or "",
+        "stratum": lambda entry: entry.stratum or "",
+    }
+    shown = {heading: text for heading, text in texts.items() if any(map(text, found))}
+    for heading in shown:
+        table.add_column(heading, no_wrap=True)
     for heading in ("depth", "age\n(epochs)", "params", "base lr", *words, "effective\nlr"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for rate in found:
+    for entry in found:
         table.add_row(
-            rate.group,
-            rate.component.role or "",
-            rate.stratum or "",
-            str(rate.component.depth),
-            str(rate.age.epoch),
-            f"{rate.parameters:,}",
-            f"{rate.base_lr:.3g}",
-            *(f"{rate.factors[label]:.3g}" if label in rate.factors else "" for label in labels),
-            f"{rate.lr:.3g}",
+            *(text(entry) for text in shown.values()),
+            str(entry.component.depth),
+            str(entry.age.epoch),
+            f"{entry.parameters:,}",
+            f"{entry.base_lr:.3g}",
+            *(f"{entry.factors[label]:.3g}" if label in entry.factors else "" for label in labels),
+            f"{entry.lr:.3g}",
         )
     console = console or Console()
-    if not console.is_terminal:  # a file is as wide as what is written to it
-        unlimited = console.options.update(max_width=10_000)
-        console.width = max(console.width, console.measure(table, options=unlimited).maximum)
+    before, unlimited = console.width, console.options.update(max_width=10_000)
+    console.width = max(before, console.measure(table, options=unlimited).maximum)
     console.print(table)
+    console.width = before
     for note in cast(Driver, Driver.of(trainer)).notes:
         console.print(note, soft_wrap=True)
     return found

@@ -85,11 +85,8 @@ class Net(GrowthMixin, Plain):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        head = self.head
-        del self.head
         self.patches = nn.ModuleList()
         self.necks = nn.ModuleList()
-        self.head = head
 
     def configure_components(self):
         return {"body.*": "scaffold", "head": "head"}
@@ -116,9 +113,6 @@ class LRTrace(Callback):
 
     def __init__(self):
         self.rows = []
-
-    def on_before_zero_grad(self, trainer, pl_module, optimizer):
-        pass
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         self.rows.append(

@@ -70,7 +70,12 @@ BAD = [
     (GrowEvery, {"growth": "add_neck", "every": 0}, "every must be a whole number >= 1, got 0"),
     (GrowEvery, {"growth": "add_neck", "every": 1, "limit": 0}, "limit must be a whole number >= 1"),
     (GrowEvery, {"growth": "add_neck", "every": 1, "unit": "generation"}, "unit must be one of epoch, step"),
-    (Components, {"roles": {}}, "roles must give a role"),
+    (Components, {"roles": ["body"]}, r"got \['body'\]"),
+    (SedimentaryDecay, {"strata": {0: 1.0}}, r"list of \(name, start age, factor\), got {0: 1.0}"),
+    (ProgressiveFreeze, {"phases": [("a", 0, 1.0)]}, r"list of \(name, start, early, late, split\)"),
+    (GrowEvery, {"growth": "add_neck", "every": 2.0}, "every must be a whole number >= 1, got 2.0"),
+    (GrowEvery, {"growth": "add_neck", "every": 1, "arguments": (0,)}, "arguments must be given by name"),
+    (Components, {"roles": {}}, "roles must map at least one pattern"),
 ]
 
 
@@ -163,12 +168,17 @@ class Negative(LRFactor):
         return -1.0 if now.clock.step else 1.0
 
 
+class Forgetful(LRFactor):
+    def factor(self, component, now):
+        """Returns nothing."""
+
+
 class Undefined(LRFactor):
     def factor(self, component, now):
         return float("nan")
 
 
-@pytest.mark.parametrize(("kind", "value"), [(Negative, "-1.0"), (Undefined, "nan")])
+@pytest.mark.parametrize(("kind", "value"), [(Negative, "-1.0"), (Undefined, "nan"), (Forgetful, "None")])
 def test_factor_that_is_no_factor(kind, value):
     with pytest.raises(ValueError, match=f"{kind.__name__} gave component 'body.0' the factor {value}"):
         fit(Plain(), [kind()])
@@ -227,3 +237,11 @@ def test_parameters_in_no_optimizer_are_reported(caplog):
     with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
         fit(Partial(), [Warmup(newborn_only=False)], epochs=1)
     assert "structurenet_pl: in no optimizer, and so never trained: ['head.bias', 'head.weight']" in caplog.messages
+
+
+def test_unknown_unit_of_a_factor_of_ones_own():
+    class Typo(Negative):
+        unit = "epochs"
+
+    with pytest.raises(ValueError, match="unit must be one of step, epoch, generation, got 'epochs'"):
+        fit(Plain(), [Typo()])

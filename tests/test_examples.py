@@ -59,5 +59,5 @@ def test_readme_code_runs(capsys):
     for block in blocks:
         exec(block, names)
     assert names["net"].growth_log[0].born == ("patches.0",)
-    assert len(names["net"].growth_log) == 3
+    assert len(names["net"].growth_log) == 2
     fit(Plain(), [names["CalmAfterGrowth"]()], epochs=1)

@@ -261,8 +261,10 @@ def test_depth_that_cannot_be():
     net = Stack()
     with pytest.raises(ValueError, match="none of the components"):
         net.add_beside("net.7")
-    with pytest.raises(ValueError, match="counts back past the input"):
+    with pytest.raises(ValueError, match="depth -3 is outside a network of 2 depths"):
         net.add_beside(-3)
+    with pytest.raises(ValueError, match="depth 99 is outside"):
+        net.add_beside(99)
     assert net.growth_log == ()
 
 
@@ -474,3 +476,47 @@ def test_neighbours_may_be_declared():
     with pytest.raises(ValueError, match=r"adjacent names \['tail'\]"):
         net.bridge(at=0, beside=["head", "tail"])
     assert len(net.growth_log) == 1
+
+
+def test_growth_that_adds_nothing_is_an_error():
+    class Forgetful(Stack):
+        @growth()
+        def grow(self):
+            self.plain_list = [nn.Linear(2, 2)]
+
+    net = Forgetful()
+    with pytest.raises(ValueError, match=r"'grow' added no parameters.*not a list"):
+        net.grow()
+    assert net.growth_log == ()
+    assert not hasattr(net, "plain_list")
+
+
+def test_decorator_says_what_it_needs():
+    with pytest.raises(TypeError, match=r"write @growth\(\) with parentheses"):
+
+        @growth
+        def grow(self):
+            """Unreachable."""
+
+    class Plainly(LightningModule):
+        @growth()
+        def grow(self):
+            """Unreachable."""
+
+    with pytest.raises(TypeError, match="but the class cannot grow: derive it from GrowableModule"):
+        Plainly().grow()
+
+
+def test_arguments_that_do_not_fit_are_named_with_the_method():
+    with pytest.raises(TypeError, match=r"growth method 'insert' with arguments \(self, at: int\): missing"):
+        Stack().insert()
+
+
+def test_parts_added_past_growth_methods_are_warned_of():
+    class Sly(Net):
+        def on_train_epoch_end(self):
+            if not len(self.necks):
+                self.necks.append(nn.Linear(8, 8))
+
+    with pytest.warns(UserWarning, match=r"'necks.0.weight'\] were added during the fit and stand in no optimizer"):
+        fit(Sly(), epochs=2)

@@ -94,7 +94,9 @@ def test_where_limits_it(kind):
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_needs_no_more_than_init_and_factor(kind):
     public = {name for name in vars(kind) if not name.startswith("_")}
-    assert public <= {"factor", "needs_gradients", "basis", "unit", "stratum"} | EXCEPTIONS.get(kind, set())
+    assert public <= {"factor", "needs_gradients", "basis", "unit", "stratum", "stratum_number"} | EXCEPTIONS.get(
+        kind, set()
+    )
 
 
 def trace(callbacks, **kwargs):
@@ -194,8 +196,8 @@ def test_factor_moves_with_its_unit_only(kind):
     """The driver evaluates it when this has moved, and only then."""
     factor = make(kind)
     for component, now in itertools.product(SPINE, moments()):
-        coarse = now.clock.counted_in(factor.unit)
+        coarse = now.clock.truncated_to(factor.unit)
         finer = {"step": {}, "epoch": {"step": 77}, "generation": {"step": 77, "epoch": 77}}[factor.unit]
         same = replace(now, clock=replace(now.clock, **finer))
-        assert same.clock.counted_in(factor.unit) == coarse
+        assert same.clock.truncated_to(factor.unit) == coarse
         assert factor.factor(component, same) == factor.factor(component, now)

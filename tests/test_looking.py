@@ -87,6 +87,29 @@ def test_groups_of_a_component_are_told_apart():
     assert 0.1 not in {rate.lr for rate in rates if not rate.group.endswith("/1d")}
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_every_number_can_be_read_on_a_narrow_terminal(width):
+    buffer = io.StringIO()
+    trainer = fit(Net(), [Warmup(), SedimentaryDecay(), *GROWING], epochs=3)
+    entries = explain(trainer, Console(file=buffer, width=width, force_terminal=True, color_system=None))
+    lines = {line.split()[0]: line.split() for line in buffer.getvalue().splitlines() if line.split()}
+    for entry in entries:
+        assert lines[entry.group][1] == entry.component.role
+        assert lines[entry.group][-1] == f"{entry.lr:.3g}"
+
+
+def test_empty_columns_are_left_out():
+    buffer = io.StringIO()
+    explain(fit(Plain(), [Warmup(newborn_only=False)], epochs=1), Console(file=buffer))
+    assert "stratum" not in buffer.getvalue()
+    assert "role" not in buffer.getvalue()
+
+
+def test_monitor_without_logger_warns():
+    with pytest.warns(UserWarning, match="StrataMonitor has no logger"):
+        fit(Plain(), [StrataMonitor()], epochs=1)
+
+
 def test_two_factors_of_a_class_are_told_apart():
     trainer = fit(Plain(), [Warmup(newborn_only=False), Warmup(length=2, newborn_only=False)], epochs=1)
     assert explain(trainer, Console(file=io.StringIO()))[0].factors == {"Warmup_1": 0.4, "Warmup_2": 1.0}

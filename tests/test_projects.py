@@ -313,7 +313,7 @@ def test_what_others_put_into_the_optimizer_does_not_hinder_a_checkpoint(tmp_pat
             self.later = [nn.Parameter(torch.zeros(1))]
             self.optimizers().add_param_group({"params": self.later, "lr": 0.7})
 
-    trainer = fit(Foreign(), [Half(), StrataMonitor()], epochs=1)
+    trainer = fit(Foreign(), [Half(), StrataMonitor()], epochs=1, logger=CSVLogger("logs"), log_every_n_steps=1)
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     saved = torch.load(tmp_path / "run.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
     assert [(len(group["params"]), group["lr"]) for group in saved] == [(9, 0.1), (1, 0.7)]

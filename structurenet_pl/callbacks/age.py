@@ -59,5 +59,5 @@ class AgeDecay(LRFactor):
 
     def factor(self, component: Component, now: Moment) -> float:
         """The factor at the component's age."""
-        age = getattr(now.age(component), self.unit)
+        age = now.age(component).count(self.unit)
         return max(self.floor, float(self.gamma) ** (age // self.per))

@@ -69,9 +69,9 @@ class LRFactor(Driven, ABC):
     def checked(self, component: Component, now: Moment) -> float:
         """The factor, if it is one."""
         value = self.factor(component, now)
-        if not 0 <= value < math.inf:
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise ValueError(
-                f"{type(self).__name__} gave component {component.name!r} the factor {value} at {now.clock}; factors "
-                "must be finite and >= 0"
+                f"{type(self).__name__} gave component {component.name!r} the factor {value!r} at {now.clock}; factors "
+                "must be finite numbers >= 0"
             )
         return value

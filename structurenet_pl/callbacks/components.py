@@ -23,7 +23,7 @@ class Components(Driven):
             anything; the first match wins. One that reaches into a component splits it; one that matches nothing warns.
 
     Raises:
-        ValueError: If ``roles`` is empty.
+        ValueError: If ``roles`` is empty, or no mapping.
 
     Example:
         >>> from structurenet_pl import Components
@@ -32,6 +32,6 @@ class Components(Driven):
     """
 
     def __init__(self, roles: Mapping[str, str]) -> None:
-        if not roles:
-            raise ValueError("roles must give a role to at least one pattern, got none")
+        if not isinstance(roles, Mapping) or not roles:
+            raise ValueError(f"roles must map at least one pattern to a role, as in {{'head': 'new'}}, got {roles!r}")
         self.patterns = dict(roles)

@@ -67,6 +67,8 @@ class ProgressiveFreeze(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
+        if any(len(phase) != 5 for phase in phases):
+            raise ValueError(f"phases must be a list of (name, start, early, late, split), got {phases!r}")
         self.phases = [Phase(*phase) for phase in phases]
         starts = [phase.start for phase in self.phases]
         if not starts or starts[0] != 0:
@@ -83,7 +85,7 @@ class ProgressiveFreeze(LRFactor):
 
     def factor(self, component: Component, now: Moment) -> float:
         """The early or late factor of the phase."""
-        time = getattr(now.clock, self.unit)
+        time = now.clock.count(self.unit)
         _, _, early, late, split = [phase for phase in self.phases if phase.start <= time][-1]
         index, n = now.rank(component)
         first_late = split * n if 0 < split < 1 else n + split if split < 0 else split

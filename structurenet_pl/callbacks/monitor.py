@@ -3,11 +3,12 @@
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from structurenet_pl.driver import Driven
 from structurenet_pl.growing import growth_log
-from structurenet_pl.report import Rate, rates
+from structurenet_pl.report import GroupLR, group_lrs
 
 
 class StrataMonitor(Driven):
@@ -23,6 +24,9 @@ class StrataMonitor(Driven):
     ``stratum/<component>``        stratum by number, 0 the first, with a :class:`SedimentaryDecay`
     ============================== ===================================================================
 
+    Of a component with several groups (decay / no decay, tensors of one dimension under LARS) the leading one is
+    logged, the first with tensors of several dimensions; ``explain`` shows them all.
+
     A row is written every ``log_every_n_steps`` steps of the Trainer, and at the first step after each growth event;
     nothing is written of a component before its birth.
 
@@ -33,6 +37,11 @@ class StrataMonitor(Driven):
 
     def __init__(self) -> None:
         self._due = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so if there is nowhere to log to."""
+        if not trainer.loggers:
+            rank_zero_warn("StrataMonitor has no logger to write to: give the Trainer one, or leave the callback out")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Decide for the whole batch, in which several optimizers may take a step."""
@@ -45,14 +54,20 @@ class StrataMonitor(Driven):
         """The lrs of this step stand in the optimizer: the driver comes first among the callbacks."""
         if not self._due:
             return
-        found = [rate for rate in rates(trainer, [optimizer]) if rate.leads]
-        row = {tag: value for rate in found for tag, value in _scalars(rate).items()}
+        found = [entry for entry in group_lrs(trainer, [optimizer]) if entry.leads]
+        row = {tag: value for entry in found for tag, value in _scalars(entry).items()}
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
 
 
-def _scalars(rate: Rate) -> dict[str, Any]:
-    name = rate.component.name
-    factors = {f"factor/{label}/{name}": factor for label, factor in rate.factors.items()}
-    stratum = {} if rate.stratum_number is None else {f"stratum/{name}": rate.stratum_number}
-    return {f"lr/{name}": rate.lr, f"base_lr/{name}": rate.base_lr, f"age/{name}": rate.age.epoch, **factors, **stratum}
+def _scalars(entry: GroupLR) -> dict[str, Any]:
+    name = entry.component.name
+    factors = {f"factor/{label}/{name}": factor for label, factor in entry.factors.items()}
+    stratum = {} if entry.stratum_number is None else {f"stratum/{name}": entry.stratum_number}
+    return {
+        f"lr/{name}": entry.lr,
+        f"base_lr/{name}": entry.base_lr,
+        f"age/{name}": entry.age.epoch,
+        **factors,
+        **stratum,
+    }

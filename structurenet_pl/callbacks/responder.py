@@ -86,5 +86,5 @@ class GrowthResponder(LRFactor):
             dip = self.adjacent if component.name in event.adjacent else self.distant
         if self.recovery is None:
             return dip
-        passed = getattr(now.clock.since(event.clock), self.unit)
+        passed = now.clock.since(event.clock).count(self.unit)
         return 1 - (1 - dip) * 0.5 ** (passed / self.recovery)

@@ -63,6 +63,8 @@ class SedimentaryDecay(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
+        if isinstance(strata, Mapping) or any(len(stratum) != 3 for stratum in strata):
+            raise ValueError(f"strata must be a list of (name, start age, factor), got {strata!r}")
         self.strata = [Stratum(*stratum) for stratum in strata]
         names = [stratum.name for stratum in self.strata]
         starts = [stratum.start for stratum in self.strata]
@@ -83,6 +85,10 @@ class SedimentaryDecay(LRFactor):
         """Name of the stratum that the component has reached, or its role if that has a factor of its own."""
         return component.role if component.role in self.roles else self._reached(component, now).name
 
+    def stratum_number(self, component: Component, now: Moment) -> int | None:
+        """Number of that stratum, 0 for the first; None for a role with a factor of its own."""
+        return None if component.role in self.roles else self.strata.index(self._reached(component, now))
+
     def factor(self, component: Component, now: Moment) -> float:
         """The factor of the component's role, or of the stratum it has reached."""
         if component.role in self.roles:
@@ -90,5 +96,5 @@ class SedimentaryDecay(LRFactor):
         return self._reached(component, now).factor
 
     def _reached(self, component: Component, now: Moment) -> Stratum:
-        age = getattr(now.age(component), self.unit)
+        age = now.age(component).count(self.unit)
         return [stratum for stratum in self.strata if stratum.start <= age][-1]

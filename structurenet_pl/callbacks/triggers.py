@@ -12,18 +12,20 @@ from structurenet_pl.growing import growth_method
 class GrowEvery(Callback):
     """Call a growth method of the module at regular times.
 
-    The clock alone decides, so a resumed run grows exactly as one that never stopped.
+    The clock alone decides, so a resumed run grows exactly as one that never stopped. For the same reason a growth that
+    is due when the last epoch ends is carried out, too, although what it bears has no time to train: set ``limit``.
 
     Args:
         growth: Name of the growth method.
         every: Number of epochs or steps from one growth to the next, and to the first.
         unit: ``"epoch"``: at the end of the epoch; ``"step"``: after the optimizer step.
-        limit: Number of growths after which it stops, None for no end.
+        limit: Number of growths after which it stops, by the clock of the run; None for no end.
         arguments: What the method is called with, plain values by name.
 
     Raises:
         ValueError: If ``every`` or ``limit`` is not a positive whole number, or ``unit`` is unknown.
         AttributeError: At the start of the fit, if the module has no growth method of this name.
+        TypeError: At the start of the fit, if the arguments do not fit the method.
 
     Example:
         >>> from structurenet_pl import GrowEvery
@@ -39,8 +41,10 @@ class GrowEvery(Callback):
         arguments: Mapping[str, Any] = {},
     ) -> None:
         for name, value in {"every": every, "limit": limit}.items():
-            if value is not None and (value != int(value) or value < 1):
-                raise ValueError(f"{name} must be a whole number >= 1, got {value}")
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+        if not isinstance(arguments, Mapping):
+            raise ValueError(f"arguments must be given by name, as in {{'at': 2}}, got {arguments!r}")
         check_unit(unit, ("epoch", "step"))
         self.growth = growth
         self.every = every

@@ -61,5 +61,5 @@ class Warmup(LRFactor):
         """The factor at the component's age."""
         if self.newborn_only and component.founding:
             return 1.0
-        age = getattr(now.age(component), self.unit)
+        age = now.age(component).count(self.unit)
         return self.start + (1 - self.start) * min(1.0, (age + 1) / self.length)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from structurenet_pl.components import Structure
-from structurenet_pl.surgery.param_groups import LISTS, Slot, by_origin, own_settings
+from structurenet_pl.surgery.param_groups import LISTS, Slot, by_origin, joined
 from structurenet_pl.surgery.schedulers import reindex_state
 
 
@@ -62,13 +62,7 @@ def arrange(optimizer: Optimizer, structure: Structure, layout: Sequence[Sequenc
 
 def join_state(state: Mapping[str, Any], slots: Mapping[str, Slot]) -> dict[str, Any]:
     """The state dict of an optimizer with the user's own groups."""
-    groups = state["param_groups"]
-    joined = []
-    for indices in by_origin([group.get("name") for group in groups], slots):
-        parts = [groups[index] for index in indices]
-        lists = {key: [item for part in parts for item in part[key]] for key in LISTS if key in parts[0]}
-        joined.append(own_settings(parts[0], slots) | lists)
-    return {**state, "param_groups": joined}
+    return {**state, "param_groups": joined(state["param_groups"], slots)}
 
 
 def split_state(state: Mapping[str, Any], optimizer: Optimizer, slots: Mapping[str, Slot]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from structurenet_pl.components import Structure
-from structurenet_pl.surgery.schedulers import reindex
+from structurenet_pl.surgery.schedulers import own, reindex, with_nested
 
 LISTS = ("params", "param_names")
 
@@ -23,7 +23,7 @@ class Slot:
         name: Unique name of the group.
         component: Name of the component whose tensors it holds.
         origin: Index of the user's own group that it is a piece of.
-        label: What tells this group of the user's from the others.
+        suffix: What tells the pieces of this group from those of the user's others.
         own_name: The name that the user gave the group, None for none.
         is_1d: Whether it holds one-dimensional tensors, set apart for a factor that leaves them alone.
     """
@@ -31,7 +31,7 @@ class Slot:
     name: str
     component: str
     origin: int
-    label: str = ""
+    suffix: str = ""
     own_name: str | None = None
     is_1d: bool = False
 
@@ -51,15 +51,15 @@ def split_groups(optimizer: Optimizer, structure: Structure, split_1d: bool, sch
     slots: list[Slot] = []
     for origin, group in enumerate(optimizer.param_groups):
         params, own_name = group["params"], group.get("name")
-        label = own_name or ("no_decay" if origin and group.get("weight_decay") == 0 else "")
+        suffix = own_name or ("no_decay" if origin and group.get("weight_decay") == 0 else "")
 
         def key(index: int, params: Sequence[Tensor] = params) -> tuple[str, bool]:
             tensor = params[index]
             return structure.owner.get(cast(nn.Parameter, tensor), "outside"), split_1d and tensor.ndim <= 1
 
         for (component, is_1d), run in groupby(range(len(params)), key):
-            name = _unique_name(component, label, slots, is_1d)
-            slots.append(Slot(name, component, origin, label, own_name, is_1d))
+            name = _unique_name(component, suffix, slots, is_1d)
+            slots.append(Slot(name, component, origin, suffix, own_name, is_1d))
             groups.append(_piece(group, name, list(run)))
     _install(optimizer, groups, [slot.origin for slot in slots], schedulers)
     return slots
@@ -67,13 +67,19 @@ def split_groups(optimizer: Optimizer, structure: Structure, split_1d: bool, sch
 
 def join_groups(optimizer: Optimizer, slots: Mapping[str, Slot], schedulers: Iterable[Any]) -> None:
     """Put the user's own groups together again, in place."""
-    groups: list[dict[str, Any]] = []
-    members = by_origin([group.get("name") for group in optimizer.param_groups], slots)
-    for indices in members:
-        parts = [optimizer.param_groups[index] for index in indices]
+    names = [group.get("name") for group in optimizer.param_groups]
+    first = [indices[0] for indices in by_origin(names, slots)]
+    _install(optimizer, joined(optimizer.param_groups, slots), first, schedulers)
+
+
+def joined(groups: Sequence[Mapping[str, Any]], slots: Mapping[str, Slot]) -> list[dict[str, Any]]:
+    """The groups of an optimizer, or of its state dict, put together to the user's own."""
+    found = []
+    for indices in by_origin([group.get("name") for group in groups], slots):
+        parts = [groups[index] for index in indices]
         lists = {key: [item for part in parts for item in part[key]] for key in LISTS if key in parts[0]}
-        groups.append(own_settings(parts[0], slots) | lists)
-    _install(optimizer, groups, [indices[0] for indices in members], schedulers)
+        found.append(_own_settings(parts[0], slots) | lists)
+    return found
 
 
 def by_origin(names: Sequence[str | None], slots: Mapping[str, Slot]) -> list[list[int]]:
@@ -85,7 +91,7 @@ def by_origin(names: Sequence[str | None], slots: Mapping[str, Slot]) -> list[li
     return list(members.values())
 
 
-def own_settings(group: Mapping[str, Any], slots: Mapping[str, Slot]) -> dict[str, Any]:
+def _own_settings(group: Mapping[str, Any], slots: Mapping[str, Slot]) -> dict[str, Any]:
     """Everything in a group but its name, which is again what the user called it."""
     slot = slots.get(group.get("name", ""))
     if slot is None:
@@ -118,9 +124,9 @@ def place_newborn(
         ValueError: If several groups fit equally well.
     """
     residents = [
-        _Resident(optimizer, index, slot, structure.parameter_names.get(tensor, ""), tensor)
+        _Resident(optimizer, slot, structure.parameter_names.get(tensor, ""), tensor)
         for optimizer, slots in optimizers.items()
-        for index, group in enumerate(optimizer.param_groups)
+        for group in optimizer.param_groups
         if (slot := slots.get(group.get("name", ""))) and slot.component in structure.components
         for tensor in group["params"]
         if like is None or slot.component == like
@@ -132,19 +138,16 @@ def place_newborn(
         )
     joining: dict[Optimizer, list[Newcomers]] = {optimizer: [] for optimizer in optimizers}
     for component in born:
-        homes: dict[tuple[Optimizer, int, bool], dict[str, nn.Parameter]] = {}
-        templates: dict[tuple[Optimizer, int, bool], _Resident] = {}
+        homes: dict[tuple[Optimizer, int, bool], tuple[Slot, dict[str, nn.Parameter]]] = {}
         for name, tensor in structure.parameters[component].items():
             template = _template(name, tensor, component, structure, residents)
             key = (template.optimizer, template.slot.origin, split_1d and tensor.ndim <= 1)
-            homes.setdefault(key, {})[name] = tensor
-            templates.setdefault(key, template)
-        for (optimizer, origin, is_1d), tensors in homes.items():
+            homes.setdefault(key, (template.slot, {}))[1][name] = tensor
+        for (optimizer, _, is_1d), (template_slot, tensors) in homes.items():
             taken = [*optimizers[optimizer].values(), *(new.slot for new in joining[optimizer])]
-            like_slot = templates[optimizer, origin, is_1d].slot
-            name = _unique_name(component, like_slot.label, taken, is_1d)
-            slot = replace(like_slot, name=name, component=component, is_1d=is_1d)
-            joining[optimizer].append(Newcomers(slot, like_slot.name, tensors))
+            name = _unique_name(component, template_slot.suffix, taken, is_1d)
+            slot = replace(template_slot, name=name, component=component, is_1d=is_1d)
+            joining[optimizer].append(Newcomers(slot, template_slot.name, tensors))
     return joining
 
 
@@ -156,31 +159,31 @@ def add_groups(
     It stands behind the last piece of the same group of the user's, where a resumed run will find it, too.
     """
     before = list(optimizer.param_groups)
-    origins = [slots[group["name"]].origin if group.get("name") in slots else -1 for group in before]
-    mapping = list(range(len(before)))
-    for new in newcomers:
-        template = next(index for index, group in enumerate(before) if group.get("name") == new.template)
-        group = {key: value for key, value in _copy(before[template]).items() if key not in (*LISTS, "name")}
-        params = list(new.tensors.items()) if "param_names" in before[template] else list(new.tensors.values())
-        try:
-            optimizer.add_param_group({**group, "params": params, "name": new.slot.name})
-        except BaseException:
-            optimizer.param_groups[:] = before
-            raise
-        place = max(index for index, origin in enumerate(origins) if origin == new.slot.origin) + 1
-        optimizer.param_groups.insert(place, optimizer.param_groups.pop())
-        origins.insert(place, new.slot.origin)
-        mapping.insert(place, template)
-    back = [next(at for at, group in enumerate(optimizer.param_groups) if group is old) for old in before]
     schedulers = list(schedulers)
-    for scheduler in schedulers:
-        reindex(scheduler, mapping, len(before))
+    remembered = [(part, dict(vars(part))) for scheduler in schedulers for part in with_nested(scheduler)]
 
     def undo() -> None:
         optimizer.param_groups[:] = before
-        for scheduler in schedulers:
-            reindex(scheduler, back, len(mapping))
+        for part, attributes in remembered:
+            vars(part).update(attributes)
 
+    origins = [slots[group["name"]].origin if group.get("name") in slots else -1 for group in before]
+    mapping = list(range(len(before)))
+    try:
+        for new in newcomers:
+            template = next(index for index, group in enumerate(before) if group.get("name") == new.template)
+            group = {key: value for key, value in _copy(before[template]).items() if key not in (*LISTS, "name")}
+            params = list(new.tensors.items()) if "param_names" in before[template] else list(new.tensors.values())
+            optimizer.add_param_group({**group, "params": params, "name": new.slot.name})
+            place = max(index for index, origin in enumerate(origins) if origin == new.slot.origin) + 1
+            optimizer.param_groups.insert(place, optimizer.param_groups.pop())
+            origins.insert(place, new.slot.origin)
+            mapping.insert(place, template)
+        for scheduler in schedulers:
+            reindex(scheduler, mapping, len(before))
+    except BaseException:
+        undo()
+        raise
     return undo
 
 
@@ -207,7 +210,6 @@ def audit(optimizers: Iterable[Optimizer], expected: Mapping[Tensor, int]) -> No
 @dataclass(frozen=True)
 class _Resident:
     optimizer: Optimizer
-    index: int
     slot: Slot
     name: str
     tensor: nn.Parameter
@@ -255,15 +257,15 @@ def _piece(group: Mapping[str, Any], name: str, run: Sequence[int]) -> dict[str,
 
 def _copy(group: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with tensors of its own: a tensor lr is one object in all groups, and written in place."""
-    return {key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()}
+    return {key: own(value) for key, value in group.items()}
 
 
-def _unique_name(component: str, label: str, slots: Iterable[Slot], is_1d: bool) -> str:
+def _unique_name(component: str, suffix: str, slots: Iterable[Slot], is_1d: bool) -> str:
     """The name of the component, or with what sets this group apart from the component's others."""
     taken = {slot.name for slot in slots}
     if component not in taken and not is_1d:
         return component
-    label = "1d" if is_1d else label
-    stem = f"{component}/{label}" if label else component
+    suffix = "1d" if is_1d else suffix
+    stem = f"{component}/{suffix}" if suffix else component
     names = (stem if number == 1 else f"{stem}/{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)

@@ -26,7 +26,7 @@ def reindex(scheduler: Any, mapping: Sequence[int], n_old: int) -> None:
         mapping: For each new group, the index of the old group whose entries it takes.
         n_old: Number of groups before.
     """
-    for nested in _with_nested(scheduler):
+    for nested in with_nested(scheduler):
         vars(nested).update(_reindexed(vars(nested), mapping, n_old))
 
 
@@ -40,20 +40,20 @@ def reindex_state(state: Mapping[str, Any], mapping: Sequence[int], n_old: int) 
 
 def _reindexed(attributes: Mapping[str, Any], mapping: Sequence[int], n_old: int) -> dict[str, Any]:
     return {
-        key: type(values)([_own(values[old]) for old in mapping])
+        key: type(values)([own(values[old]) for old in mapping])
         for key in PER_GROUP
         if isinstance(values := attributes.get(key), list | tuple) and len(values) == n_old
     }
 
 
-def _with_nested(scheduler: Any) -> list[Any]:
+def with_nested(scheduler: Any) -> list[Any]:
     """The scheduler and all inside it, each once."""
     found = {id(scheduler): scheduler}
     for inner in vars(scheduler).get(NESTED, ()):
-        found |= {id(nested): nested for nested in _with_nested(inner)}
+        found |= {id(nested): nested for nested in with_nested(inner)}
     return list(found.values())
 
 
-def _own(value: Any) -> Any:
-    """Groups must not share a tensor that is written in place."""
+def own(value: Any) -> Any:
+    """The value, or a copy of a tensor: groups must not share one that is written in place."""
     return value.clone() if isinstance(value, Tensor) else value
