@@ -14,6 +14,7 @@ from structurenet_pl.surgery.checkpoints import (
     arrange,
     join_scheduler_state,
     join_state,
+    own_settings,
     save_layout,
     split_scheduler_state,
     split_state,
@@ -26,6 +27,8 @@ from structurenet_pl.surgery.param_groups import (
     place_newborn,
     split_groups,
 )
+
+CHECKPOINT_KEY = "structurenet_pl"
 
 
 class Boards(dict[Optimizer, Board]):
@@ -86,31 +89,30 @@ class Boards(dict[Optimizer, Board]):
                 f"{len(self._trainer.optimizers)}. Resume with the configure_optimizers that wrote it."
             )
         for optimizer, layout in zip(self._trainer.optimizers, layouts, strict=True):
-            if layout is not None:
-                arrange(optimizer, structure, layout)
+            arrange(optimizer, structure, layout)
 
     def convert(self, checkpoint: dict[str, Any]) -> None:
         """Give a checkpoint, before Lightning restores from it, the groups that the optimizers have now."""
         states = checkpoint.get("optimizer_states", [])
+        settings = checkpoint.get(CHECKPOINT_KEY, {}).get("settings", [{}] * len(states))
         checkpoint["optimizer_states"] = [
-            split_state(state, optimizer, board.slots)
-            for state, (optimizer, board) in zip(states, self.items(), strict=False)
+            split_state(state, optimizer, board.slots, own)
+            for state, own, (optimizer, board) in zip(states, settings, self.items(), strict=False)
         ]
         self._convert_schedulers(checkpoint, split_scheduler_state)
 
-    def save(self, checkpoint: dict[str, Any], structure: Structure) -> list[list[list[str]] | None]:
-        """Give a checkpoint the user's own groups.
-
-        Returns:
-            For each optimizer the names of the parameters in each group.
-        """
+    def save(self, checkpoint: dict[str, Any], structure: Structure) -> None:
+        """Give a checkpoint the user's own groups, and what is needed to make ours of them again."""
         states = checkpoint["optimizer_states"]
+        names = structure.parameter_names
+        checkpoint[CHECKPOINT_KEY] = {
+            "groups": [save_layout(optimizer, board.slots, names) for optimizer, board in self.items()],
+            "settings": [own_settings(state, board.slots) for state, board in zip(states, self.values(), strict=True)],
+        }
         checkpoint["optimizer_states"] = [
             join_state(state, board.slots) for state, board in zip(states, self.values(), strict=True)
         ]
         self._convert_schedulers(checkpoint, join_scheduler_state)
-        names = structure.parameter_names
-        return [save_layout(optimizer, board.slots, names) for optimizer, board in self.items()]
 
     def follow(self, structure: Structure, born: Sequence[str], like: str | None, split_1d: bool) -> None:
         """Take newborn components into the optimizers; if that fails, leave optimizers and schedulers as they were.

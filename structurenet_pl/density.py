@@ -1,6 +1,7 @@
 """How many of its connections a component has."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 
 from torch import nn
 
@@ -28,19 +29,23 @@ class Densities:
         return self._known[component.name]
 
     def _measure(self, parameters: Mapping[str, nn.Parameter]) -> float | None:
+        tensors = set(parameters.values())
         counts = [
-            (self._present(name, tensor), tensor.numel()) for name, tensor in parameters.items() if tensor.ndim > 1
+            (self._present(name, tensor, tensors), tensor.numel())
+            for name, tensor in parameters.items()
+            if tensor.ndim > 1
         ]
         present, possible = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
         return present / possible if possible else None
 
-    def _present(self, name: str, tensor: nn.Parameter) -> float:
+    def _present(self, name: str, tensor: nn.Parameter, component: AbstractSet[nn.Parameter]) -> float:
         """Number of connections of one tensor, by the first of three sources that has something to say."""
-        for module in self._around(name):
-            if callable(get_density := getattr(module, "get_density", None)):
-                return float(get_density()) * tensor.numel()
         mask = dict(self._module.named_buffers()).get(name.removesuffix("_orig") + "_mask")
-        return int((tensor.detach() if mask is None else mask).count_nonzero())
-
-    def _around(self, name: str) -> Iterator[nn.Module]:
-        yield from (self._module.get_submodule(path) for path in reversed(lineage(name)[:-1]))
+        if mask is not None:
+            return int(mask.count_nonzero())
+        for path in [*reversed(lineage(name)[:-1]), ""]:
+            module = self._module.get_submodule(path)
+            get_density = getattr(module, "get_density", None)
+            if callable(get_density) and component >= set(module.parameters()):
+                return float(get_density()) * tensor.numel()
+        return int(tensor.detach().count_nonzero())

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.optim import Optimizer
 
-from structurenet_pl.boards import Boards
+from structurenet_pl.boards import CHECKPOINT_KEY, Boards
 from structurenet_pl.checks import (
     check_optimizers,
     left_out,
@@ -38,8 +38,6 @@ from structurenet_pl.growing import (
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
-
-CHECKPOINT_KEY = "structurenet_pl"
 
 
 class Driven(Callback):
@@ -140,8 +138,11 @@ class Driver(Callback):
                 follow(module, self)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember what the checkpoint says until there are optimizers."""
-        self._resumed = checkpoint
+        """Remember the checkpoint until there are optimizers; the tuner restores one in the middle of a fit."""
+        if self.boards:
+            self.boards.convert(checkpoint)
+        else:
+            self._resumed = checkpoint
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Split the param groups by component, before Lightning restores the state of the optimizers."""
@@ -153,9 +154,6 @@ class Driver(Callback):
         self.boards.take_over()
         check_optimizers(trainer.optimizers, self.structure, self.factors, self.factors.need_gradients)
         tell_about_tied(self.structure)
-        self._left_out = left_out(self.structure, trainer.optimizers)
-        if self._left_out:
-            rank_zero_info(f"structurenet_pl: in no optimizer, and so never trained: {self._left_out}")
         for sentence in self.notes:
             rank_zero_info(f"structurenet_pl: {sentence}")
         if not isinstance(pl_module, Growing):  # in one that grows, what is meant may be yet unborn
@@ -164,6 +162,9 @@ class Driver(Callback):
         saved = (resumed or {}).get(CHECKPOINT_KEY, {})
         if "groups" in saved:
             self.boards.arrange(self.structure, saved["groups"])
+        self._left_out = left_out(self.structure, trainer.optimizers)
+        if self._left_out:
+            rank_zero_info(f"structurenet_pl: in no optimizer, and so never trained: {self._left_out}")
         self.boards.lay_out(self.structure, self.factors.split_1d)
         if resumed is not None:
             self.boards.convert(resumed)
@@ -180,7 +181,7 @@ class Driver(Callback):
         """The clock shows a new epoch."""
         self._epoch_over = False
         self.boards.bind()
-        self._density = Densities(pl_module, self.structure)
+        self._find_structure(trainer, pl_module)
         self._refresh(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -234,7 +235,7 @@ class Driver(Callback):
         """Save which tensor stands in which group and, for growable modules, the random number generators."""
         if not self.boards:
             return
-        checkpoint[CHECKPOINT_KEY] = {"groups": self.boards.save(checkpoint, self.structure)}
+        self.boards.save(checkpoint, self.structure)
         if isinstance(pl_module, Growing):
             checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
 

@@ -75,9 +75,10 @@ class Factors(dict[str, Factor]):
         return [label for label, factor in self.items() if factor.basis is not None and label in self._inert]
 
     def look_at(self, spine: Sequence[Component]) -> None:
-        """Note which components each acts on, until the structure changes."""
+        """Note which components each acts on, and evaluate all anew."""
         self._acting = {label: tuple(filter(factor.acts_on, spine)) for label, factor in self.items()}
         self._times.clear()
+        self._values.clear()
 
     def advance(self, now: Moment) -> bool:
         """Evaluate the factors that need no gradients, each when its unit of time moves; tell if any changed."""

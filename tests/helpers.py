@@ -147,7 +147,7 @@ def assert_same(one, other):
     """Two trees of dicts, lists and tensors are equal to the last bit."""
     assert type(one) is type(other)
     if isinstance(one, dict):
-        assert list(one) == list(other)
+        assert one.keys() == other.keys()
         for key in one:
             assert_same(one[key], other[key])
     elif isinstance(one, list | tuple):

@@ -1,9 +1,11 @@
 """What projects do: keep optimizers, step schedulers by hand, swap callbacks on resume, share tensors, nest modules."""
 
+from unittest import mock
+
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -12,6 +14,7 @@ from helpers import LRTrace, Net, Plain, assert_same, fit, loader, weights
 from structurenet_pl import (
     Clock,
     Components,
+    DepthDecay,
     GrowableModule,
     GrowEvery,
     LARSScaler,
@@ -19,8 +22,10 @@ from structurenet_pl import (
     RoleLR,
     StrataMonitor,
     Warmup,
+    explain,
     growth,
 )
+from structurenet_pl.surgery.param_groups import audit, count_places
 
 
 class Half(LRFactor):
@@ -44,7 +49,7 @@ SCHEDULERS = {
     "cosine": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3),
     "sequential": lambda optimizer: torch.optim.lr_scheduler.SequentialLR(
         optimizer,
-        [torch.optim.lr_scheduler.LinearLR(optimizer), torch.optim.lr_scheduler.StepLR(optimizer, 1)],
+        [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 / (1 + t)) for _ in range(2)],
         [2],
     ),
 }
@@ -452,3 +457,155 @@ def test_clock_of_growth_in_a_second_fit(hook, clock):
     trainer.fit_loop.max_epochs = 3
     trainer.fit(net, loader())
     assert net.growth_log[0].clock == clock
+
+
+# ------------------------------------------------------------------------------------------ what a second review found
+
+
+def resumed_and_whole(tmp_path, make, callbacks, epochs=4, **kwargs):
+    """The optimizer state dicts and lrs of a run resumed half way and of one that never stopped."""
+    torch.manual_seed(0)
+    fit(make(), callbacks(), epochs=epochs // 2, **kwargs).save_checkpoint(tmp_path / "half.ckpt")
+    torch.manual_seed(0)
+    whole = fit(make(), callbacks(), epochs=epochs, **kwargs)
+    resumed = fit(make(), callbacks(), epochs=epochs, ckpt_path=tmp_path / "half.ckpt", **kwargs)
+    return [
+        (trainer.optimizers[0].state_dict(), [float(group["lr"]) for group in trainer.optimizers[0].param_groups])
+        for trainer in (resumed, whole)
+    ]
+
+
+def test_tensor_lr_is_not_shared_after_resume(tmp_path):
+    def make():
+        return still(optimizer=lambda params: torch.optim.AdamW(params, lr=torch.tensor(0.01)))
+
+    resumed, whole = resumed_and_whole(tmp_path, make, lambda: [DepthDecay()], data=loader(shuffle=False))
+    assert_same(resumed, whole)
+    assert len(set(whole[1])) == 4
+
+
+def test_state_stays_with_its_tensor_where_one_is_from_outside_the_module(tmp_path):
+    class Outside(Net):
+        def configure_optimizers(self):
+            self.outside = [nn.Parameter(torch.ones(3))]
+            return torch.optim.Adam([*self.parameters(), *self.outside], lr=0.01)
+
+    def growing():
+        return [GrowEvery("add_neck", 1, limit=1), Half()]
+
+    assert_same(*resumed_and_whole(tmp_path, Outside, growing))
+
+
+@pytest.mark.parametrize("first", ["plain", "ours"])
+def test_empty_group_of_the_user_is_kept(tmp_path, first):
+    def make():
+        def optimizer(params):
+            return torch.optim.SGD([{"params": params}, {"params": [], "lr": 0.3}], lr=0.1)
+
+        return still(optimizer=optimizer)
+
+    data = loader(shuffle=False)
+    ours = [RoleLR({"nobody": 1.0})]
+    whole = make()
+    fit(whole, epochs=4, data=data)
+    fit(make(), ours if first == "ours" else [], epochs=2, data=data).save_checkpoint(tmp_path / "half.ckpt")
+    for callbacks in ([], ours):
+        continued = make()
+        fit(continued, callbacks, epochs=4, data=data, ckpt_path=tmp_path / "half.ckpt")
+        assert_same(weights(continued), weights(whole))
+
+
+def test_what_was_written_into_one_group_survives_a_resume(tmp_path):
+    class Writes(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                (head,) = [group for group in trainer.optimizers[0].param_groups if group["name"] == "head"]
+                head["lr"], head["weight_decay"] = 0.01, 0.3
+
+    def callbacks():
+        return [Half(), Writes()]
+
+    with pytest.warns(UserWarning, match="was set to 0.01 from outside"):
+        resumed, whole = resumed_and_whole(tmp_path, still, callbacks, data=loader(shuffle=False))
+    assert_same(resumed, whole)
+    assert whole[1][-1] == 0.005
+
+
+@pytest.mark.filterwarnings("ignore:the lr of param group")  # the finder writes lrs, and they are the new base
+def test_learning_rate_finder():
+    class Tunable(Net):
+        def __init__(self):
+            super().__init__()
+            self.lr = 0.1
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    finder = LearningRateFinder(num_training_steps=30, attr_name="lr")
+    trainer = fit(Tunable(), [finder, Half(), LARSScaler(1e9, clip=1.0)], epochs=1, data=loader(40))
+    assert set(groups(trainer).values()) == {0.5 * finder.optimal_lr.suggestion()}
+
+
+def test_newborn_outside_of_where_has_factor_1():
+    net = Net()
+    trainer = fit(net, [RoleLR(where="scaffold"), GrowEvery("add_neck", 1, limit=1)], epochs=2)
+    assert {entry.group: entry.factors["RoleLR"] for entry in explain(trainer)} == {
+        **dict.fromkeys(["body.0", "body.3", "body.4"], 0.1),
+        **dict.fromkeys(["necks.0", "head"], 1.0),
+    }
+
+
+def test_rollback_where_growth_stands_in_the_middle_of_the_groups():
+    class Fragile(Net):
+        def configure_optimizers(self):
+            decay = [tensor for tensor in self.parameters() if tensor.ndim > 1]
+            rest = [tensor for tensor in self.parameters() if tensor.ndim <= 1]
+            optimizer = torch.optim.SGD([{"params": decay}, {"params": rest, "lr": 0.3}], lr=0.1)
+            return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda t: 1.0, lambda t: 0.5])]
+
+        def on_train_epoch_end(self):
+            if self.current_epoch == 0:
+                (scheduler,) = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+                groups, lists = list(self.trainer.optimizers[0].param_groups), dict(vars(scheduler))
+                broken = mock.patch("structurenet_pl.boards.audit", side_effect=RuntimeError("found by the audit"))
+                with broken, pytest.raises(RuntimeError, match="found by the audit"):
+                    self.add_neck()
+                now = self.trainer.optimizers[0].param_groups
+                assert all(one is other for one, other in zip(now, groups, strict=True))
+                assert vars(scheduler) == lists
+                self.add_neck()
+
+    net = Fragile()
+    trainer = fit(net, [Half()], epochs=2)
+    names = [group["name"] for group in trainer.optimizers[0].param_groups]
+    assert names.index("head") + 1 == names.index("necks.0") < len(names) - 1
+    assert len(net.growth_log) == 1
+
+
+def test_the_audit_finds_what_is_lost_or_doubled():
+    net = Net()
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.1)]
+    expected = count_places(optimizers)
+    audit(optimizers, expected)
+    optimizers[0].param_groups[0]["params"].append(net.head.weight)
+    with pytest.raises(RuntimeError, match="lost or doubled"):
+        audit(optimizers, expected)
+    optimizers[0].param_groups[0]["params"] = list(net.parameters())[1:]
+    with pytest.raises(RuntimeError, match="lost or doubled"):
+        audit(optimizers, expected)
+
+
+def test_named_parameters_keep_their_names_through_growth_and_resume(tmp_path):
+    class Named(Net):
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.named_parameters(), lr=0.01)
+
+    def growing():
+        return [GrowEvery("add_neck", 1, limit=1), Half()]
+
+    resumed, whole = resumed_and_whole(tmp_path, Named, growing)
+    assert_same(resumed, whole)
+    assert [name for group in whole[0]["param_groups"] for name in group["param_names"]][-2:] == [
+        "necks.0.weight",
+        "necks.0.bias",
+    ]

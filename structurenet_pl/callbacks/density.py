@@ -11,10 +11,10 @@ class DensityScaler(LRFactor):
 
     .. math:: f = \begin{cases} s & \rho < \rho_s \\ d & \rho > \rho_d \\ 1 & \text{otherwise} \end{cases}
 
-    where :math:`\rho` is the share of a component's connections that exist. A module that has ``get_density()`` is
-    asked; under ``torch.nn.utils.prune`` the mask counts; else what is not zero. Only tensors of several dimensions are
-    connections: a component without any (a norm layer) has factor 1. Density is measured at the start of each epoch and
-    after growth.
+    where :math:`\rho` is the share of a component's connections that exist. Under ``torch.nn.utils.prune`` the mask
+    counts; else a module of the component that has ``get_density()`` is asked; else what is not zero counts. Only
+    tensors of several dimensions are connections: a component without any (a norm layer) has factor 1. Density is
+    measured at the start of each epoch and after growth.
 
     Args:
         sparse_below: Density :math:`\rho_s` below which a component is sparse, in [0, 1].
@@ -38,6 +38,7 @@ class DensityScaler(LRFactor):
         Seed document, strategy 11.
     """
 
+    basis = "density"
     unit = "epoch"
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import Literal, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from structurenet_pl.callbacks.base import LRFactor
@@ -112,15 +112,15 @@ class LARSScaler(LRFactor):
         structure = cast(Driver, Driver.of(trainer)).structure
         acting = {name for name, component in structure.components.items() if self.acts_on(component)}
         for group in optimizer.param_groups:
-            pairs = [
-                (weight, weight.grad)
+            weights = [
+                weight
                 for weight in group["params"]
                 if weight.grad is not None
                 and structure.owner.get(weight) in acting
                 and (weight.ndim > 1 or not self.skip_1d)
             ]
-            if pairs:
-                weights, grads = map(list, zip(*pairs, strict=True))
+            if weights:
+                grads = [_values(weight) for weight in weights]
                 self._scale(weights, grads, coupled_weight_decay(optimizer, group), group.get("maximize", False))
 
     def _scale(self, weights: list[Tensor], grads: list[Tensor], decay: float, maximize: bool) -> None:
@@ -136,3 +136,12 @@ class LARSScaler(LRFactor):
             sign = -1.0 if maximize else 1.0  # SGD turns the gradient around before it adds the decay
             shares = ((ratios - 1) * (sign * decay)).unbind()
             torch._foreach_add_(grads, torch._foreach_mul(weights, shares))
+
+
+def _values(weight: nn.Parameter) -> Tensor:
+    """The numbers of a gradient, to be changed in place; of a sparse one those that are there."""
+    grad = cast(Tensor, weight.grad)
+    if not grad.is_sparse:
+        return grad
+    weight.grad = grad.coalesce()
+    return weight.grad.values()

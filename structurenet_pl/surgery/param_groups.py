@@ -57,6 +57,9 @@ def split_groups(optimizer: Optimizer, structure: Structure, split_1d: bool, sch
             tensor = params[index]
             return structure.owner.get(cast(nn.Parameter, tensor), "outside"), split_1d and tensor.ndim <= 1
 
+        if not params:
+            slots.append(Slot(_unique_name("empty", suffix, slots, False), "empty", origin, suffix, own_name))
+            groups.append(_piece(group, slots[-1].name, []))
         for (component, is_1d), run in groupby(range(len(params)), key):
             name = _unique_name(component, suffix, slots, is_1d)
             slots.append(Slot(name, component, origin, suffix, own_name, is_1d))

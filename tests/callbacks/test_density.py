@@ -71,3 +71,29 @@ def test_preview_without_tensors_needs_a_density():
 
     with pytest.raises(RuntimeError, match=r"give Moment\(density=...\)"):
         DensityScaler().factor(Component("stem"), Moment())
+
+
+def test_a_mask_goes_before_what_a_module_says_and_others_outside_the_component_are_not_asked():
+    class Says(nn.Module):
+        def get_density(self):
+            return 0.5
+
+    module = Says()
+    module.pruned, module.asked = Sparse(10, 10), Says()
+    module.asked.inner = nn.Linear(10, 10)
+    prune.random_unstructured(module.pruned, "weight", amount=0.75)
+    assert densities(module) == {"pruned": 0.25, "asked": 0.5}
+
+
+def test_density_of_the_first_epoch_is_that_of_its_start():
+    seen = []
+
+    class Pruner(Plain):
+        def on_train_start(self):
+            prune.random_unstructured(self.body[3], "weight", amount=0.95)
+
+        def on_train_batch_start(self, batch, batch_idx):
+            seen.append(self.trainer.optimizers[0].param_groups[1]["lr"])
+
+    fit(Pruner(), [DensityScaler(sparse_below=0.06)], epochs=1)
+    assert seen == [0.2] * 4

@@ -229,3 +229,21 @@ def test_where_limits_the_gradients_too():
 
     fit(module, [LARSScaler(mode="grad", where="head"), Check()], epochs=1)
     assert {name for name, same in seen.items() if not same} == {"head.weight"}
+
+
+def test_sparse_gradients_are_scaled_like_dense_ones():
+    class Words(Plain):
+        def __init__(self, sparse):
+            super().__init__(optimizer=lambda params: torch.optim.SGD(params, lr=0.1))
+            self.body, self.head = torch.nn.Embedding(5, 8, sparse=sparse), torch.nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.body((x[:, 0].abs() * 2).long().clamp(max=4)))
+
+    def train(sparse):
+        torch.manual_seed(0)
+        module = Words(sparse)
+        fit(module, [LARSScaler(0.02, mode="grad")], epochs=2, data=loader(shuffle=False))
+        return module.body.weight
+
+    torch.testing.assert_close(train(True), train(False), rtol=1e-5, atol=1e-7)  # float32
