@@ -114,7 +114,7 @@ class Driver(Callback):
                 f"{type(module).__name__} is a part of the module in training, whose optimizers would not follow its "
                 "growth: let a growth method of the outermost module call it."
             )
-        if trainer.world_size > 1:
+        if self.boards and trainer.world_size > 1:
             raise MisconfigurationException(
                 f"growth under {type(trainer.strategy).__name__} with {trainer.world_size} processes is not supported "
                 "yet: grow before the fit, or train on a single device. The LR callbacks work under any strategy."

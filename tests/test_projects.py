@@ -1,5 +1,6 @@
 """What projects do: keep optimizers, step schedulers by hand, swap callbacks on resume, share tensors, nest modules."""
 
+import math
 from unittest import mock
 
 import pytest
@@ -25,6 +26,7 @@ from structurenet_pl import (
     explain,
     growth,
 )
+from structurenet_pl.driver import Driver
 from structurenet_pl.surgery.param_groups import audit, count_places
 
 
@@ -198,8 +200,9 @@ def test_optimizers_replaced_in_the_middle_of_a_fit():
             if self.current_epoch == 1:
                 self.trainer.strategy.setup_optimizers(self.trainer)
 
-    net = Replaces()
-    trainer = fit(net, [Half(), GrowEvery("add_neck", 2, limit=1)], epochs=4)
+    net, record = Replaces(), LRTrace()
+    trainer = fit(net, [Half(), GrowEvery("add_neck", 2, limit=1), record], epochs=4)
+    assert {value for row in record.rows for value in row.values()} == {0.05}
     assert groups(trainer) == dict.fromkeys(["body.0", "body.3", "body.4", "head", "necks.0"], 0.05)
     assert all(tensor in trainer.optimizers[0].state for tensor in net.necks.parameters())
 
@@ -297,6 +300,28 @@ def test_two_optimizers_that_share_a_parameter_may_grow():
     trainer = fit(net, [Half(), GrowEvery("extend", 1, limit=1)], epochs=2)
     names = [[group["name"] for group in optimizer.param_groups] for optimizer in trainer.optimizers]
     assert names == [["body.0", "body.3", "body.4", "head", "necks.0"], ["critic", "head"]]
+
+
+def test_every_factor_is_up_to_date_at_each_step_of_each_optimizer():
+    class Falling(LRFactor):
+        def factor(self, component, now):
+            return 1 / (1 + now.clock.step)
+
+    class Check(Callback):
+        seen = 0
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            board = Driver.of(trainer).boards[optimizer]
+            for name, slot in board.slots.items():
+                factors = board.factors(name)
+                assert factors["Falling"] == 1 / (1 + trainer.global_step)
+                assert (factors["LARSScaler"] == 1.0) == slot.is_1d
+                assert board.lr(name) == 0.1 * math.prod(sorted(factors.values()))
+                self.seen += 1
+
+    check = Check()
+    fit(Adversarial(), [Falling(), LARSScaler(0.02), check], epochs=2)
+    assert check.seen > 50
 
 
 @pytest.mark.parametrize("every", [2, 3, 4])
