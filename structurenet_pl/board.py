@@ -58,24 +58,19 @@ class Board:
     def release(self) -> None:
         """Leave the base lrs behind, and the optimizer to others."""
         self._adopt()
-        for group in self._groups():
-            self._write(group, self._base[group["name"]])
+        self._write_base()
         for hook in self._hooks:
             hook.remove()
         del _BOARDS[self.optimizer]
 
-    def base(self, name: str) -> float:
-        """The base lr of a group."""
+    def bases(self) -> dict[str, float]:
+        """The base lr of every group."""
         self._adopt()
-        return float(self._base[name])
+        return {name: float(base) for name, base in self._base.items()}
 
     def factors(self, name: str) -> Mapping[str, float]:
         """The factors of a group, by label."""
         return self._factors.get(name, {})
-
-    def lr(self, name: str) -> float:
-        """The effective lr of a group."""
-        return next(float(group["lr"]) for group in self._groups() if group["name"] == name)
 
     def leading(self) -> dict[str, str]:
         """Component -> the group that speaks for it: its first, if possible one with tensors of several dimensions."""
@@ -124,8 +119,7 @@ class Board:
         """Within, the groups hold base lrs; what they hold at the end is the new base."""
         if self._nesting == 0:
             self._adopt()
-            for group in self._groups():
-                self._write(group, self._base[group["name"]])
+            self._write_base()
         self._nesting += 1
         try:
             yield
@@ -162,6 +156,10 @@ class Board:
     def _read_base(self) -> None:
         for group in self._groups():
             self._base[group["name"]] = own(group["lr"])
+
+    def _write_base(self) -> None:
+        for group in self._groups():
+            self._write(group, self._base[group["name"]])
 
     def _write_effective(self) -> None:
         self._stale = False

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from functools import cached_property
 
-from torch import nn
+from torch import Tensor, nn
 
 from structurenet_pl.components import Structure
 from structurenet_pl.events import Component, lineage
@@ -28,6 +29,10 @@ class Densities:
             self._known[component.name] = self._measure(self._structure.parameters[component.name])
         return self._known[component.name]
 
+    @cached_property
+    def _buffers(self) -> dict[str, Tensor]:
+        return dict(self._module.named_buffers())
+
     def _measure(self, parameters: Mapping[str, nn.Parameter]) -> float | None:
         tensors = set(parameters.values())
         counts = [
@@ -40,7 +45,7 @@ class Densities:
 
     def _present(self, name: str, tensor: nn.Parameter, component: AbstractSet[nn.Parameter]) -> float:
         """Number of connections of one tensor, by the first of three sources that has something to say."""
-        mask = dict(self._module.named_buffers()).get(name.removesuffix("_orig") + "_mask")
+        mask = self._buffers.get(name.removesuffix("_orig") + "_mask")
         if mask is not None:
             return int(mask.count_nonzero())
         for path in [*reversed(lineage(name)[:-1]), ""]:

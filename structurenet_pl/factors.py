@@ -69,6 +69,10 @@ class Factors(dict[str, Factor]):
         """The components that each acts on."""
         return self._acting
 
+    def acting_of(self, factor: Factor) -> tuple[Component, ...]:
+        """The components that one of them acts on."""
+        return next(self._acting[label] for label, known in self.items() if known is factor)
+
     @property
     def without_effect(self) -> list[str]:
         """Those that go by something and yet were 1 whenever they were evaluated."""

@@ -67,7 +67,7 @@ def group_lrs(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -
     found = []
     for optimizer in driver.boards if optimizers is None else optimizers:
         board = driver.boards[optimizer]
-        leading = board.leading()
+        leading, bases = board.leading(), board.bases()
         for group in optimizer.param_groups:
             slot = board.slots.get(group.get("name", ""))
             if slot is None or slot.component not in order:
@@ -81,7 +81,7 @@ def group_lrs(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -
                     leads=leading[component.name] == slot.name,
                     age=now.age(component),
                     parameters=sum(tensor.numel() for tensor in group["params"]),
-                    base_lr=board.base(slot.name),
+                    base_lr=bases[slot.name],
                     factors=board.factors(slot.name),
                     lr=float(group["lr"]),
                     stratum=decay.stratum(component, now) if decay else None,

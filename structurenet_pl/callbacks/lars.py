@@ -109,14 +109,14 @@ class LARSScaler(LRFactor):
         """Scale the gradients in ``"grad"`` mode: the one place in the package that touches them."""
         if self.mode == "lr":
             return
-        structure = cast(Driver, Driver.of(trainer)).structure
-        acting = {name for name, component in structure.components.items() if self.acts_on(component)}
+        driver = cast(Driver, Driver.of(trainer))
+        acting = {component.name for component in driver.factors.acting_of(self)}
         for group in optimizer.param_groups:
             weights = [
                 weight
                 for weight in group["params"]
                 if weight.grad is not None
-                and structure.owner.get(weight) in acting
+                and driver.structure.owner.get(weight) in acting
                 and (weight.ndim > 1 or not self.skip_1d)
             ]
             if weights:

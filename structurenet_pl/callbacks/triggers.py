@@ -61,11 +61,10 @@ class GrowEvery(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make good a growth that was due when the last epoch ended, if the run was stopped right before it."""
         epoch = trainer.current_epoch
-        grown = any(
-            (event.method, event.arguments, event.clock.epoch) == (self.growth, self._complete(pl_module), epoch)
-            for event in pl_module.growth_log
-        )
-        if self.unit == "epoch" and epoch > 0 and not grown:
+        if self.unit != "epoch" or epoch == 0:
+            return
+        made = self.growth, self._complete(pl_module), epoch
+        if made not in [(event.method, event.arguments, event.clock.epoch) for event in pl_module.growth_log]:
             self._grow_if_due(pl_module, epoch - 1, epoch)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

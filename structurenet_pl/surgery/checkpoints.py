@@ -121,7 +121,7 @@ def split_scheduler_state(
 ) -> dict[str, Any]:
     """The state dict of a scheduler with an entry for each group by component."""
     members = by_origin(names, slots)
-    origin = {index: own for own, indices in enumerate(members) for index in indices}
+    origin = {index: position for position, indices in enumerate(members) for index in indices}
     return reindex_state(state, [origin[index] for index in range(len(names))], len(members))
 
 

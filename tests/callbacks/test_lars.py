@@ -8,6 +8,7 @@ import references
 from helpers import Plain, fit, loader
 from structurenet_pl import Component, LARSScaler, Moment, Norms
 from structurenet_pl.driver import Driver
+from structurenet_pl.factors import Factors
 from structurenet_pl.growing import structure_of
 from structurenet_pl.norms import GradientNorms, coupled_weight_decay
 
@@ -50,12 +51,12 @@ def test_in_a_fit_it_is_the_ratio_of_the_component(skip_1d, optimizer, decay):
                     if name.startswith(slot.component + ".") and (tensor.ndim > 1 or not skip_1d)
                 ]
                 if slot.is_1d:
-                    assert board.lr(slot.name) == 0.1
+                    assert group["lr"] == 0.1
                     continue
                 weight = torch.cat([tensor.flatten() for _, tensor in own]).double().norm().item()
                 grad = torch.cat([tensor.grad.flatten() for _, tensor in own]).double().norm().item()
                 expected = 0.1 * 0.02 * weight / (grad + decay * weight + 1e-8)
-                assert board.lr(slot.name) == pytest.approx(expected, rel=1e-6)  # norms are taken in float32
+                assert group["lr"] == pytest.approx(expected, rel=1e-6)  # norms are taken in float32
                 checked.append(expected)
 
     module = Plain(optimizer=lambda params: optimizer(params, lr=0.1, weight_decay=0.1))
@@ -203,9 +204,12 @@ def test_gradients_are_scaled_without_a_read_from_the_device():
     module.head(module.body(torch.randn(4, 6))).sum().backward()
     trainer = Trainer(logger=False, enable_checkpointing=False, callbacks=[driver := Driver()])
     driver.structure = structure_of(module)
+    scaler = LARSScaler(mode="grad")
+    driver.factors = Factors([scaler])
+    driver.factors.look_at(driver.structure.spine)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, weight_decay=0.1)
     with torch.profiler.profile() as profile:
-        LARSScaler(mode="grad").on_before_optimizer_step(trainer, module, optimizer)
+        scaler.on_before_optimizer_step(trainer, module, optimizer)
     called = {event.name for event in profile.events()}
     assert "aten::_foreach_norm" in called
     assert not called & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}
