@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import Any, cast
 from weakref import WeakKeyDictionary, ref
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from structurenet_pl.lightning import rank_zero_warn
 from structurenet_pl.surgery.param_groups import Slot
 from structurenet_pl.surgery.schedulers import own
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from structurenet_pl.board import Board, board_of
 from structurenet_pl.components import Structure
+from structurenet_pl.lightning import Trainer
 from structurenet_pl.surgery.checkpoints import (
     arrange,
     join_scheduler_state,

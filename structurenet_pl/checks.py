@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 from torch.optim import LBFGS, Optimizer, Rprop
 
 from structurenet_pl.components import Structure, unmatched
 from structurenet_pl.events import Component
+from structurenet_pl.lightning import MisconfigurationException, rank_zero_warn
 
 
 def check_optimizers(

@@ -66,7 +66,8 @@ def founding_roots(module: nn.Module) -> dict[str, Part]:
     """The components that the structure of a module gives, before names and growth.
 
     Single wrapping children are passed through; then each child is a component, but a container is replaced by its
-    elements, once.
+    elements, once, and a child with repeated blocks inside (such as the backbone beside a head) by its own children,
+    and so on.
     """
     return {path or "self": Part(path) for path in split(module, set(_paths(module)))}
 
@@ -163,23 +164,28 @@ def unmatched(module: nn.Module, patterns: Iterable[str]) -> list[str]:
     return [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]
 
 
-def _paths(module: nn.Module) -> Iterator[str]:
-    path = ""
-    while True:
-        children = {_join(path, name): child for name, child in module.named_children() if _has_parameters(child)}
-        alone = len(children) == 1 and not _own_parameters(module)
-        if not alone or isinstance(module, CONTAINERS):
-            break
-        [(path, module)] = children.items()
-    if isinstance(module, CONTAINERS) and path:
-        children = {path: module}
-    if _own_parameters(module) or not children:
+def _paths(module: nn.Module, path: str = "", outermost: bool = True) -> Iterator[str]:
+    within, inner = path, module
+    while not isinstance(inner, CONTAINERS) and not _own_parameters(inner) and len(_children(inner)) == 1:
+        [(name, inner)] = _children(inner).items()
+        within = _join(within, name)
+    if not (outermost or isinstance(inner, CONTAINERS) or _repeats(inner)):
         yield path
-    for name, child in children.items():
-        if isinstance(child, CONTAINERS):
-            yield from (_join(name, key) for key, element in child.named_children() if _has_parameters(element))
-        if not isinstance(child, CONTAINERS) or _own_parameters(child):
-            yield name
+        return
+    if _own_parameters(inner):
+        yield within
+    for name, child in _children(inner).items():
+        if isinstance(inner, CONTAINERS):
+            yield _join(within, name)
+        else:
+            yield from _paths(child, _join(within, name), outermost=False)
+
+
+def _repeats(module: nn.Module) -> bool:
+    """Whether there are blocks inside: a container with several modules of one class."""
+    containers = (inner for inner in module.modules() if isinstance(inner, CONTAINERS))
+    kinds = ([type(child) for child in _children(container).values()] for container in containers)
+    return any(len(set(kind)) < len(kind) for kind in kinds)
 
 
 def _innermost(name: str, paths: Collection[str]) -> str | None:
@@ -199,8 +205,9 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _has_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
+def _children(module: nn.Module) -> dict[str, nn.Module]:
+    """The children that hold parameters."""
+    return {name: child for name, child in module.named_children() if next(child.parameters(), None) is not None}
 
 
 def _own_parameters(module: nn.Module) -> bool:

@@ -5,9 +5,6 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.optim import Optimizer
 
 from structurenet_pl.boards import CHECKPOINT_KEY, Boards
@@ -35,6 +32,7 @@ from structurenet_pl.growing import (
     remember_patterns,
     structure_of,
 )
+from structurenet_pl.lightning import Callback, LightningModule, MisconfigurationException, Trainer, rank_zero_info
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng

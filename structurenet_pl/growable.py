@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, cast
 
-from lightning.pytorch import Callback, LightningModule
 from torch.nn import Module
 
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Clock
 from structurenet_pl.growing import Growing
+from structurenet_pl.lightning import Callback, LightningModule
 
 
 class GrowthMixin(Growing):
@@ -37,7 +37,7 @@ class GrowthMixin(Growing):
         """What follows the growth, beside the callbacks of the LightningModule. Extend it with ``super()``."""
         inherited: Callback | Sequence[Callback] = super().configure_callbacks()  # type: ignore[misc]
         driver = [] if Driver.of(self.trainer) else [Driver()]
-        return [*([inherited] if isinstance(inherited, Callback) else inherited), *driver]
+        return [*_several(inherited), *driver]
 
     def _idle_clock(self) -> Clock:
         try:
@@ -77,8 +77,7 @@ def _checked(configure_callbacks: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @wraps(configure_callbacks)
     def configured(module: Any) -> Any:
         callbacks = configure_callbacks(module)
-        listed = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
-        if not any(isinstance(callback, Driver) for callback in [*listed, *module.trainer.callbacks]):
+        if not any(isinstance(callback, Driver) for callback in [*_several(callbacks), *module.trainer.callbacks]):
             raise TypeError(
                 f"{type(module).__name__}.configure_callbacks drops what follows the growth of the module: return "
                 "[*super().configure_callbacks(), ...]."
@@ -86,3 +85,8 @@ def _checked(configure_callbacks: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return callbacks
 
     return configured
+
+
+def _several(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
+    """Lightning lets ``configure_callbacks`` return a single callback, too."""
+    return callbacks if isinstance(callbacks, Sequence) else [callbacks]

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from structurenet_pl.comparison import compare
 from structurenet_pl.components import Part, Structure, build, first_wins, founding_roots, refine, with_event
 from structurenet_pl.events import Clock, Component, GrowthEvent, dump_log, load_log
+from structurenet_pl.lightning import isolate_rng
 from structurenet_pl.methods import GrowthMethod, GrowthRequest
 
 LOG_KEY = "growth_log"

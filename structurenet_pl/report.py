@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from lightning.pytorch import Trainer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Clock, Component
+from structurenet_pl.lightning import Trainer
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Each may import from those above it, and from its own line.
 LAYERS = [
-    {"events"},
+    {"events", "lightning"},
     {"components", "rng", "norms"},
     {"density"},
     {"methods", "surgery.schedulers", "surgery.param_groups"},
@@ -28,6 +28,7 @@ LAYERS = [
     {"report", "presets"},
     {"callbacks.monitor"},
     {""},
+    {"pytorch_lightning"},
 ]
 
 

@@ -82,11 +82,11 @@ def test_pattern_for_all_of_a_component_does_not_split_it():
 
 def test_pattern_that_reaches_into_a_component_splits_it():
     module = nn.Module()
-    module.encoder = wrap(nn.Sequential(block(), block()))
+    module.encoder = Own()
     module.head = nn.Linear(4, 2)
-    assert roles(module, {"encoder.model.1": "adapter", "encoder": "pretrained", "*.bias": "bias"}) == {
+    assert roles(module, {"encoder.stem": "adapter", "encoder": "pretrained", "*.bias": "bias"}) == {
         "encoder": "pretrained",
-        "encoder.model.1": "adapter",
+        "encoder.stem": "adapter",
         "head": None,
         "head.bias": "bias",
     }
@@ -113,13 +113,11 @@ def test_first_definition_owns_tied_parameters():
 
 def test_ties_inside_a_component_are_its_own_affair():
     module = nn.Module()
-    module.pair, module.head = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(4, 2)
-    inner = nn.Module()
-    inner.pair = module.pair
-    inner.pair[1].weight = inner.pair[0].weight
-    outer = nn.Module()
-    outer.encoder, outer.head = inner, nn.Linear(4, 2)
-    assert structure_of(outer).tied == {}
+    pair = nn.Module()
+    pair.one, pair.other = nn.Linear(4, 4), nn.Linear(4, 4)
+    pair.other.weight = pair.one.weight
+    module.encoder, module.head = pair, nn.Linear(4, 2)
+    assert structure_of(module).tied == {}
 
 
 def test_parameter_outside_all_components_is_an_error():

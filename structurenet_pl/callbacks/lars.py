@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from structurenet_pl.callbacks.base import LRFactor
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Component, Moment
+from structurenet_pl.lightning import LightningModule, Trainer, rank_zero_warn
 from structurenet_pl.norms import coupled_weight_decay
 
 

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from structurenet_pl.driver import Driven
 from structurenet_pl.growing import growth_log
+from structurenet_pl.lightning import LightningModule, Trainer, rank_zero_warn
 from structurenet_pl.report import GroupLR, group_lrs
 
 

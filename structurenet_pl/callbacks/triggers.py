@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
 from structurenet_pl.events import check_unit
 from structurenet_pl.growing import growth_method
+from structurenet_pl.lightning import Callback, LightningModule, Trainer
 
 
 class GrowEvery(Callback):

@@ -1,0 +1,37 @@
+"""What we take from Lightning, which is installed under one of two names, or both.
+
+They hold the same code in classes of their own. Modules and Trainers are those of ``lightning`` where it is installed;
+callbacks are callbacks of all that are, so that the Trainer and the command line of each accept them.
+"""
+
+try:
+    from lightning.pytorch import Callback as _Callback
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+    from lightning.pytorch.utilities.seed import isolate_rng
+except ModuleNotFoundError:
+    from pytorch_lightning import Callback as _Callback
+    from pytorch_lightning import LightningModule, Trainer
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+    from pytorch_lightning.utilities.seed import isolate_rng
+
+try:
+    from pytorch_lightning import Callback as _OtherCallback
+except ModuleNotFoundError:
+    _OtherCallback = _Callback
+
+__all__ = [
+    "Callback",
+    "LightningModule",
+    "MisconfigurationException",
+    "Trainer",
+    "isolate_rng",
+    "rank_zero_info",
+    "rank_zero_warn",
+]
+
+
+class Callback(*dict.fromkeys([_Callback, _OtherCallback])):  # type: ignore[misc]
+    """A callback in every Lightning that is installed."""
