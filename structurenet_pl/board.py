@@ -1,11 +1,12 @@
 """The one writer of learning rates: base lr × product of factors, for one optimizer."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 from weakref import WeakKeyDictionary, ref
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -25,12 +26,12 @@ class Board:
 
     Args:
         optimizer: Its groups have unique names.
-        slots: What each of the groups stands for.
+        slots: What each of the groups stands for, by name.
     """
 
-    def __init__(self, optimizer: Optimizer, slots: Iterable[Slot]) -> None:
+    def __init__(self, optimizer: Optimizer, slots: Mapping[str, Slot]) -> None:
         self._optimizer = ref(optimizer)  # weak: a board lives as long as its optimizer, not the other way round
-        self.slots = {slot.name: slot for slot in slots}
+        self.slots = dict(slots)
         self._factors: dict[str, Mapping[str, float]] = {}
         self._product: dict[str, float] = {}
         self._base: dict[str, float | Tensor] = {}
@@ -38,10 +39,11 @@ class Board:
         self._nesting = 0
         self._stale = False
         self._warned = False
-        self._hooks = [
-            optimizer.register_state_dict_post_hook(self._save_base),
-            optimizer.register_load_state_dict_post_hook(self._load_base),
-        ]
+        self._hooks = []
+        for face in _faces(optimizer):
+            self._hooks.append(face.register_state_dict_post_hook(self._save_base))
+            self._hooks.append(face.register_load_state_dict_post_hook(self._load_base))
+            self._hooks.append(face.register_step_post_hook(self._look_back))
         _BOARDS[optimizer] = self
         self._load_base(optimizer)
 
@@ -153,6 +155,20 @@ class Board:
             self._base[name] = own(group["lr"])
             self._seen[name] = _stamp(group["lr"])
 
+    def _look_back(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Say if the lr was written again between the last refresh and the update."""
+        if torch.compiler.is_compiling() or self._warned or self._nesting:
+            return
+        for group in self._groups():
+            if self._product.get(group["name"], 1.0) != 1.0 and not _untouched(group["lr"], self._seen[group["name"]]):
+                self._warned = True
+                rank_zero_warn(
+                    f"the lr of param group {group['name']!r} was written during the step, after the factors had been "
+                    f"applied, so they had no effect: by {type(optimizer).__name__}.step() itself, or by "
+                    "on_before_optimizer_step or configure_gradient_clipping of the module. Write it in "
+                    "optimizer_step or on_train_batch_start of the module, or in an LR scheduler."
+                )
+
     def _read_base(self) -> None:
         for group in self._groups():
             self._base[group["name"]] = own(group["lr"])
@@ -184,6 +200,12 @@ class Board:
         self._seen.clear()
         self._adopt()
         self._write_effective()
+
+
+def _faces(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimizer and those that it wraps, but for wrappers that lack the hooks of a torch optimizer."""
+    wrapped = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
+    return [face for face in (optimizer, *wrapped) if hasattr(face, "_optimizer_state_dict_post_hooks")]
 
 
 def _on_base(board: Board, method: Callable[..., Any]) -> Callable[..., Any]:

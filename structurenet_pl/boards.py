@@ -47,6 +47,10 @@ class Boards(dict[Optimizer, Board]):
         """Whether these are the optimizers of the Trainer; they may be replaced in the middle of a fit."""
         return list(self) == self._trainer.optimizers
 
+    def holders(self, optimizer: Optimizer) -> list[Any]:
+        """What may hold lists by group: the schedulers of an optimizer, and it itself (``base_lrs`` of AdaBound)."""
+        return [*self.schedulers(optimizer), optimizer]
+
     def schedulers(self, optimizer: Optimizer) -> list[Any]:
         """The schedulers of an optimizer: those that Lightning knows, and those that the module steps by itself."""
         known = [config.scheduler for config in self._trainer.lr_scheduler_configs]
@@ -65,7 +69,16 @@ class Boards(dict[Optimizer, Board]):
         for optimizer in self._trainer.optimizers:
             if (board := board_of(optimizer)) is not None:
                 board.release()
-                join_groups(optimizer, board.slots, self.schedulers(optimizer))
+                join_groups(optimizer, board.slots, self.holders(optimizer))
+
+    def adopt(self, structure: Structure, split_1d: bool) -> bool:
+        """Give groups by component to what somebody else has added to an optimizer; tell if there was any."""
+        found = False
+        for optimizer, board in self.items():
+            if any(group.get("name") not in board.slots for group in optimizer.param_groups):
+                board.slots = split_groups(optimizer, structure, split_1d, self.holders(optimizer), board.slots)
+                found = True
+        return found
 
     def lay_out(self, structure: Structure, split_1d: bool) -> None:
         """Give each optimizer groups by component and a board where it has none; forget optimizers that are gone."""
@@ -74,7 +87,7 @@ class Boards(dict[Optimizer, Board]):
         for optimizer in self._trainer.optimizers:
             board = self.pop(optimizer, None)
             if board is None:
-                board = Board(optimizer, split_groups(optimizer, structure, split_1d, self.schedulers(optimizer)))
+                board = Board(optimizer, split_groups(optimizer, structure, split_1d, self.holders(optimizer), {}))
             self[optimizer] = board
 
     def arrange(self, structure: Structure, layouts: Sequence[Any]) -> None:
@@ -132,7 +145,7 @@ class Boards(dict[Optimizer, Board]):
                 board = self[optimizer]
                 with board.base_lrs():
                     undo.callback(setattr, board, "slots", board.slots)
-                    undo.callback(add_groups(optimizer, board.slots, newcomers, self.schedulers(optimizer)))
+                    undo.callback(add_groups(optimizer, board.slots, newcomers, self.holders(optimizer)))
                     board.slots = board.slots | {new.slot.name: new.slot for new in newcomers}
             audit(self, expected)
             undo.pop_all()

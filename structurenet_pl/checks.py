@@ -4,11 +4,41 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from torch import nn
-from torch.optim import LBFGS, Optimizer, Rprop
+from torch.optim import LBFGS, Optimizer
 
 from structurenet_pl.components import Structure, unmatched
 from structurenet_pl.events import Component
-from structurenet_pl.lightning import MisconfigurationException, rank_zero_warn
+from structurenet_pl.factors import Factors
+from structurenet_pl.lightning import MisconfigurationException, rank_zero_info, rank_zero_warn
+from structurenet_pl.trial import try_out
+
+MOST_NAMES = 12
+
+
+def check_fit(
+    callbacks: Iterable[object], optimizers: Iterable[Optimizer], structure: Structure, factors: Factors
+) -> None:
+    """Refuse what cannot work, and say what was found, before anything is changed."""
+    check_companions(callbacks)
+    check_optimizers(optimizers, structure, factors, factors.need_gradients)
+    tell_components(structure)
+    tell_about_tied(structure)
+    for sentence in shared_basis(factors.basis, factors.acting):
+        rank_zero_info(f"structurenet_pl: {sentence}")
+
+
+def check_companions(callbacks: Iterable[object]) -> None:
+    """Refuse callbacks that take the param groups for something else than they are.
+
+    Raises:
+        MisconfigurationException: If one goes by the position of a group.
+    """
+    if any("BackboneFinetuning" in {kind.__name__ for kind in type(callback).__mro__} for callback in callbacks):
+        raise MisconfigurationException(
+            "BackboneFinetuning takes its lr from the first param group and writes it to the last, which is wrong "
+            "where groups are split by component. Leave it out, and freeze the backbone with ProgressiveFreeze, or "
+            "slow it down with Components({'backbone.*': 'pretrained'}) and RoleLR."
+        )
 
 
 def check_optimizers(
@@ -23,7 +53,8 @@ def check_optimizers(
         need_gradients: Whether one of these reads gradients.
 
     Raises:
-        MisconfigurationException: If one takes a single param group only, has no lr, or ignores it.
+        MisconfigurationException: If one takes a single param group only, has no lr, writes its lr itself, or saves
+            its groups in a form of its own.
     """
     for optimizer in optimizers:
         kind = type(optimizer).__name__
@@ -35,13 +66,44 @@ def check_optimizers(
                 f"the component, and there are {len(components)}: {sorted(components)}, or on gradients. Use an "
                 f"optimizer with param groups, such as SGD or AdamW, or give {kind} the parameters of one component."
             )
-        if factors and (
-            isinstance(optimizer, Rprop) or any(group.get("lr") is None for group in optimizer.param_groups)
-        ):
+        if factors and any(group.get("lr") is None for group in optimizer.param_groups):
             raise MisconfigurationException(
-                f"{kind} does not train by its lr, so {', '.join(factors)} could have no effect. Use an optimizer that "
-                "follows its lr, such as SGD or AdamW, or remove the LR callbacks."
+                f"{kind} has no lr, so {', '.join(factors)} could have no effect. Use an optimizer that follows its "
+                "lr, such as SGD or AdamW, or remove the LR callbacks."
             )
+        if not {"state", "param_groups"} <= (form := optimizer.state_dict()).keys():
+            raise MisconfigurationException(
+                f"{kind} saves its groups in a form of its own ({sorted(form)}), which depends on how they are split. "
+                "Use the optimizer inside, or a wrapper that saves what torch's optimizers save."
+            )
+        trial = try_out(optimizer)
+        if factors and not trial.keeps_lr:
+            raise MisconfigurationException(
+                f"{kind} writes its lr at every step, so {', '.join(factors)} would multiply up. Use an optimizer that "
+                "leaves its lr alone, such as SGD or AdamW, or remove the LR callbacks."
+            )
+        if factors and not trial.follows_lr:
+            rank_zero_warn(
+                f"{kind} was tried with two lrs and gave the same updates, so {', '.join(factors)} may have no effect. "
+                "Use an optimizer that follows its lr, such as SGD or AdamW."
+            )
+        if factors and getattr(optimizer, "disable_lr_scheduler", True) is False:
+            rank_zero_warn(
+                f"{kind} has a schedule of its own that does not follow the lr throughout: pass "
+                "disable_lr_scheduler=True and use an LR scheduler."
+            )
+        if len(components) > 1 and not trial.keeps_groups:
+            rank_zero_warn(
+                f"{kind} computes over all tensors of a param group. Groups are split by component, so it now computes "
+                "over each component, and a run differs from one without these callbacks even where all factors are 1."
+            )
+
+
+def tell_components(structure: Structure) -> None:
+    """Say in one line which components were found."""
+    names = list(structure.components)
+    some = names if len(names) <= MOST_NAMES else [*names[: MOST_NAMES - 2], "...", names[-1]]
+    rank_zero_info(f"structurenet_pl: {len(names)} components, from input to output: {', '.join(some)}")
 
 
 def tell_about_tied(structure: Structure) -> None:

@@ -1,24 +1,25 @@
 """What drives the factors: it evaluates them, has the boards write them, and finds safe moments for growth."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
 from typing import Any, cast
 
+import torch
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from structurenet_pl.boards import CHECKPOINT_KEY, Boards
 from structurenet_pl.checks import (
-    check_optimizers,
+    check_fit,
     left_out,
     shared_basis,
-    tell_about_tied,
     warn_acts_on_nothing,
     warn_left_out,
     warn_unmatched,
     warn_without_effect,
 )
-from structurenet_pl.components import Structure, first_wins
+from structurenet_pl.companions import Rear, companions, patterns_of
+from structurenet_pl.components import Structure
 from structurenet_pl.density import Densities
 from structurenet_pl.events import Clock, Component, Moment, no_density
 from structurenet_pl.factors import Factor, Factors
@@ -38,35 +39,6 @@ from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
 
 
-class Driven(Callback):
-    """A callback that needs the driver in the Trainer, and sees to it that there is one."""
-
-    patterns: Mapping[str, str] = {}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "setup" in vars(cls):
-            cls.setup = _attaching(cls.setup)  # type: ignore[method-assign]
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Attach the driver."""
-        if stage == "fit" and Driver.of(trainer) is None:
-            driver = Driver()
-            trainer.callbacks = [driver, *trainer.callbacks]  # a new list: Lightning is walking through the old one
-            driver.setup(trainer, pl_module, stage)
-
-
-def _attaching(setup: Callable[..., None]) -> Callable[..., None]:
-    """A ``setup`` that forgets ``super()`` would leave the callback without effect."""
-
-    @wraps(setup)
-    def attached(callback: Driven, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        Driven.setup(callback, trainer, pl_module, stage)
-        setup(callback, trainer, pl_module, stage)
-
-    return attached
-
-
 class Driver(Callback):
     """Evaluates the factors, has the boards write them, and carries growth out at safe moments.
 
@@ -74,6 +46,8 @@ class Driver(Callback):
     """
 
     def __init__(self) -> None:
+        self._rear = Rear(self.before_step)
+        self._by_hand: list[RemovableHandle] = []
         self.factors = Factors()
         self.boards = Boards(None)
         self.structure = Structure({}, {}, {})
@@ -86,6 +60,10 @@ class Driver(Callback):
         self._left_out: list[str] = []
         self._unused: list[str] = []
         self._density: Callable[[Component], float | None] = no_density
+
+    def __reduce__(self) -> tuple[type["Driver"], tuple[()]]:
+        """Copies know nothing of the Trainer: projects copy and pickle lists of callbacks in the middle of a fit."""
+        return Driver, ()
 
     @staticmethod
     def of(trainer: Trainer) -> "Driver | None":
@@ -126,7 +104,10 @@ class Driver(Callback):
         """Go to the front, and follow the growth of the module."""
         if stage != "fit":
             return
-        trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
+        savers = trainer.checkpoint_callbacks
+        others = [callback for callback in trainer.callbacks if not isinstance(callback, Driver | Rear)]
+        others = [callback for callback in others if callback not in savers]
+        trainer.callbacks = [self, *others, self._rear, *savers]
         self._trainer = trainer
         self.boards, self._resumed, self._waiting = Boards(trainer), None, []
         self._in_batch = self._epoch_over = False
@@ -150,10 +131,7 @@ class Driver(Callback):
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
         self._find_structure(trainer, pl_module)
         self.boards.take_over()
-        check_optimizers(trainer.optimizers, self.structure, self.factors, self.factors.need_gradients)
-        tell_about_tied(self.structure)
-        for sentence in self.notes:
-            rank_zero_info(f"structurenet_pl: {sentence}")
+        check_fit(trainer.callbacks, trainer.optimizers, self.structure, self.factors)
         if not isinstance(pl_module, Growing):  # in one that grows, what is meant may be yet unborn
             self._unused = self._tell_unused(trainer, pl_module)
 
@@ -167,6 +145,8 @@ class Driver(Callback):
         if resumed is not None:
             self.boards.convert(resumed)
         self.boards.bind()
+        if not pl_module.automatic_optimization:
+            self._follow_hand(trainer, pl_module)
         if "rng" in saved:
             restore_rng(saved["rng"][trainer.global_rank])
         self._refresh(trainer)
@@ -186,11 +166,20 @@ class Driver(Callback):
         """Structure stands still from here to the end of the batch."""
         self._in_batch, self._step_before = True, trainer.global_step
         self.boards.bind()
+        if self.boards.adopt(self.structure, self.factors.split_1d):
+            self.factors.look_at(self.structure.spine)
         self._refresh(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Gradients are known, and the lr has not been read yet."""
-        self._refresh(trainer, with_gradients=optimizer)
+        if pl_module.automatic_optimization:
+            self._refresh(trainer, with_gradients=optimizer)
+
+    def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Nobody has a say in gradients and lrs after this."""
+        self._refresh(trainer)
+        for callback in companions(trainer):
+            callback.before_step(trainer, pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -221,6 +210,8 @@ class Driver(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """From here on growth concerns the module alone."""
         self._trainer = None
+        while self._by_hand:
+            self._by_hand.pop().remove()
         for module in pl_module.modules():
             if isinstance(module, Growing):
                 follow(module, None)
@@ -237,8 +228,18 @@ class Driver(Callback):
         if isinstance(pl_module, Growing):
             checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
 
+    def _follow_hand(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Under manual optimization an optimizer may be stepped past Lightning, but not past its own hooks."""
+
+        def measure(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if not torch.compiler.is_compiling():
+                self._refresh(trainer, with_gradients=optimizer)
+                self.before_step(trainer, pl_module, optimizer)
+
+        self._by_hand = [optimizer.register_step_pre_hook(measure) for optimizer in trainer.optimizers]
+
     def _find_structure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        patterns = _patterns(trainer)
+        patterns = patterns_of(trainer)
         if isinstance(pl_module, Growing):
             remember_patterns(pl_module, patterns)
         self.structure = structure_of(pl_module, patterns)
@@ -247,7 +248,7 @@ class Driver(Callback):
 
     def _tell_unused(self, trainer: Trainer, pl_module: LightningModule) -> list[str]:
         """Warn of patterns that match nothing; give the factors that therefore act on nothing."""
-        warn_unmatched(pl_module, all_patterns(pl_module) if isinstance(pl_module, Growing) else _patterns(trainer))
+        warn_unmatched(pl_module, all_patterns(pl_module) if isinstance(pl_module, Growing) else patterns_of(trainer))
         return warn_acts_on_nothing(self.factors.where, self.structure)
 
     def _refresh(self, trainer: Trainer, with_gradients: Optimizer | None = None) -> None:
@@ -283,8 +284,3 @@ class Driver(Callback):
                 react(trainer, module, event)
         module.on_growth(event)
         return result
-
-
-def _patterns(trainer: Trainer) -> dict[str, str]:
-    """What the callbacks of the Trainer say about roles; the first to match a name wins."""
-    return first_wins(*(callback.patterns for callback in trainer.callbacks if isinstance(callback, Driven)))

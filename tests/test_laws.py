@@ -21,7 +21,7 @@ MEMBERS = [
     for name in structurenet_pl.__all__
     if isinstance(kind := getattr(structurenet_pl, name), type) and issubclass(kind, LRFactor) and kind is not LRFactor
 ]
-EXCEPTIONS = {LARSScaler: {"on_fit_start", "on_before_optimizer_step"}}  # mode "grad"
+EXCEPTIONS = {LARSScaler: {"on_fit_start", "before_step"}}  # mode "grad"
 GROWING = [GrowEvery("add_patch", 1, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 2, limit=1)]
 
 LOG = (

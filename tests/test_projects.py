@@ -256,7 +256,7 @@ def test_optimizer_without_lr_may_grow():
     net = Net(optimizer=NoLR)
     fit(net, [GrowEvery("add_neck", 1, limit=1)], epochs=2)
     assert len(net.growth_log) == 1
-    with pytest.raises(MisconfigurationException, match="NoLR does not train by its lr"):
+    with pytest.raises(MisconfigurationException, match="NoLR has no lr"):
         fit(Plain(optimizer=NoLR), [Half()], epochs=1)
 
 

@@ -105,7 +105,7 @@ def test_a_bound_scheduler_is_what_it_was(name):
     optimizer = torch.optim.SGD([{"params": [parameter], "name": "stem"}], lr=0.1, momentum=0.9)
     scheduler = SCHEDULERS[name](optimizer)
     kind, state = type(scheduler), copy.deepcopy(scheduler.state_dict())
-    board = Board(optimizer, [Slot("stem", "stem", 0)])
+    board = Board(optimizer, {"stem": Slot("stem", "stem", 0)})
     board.bind(scheduler)
     board.bind(scheduler)
     board.refresh({"stem": {"half": 0.5}})
@@ -121,7 +121,7 @@ def test_a_bound_scheduler_is_what_it_was(name):
 def board_of_one(lr=0.1, **groups):
     parameter = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([{"params": [parameter], "name": "stem"} | groups], lr=lr)
-    return optimizer, Board(optimizer, [Slot("stem", "stem", 0)])
+    return optimizer, Board(optimizer, {"stem": Slot("stem", "stem", 0)})
 
 
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)])

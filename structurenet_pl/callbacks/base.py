@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
-from structurenet_pl.driver import Driven
+from structurenet_pl.driven import Driven
 from structurenet_pl.events import Component, Moment, Unit, listed
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from structurenet_pl.driver import Driven
+from structurenet_pl.driven import Driven
 
 
 class Components(Driven):

@@ -104,7 +104,7 @@ class LARSScaler(LRFactor):
             )
 
     @torch.no_grad()
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+    def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Scale the gradients in ``"grad"`` mode: the one place in the package that touches them."""
         if self.mode == "lr":
             return

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from structurenet_pl.driver import Driven
+from structurenet_pl.driven import Driven
 from structurenet_pl.growing import growth_log
 from structurenet_pl.lightning import LightningModule, Trainer, rank_zero_warn
 from structurenet_pl.report import GroupLR, group_lrs
@@ -49,8 +49,8 @@ class StrataMonitor(Driven):
         grown = {event.clock.step for event in growth_log(pl_module)}
         self._due = bool(every) and ((steps + 1) % every == 0 or trainer.global_step in grown)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """The lrs of this step stand in the optimizer: the driver comes first among the callbacks."""
+    def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """The lrs of this step stand in the optimizer."""
         if not self._due:
             return
         found = [entry for entry in group_lrs(trainer, [optimizer]) if entry.leads]

@@ -1,7 +1,7 @@
 """Param groups by component: split those of the user, add those of the newborn, audit the result."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, cast
@@ -36,7 +36,9 @@ class Slot:
     is_1d: bool = False
 
 
-def split_groups(optimizer: Optimizer, structure: Structure, split_1d: bool, schedulers: Iterable[Any]) -> list[Slot]:
+def split_groups(
+    optimizer: Optimizer, structure: Structure, split_1d: bool, holders: Iterable[Any], known: Mapping[str, Slot]
+) -> dict[str, Slot]:
     """Split the groups in place into maximal runs of consecutive tensors of one component.
 
     No tensor changes its place in the order, so norms over all gradients stay the same to the last bit.
@@ -45,34 +47,43 @@ def split_groups(optimizer: Optimizer, structure: Structure, split_1d: bool, sch
         optimizer: Any optimizer that takes several groups.
         structure: Says which tensor belongs to which component.
         split_1d: Whether one-dimensional tensors get groups of their own.
-        schedulers: What holds lists by group.
+        holders: What holds lists by group: schedulers, or the optimizer itself.
+        known: What the groups stand for that have been split before, by name.
+
+    Returns:
+        What each of the groups stands for, by name.
     """
     groups: list[dict[str, Any]] = []
-    slots: list[Slot] = []
-    for origin, group in enumerate(optimizer.param_groups):
+    mapping: list[int] = []
+    slots = dict(known)
+    for index, group in enumerate(optimizer.param_groups):
         params, own_name = group["params"], group.get("name")
+        if own_name in known:
+            groups.append(group)
+            mapping.append(index)
+            continue
+        origin = 1 + max((slot.origin for slot in slots.values()), default=-1)
         suffix = own_name or ("no_decay" if origin and group.get("weight_decay") == 0 else "")
 
         def key(index: int, params: Sequence[Tensor] = params) -> tuple[str, bool]:
             tensor = params[index]
             return structure.owner.get(cast(nn.Parameter, tensor), "outside"), split_1d and tensor.ndim <= 1
 
-        if not params:
-            slots.append(Slot(_unique_name("empty", suffix, slots, False), "empty", origin, suffix, own_name))
-            groups.append(_piece(group, slots[-1].name, []))
-        for (component, is_1d), run in groupby(range(len(params)), key):
+        runs = [(*kind, list(run)) for kind, run in groupby(range(len(params)), key)]
+        for component, is_1d, run in runs or [("empty", False, [])]:
             name = _unique_name(component, suffix, slots, is_1d)
-            slots.append(Slot(name, component, origin, suffix, own_name, is_1d))
-            groups.append(_piece(group, name, list(run)))
-    _install(optimizer, groups, [slot.origin for slot in slots], schedulers)
+            slots[name] = Slot(name, component, origin, suffix, own_name, is_1d)
+            groups.append(_piece(group, name, run))
+            mapping.append(index)
+    _install(optimizer, groups, mapping, holders)
     return slots
 
 
-def join_groups(optimizer: Optimizer, slots: Mapping[str, Slot], schedulers: Iterable[Any]) -> None:
+def join_groups(optimizer: Optimizer, slots: Mapping[str, Slot], holders: Iterable[Any]) -> None:
     """Put the user's own groups together again, in place."""
     names = [group.get("name") for group in optimizer.param_groups]
     first = [indices[0] for indices in by_origin(names, slots)]
-    _install(optimizer, joined(optimizer.param_groups, slots), first, schedulers)
+    _install(optimizer, joined(optimizer.param_groups, slots), first, holders)
 
 
 def joined(groups: Sequence[Mapping[str, Any]], slots: Mapping[str, Slot]) -> list[dict[str, Any]]:
@@ -147,7 +158,7 @@ def place_newborn(
             key = (template.optimizer, template.slot.origin, split_1d and tensor.ndim <= 1)
             homes.setdefault(key, (template.slot, {}))[1][name] = tensor
         for (optimizer, _, is_1d), (template_slot, tensors) in homes.items():
-            taken = [*optimizers[optimizer].values(), *(new.slot for new in joining[optimizer])]
+            taken = [*optimizers[optimizer], *(new.slot.name for new in joining[optimizer])]
             name = _unique_name(component, template_slot.suffix, taken, is_1d)
             slot = replace(template_slot, name=name, component=component, is_1d=is_1d)
             joining[optimizer].append(Newcomers(slot, template_slot.name, tensors))
@@ -155,15 +166,15 @@ def place_newborn(
 
 
 def add_groups(
-    optimizer: Optimizer, slots: Mapping[str, Slot], newcomers: Sequence[Newcomers], schedulers: Iterable[Any]
+    optimizer: Optimizer, slots: Mapping[str, Slot], newcomers: Sequence[Newcomers], holders: Iterable[Any]
 ) -> Callable[[], None]:
     """Add a group for each, equal to its template in everything but its tensors; the returned function undoes it.
 
     It stands behind the last piece of the same group of the user's, where a resumed run will find it, too.
     """
     before = list(optimizer.param_groups)
-    schedulers = list(schedulers)
-    remembered = [(part, dict(vars(part))) for scheduler in schedulers for part in with_nested(scheduler)]
+    holders = list(holders)
+    remembered = [(part, dict(vars(part))) for holder in holders for part in with_nested(holder)]
 
     def undo() -> None:
         optimizer.param_groups[:] = before
@@ -182,8 +193,8 @@ def add_groups(
             optimizer.param_groups.insert(place, optimizer.param_groups.pop())
             origins.insert(place, new.slot.origin)
             mapping.insert(place, template)
-        for scheduler in schedulers:
-            reindex(scheduler, mapping, len(before))
+        for holder in holders:
+            reindex(holder, mapping, len(before))
     except BaseException:
         undo()
         raise
@@ -244,12 +255,12 @@ def _template(
 
 
 def _install(
-    optimizer: Optimizer, groups: list[dict[str, Any]], mapping: Sequence[int], schedulers: Iterable[Any]
+    optimizer: Optimizer, groups: list[dict[str, Any]], mapping: Sequence[int], holders: Iterable[Any]
 ) -> None:
     n_old = len(optimizer.param_groups)
     optimizer.param_groups[:] = groups
-    for scheduler in schedulers:
-        reindex(scheduler, mapping, n_old)
+    for holder in holders:
+        reindex(holder, mapping, n_old)
 
 
 def _piece(group: Mapping[str, Any], name: str, run: Sequence[int]) -> dict[str, Any]:
@@ -263,9 +274,8 @@ def _copy(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: own(value) for key, value in group.items()}
 
 
-def _unique_name(component: str, suffix: str, slots: Iterable[Slot], is_1d: bool) -> str:
+def _unique_name(component: str, suffix: str, taken: Collection[str], is_1d: bool) -> str:
     """The name of the component, or with what sets this group apart from the component's others."""
-    taken = {slot.name for slot in slots}
     if component not in taken and not is_1d:
         return component
     suffix = "1d" if is_1d else suffix

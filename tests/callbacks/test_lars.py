@@ -176,12 +176,12 @@ def test_gradients_follow_timm_under_any_lr(peer, scheduler, options):
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("clip", [None, 0.003])
 def test_scaled_gradient_is_what_the_optimizer_should_have_seen(maximize, clip):
-    class Check(Callback):
-        def on_after_backward(self, trainer, pl_module):
-            self.before = {name: tensor.grad.clone() for name, tensor in pl_module.named_parameters()}
+    class Checked(Plain):
+        def on_after_backward(self):
+            self.before = {name: tensor.grad.clone() for name, tensor in self.named_parameters()}
 
-        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            for name, weight in pl_module.named_parameters():
+        def on_before_optimizer_step(self, optimizer):
+            for name, weight in self.named_parameters():
                 grad = self.before[name]
                 if weight.ndim == 1:
                     assert torch.equal(weight.grad, grad)
@@ -196,7 +196,7 @@ def test_scaled_gradient_is_what_the_optimizer_should_have_seen(maximize, clip):
     def optimizer(params):
         return torch.optim.SGD(params, lr=0.1, weight_decay=0.1, maximize=maximize)
 
-    fit(Plain(optimizer=optimizer), [LARSScaler(0.02, mode="grad", clip=clip), Check()], epochs=2)
+    fit(Checked(optimizer=optimizer), [LARSScaler(0.02, mode="grad", clip=clip)], epochs=2)
 
 
 def test_gradients_are_scaled_without_a_read_from_the_device():
@@ -209,7 +209,7 @@ def test_gradients_are_scaled_without_a_read_from_the_device():
     driver.factors.look_at(driver.structure.spine)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, weight_decay=0.1)
     with torch.profiler.profile() as profile:
-        scaler.on_before_optimizer_step(trainer, module, optimizer)
+        scaler.before_step(trainer, module, optimizer)
     called = {event.name for event in profile.events()}
     assert "aten::_foreach_norm" in called
     assert not called & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}
@@ -221,17 +221,16 @@ def test_gradients_of_other_optimizers_are_warned_of():
 
 
 def test_where_limits_the_gradients_too():
-    module = Plain()
     seen = {}
 
-    class Check(Callback):
-        def on_after_backward(self, trainer, pl_module):
-            self.before = {name: tensor.grad.clone() for name, tensor in pl_module.named_parameters()}
+    class Checked(Plain):
+        def on_after_backward(self):
+            self.before = {name: tensor.grad.clone() for name, tensor in self.named_parameters()}
 
-        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            seen.update({name: torch.equal(w.grad, self.before[name]) for name, w in pl_module.named_parameters()})
+        def on_before_optimizer_step(self, optimizer):
+            seen.update({name: torch.equal(w.grad, self.before[name]) for name, w in self.named_parameters()})
 
-    fit(module, [LARSScaler(mode="grad", where="head"), Check()], epochs=1)
+    fit(Checked(), [LARSScaler(mode="grad", where="head")], epochs=1)
     assert {name for name, same in seen.items() if not same} == {"head.weight"}
 
 
