@@ -1,6 +1,6 @@
 """What our numbers are compared with: transcriptions of formulae, and a peer where it is installed."""
 
-import importlib
+import importlib.machinery
 import importlib.util
 import sys
 import types
@@ -44,8 +44,11 @@ class Lars(torch.optim.Optimizer):
         return loss
 
 
-def timm_lars():
-    """timm's Lars; timm as a whole needs torchvision, which has no CPU build, so only this module is loaded."""
+def find_timm():
+    """Where timm is, None if nowhere. As a whole it needs torchvision, which has no CPU build.
+
+    After the call ``timm.scheduler`` and the files of ``timm.optim`` can be imported.
+    """
     spec = importlib.util.find_spec("timm")
     if spec is None:
         return None
@@ -53,8 +56,22 @@ def timm_lars():
     for name, path in {"timm": root, "timm.optim": root / "optim"}.items():
         package = types.ModuleType(name)
         package.__path__ = [str(path)]
+        package.__spec__ = importlib.machinery.ModuleSpec(name, None, origin=str(path / "__init__.py"))
         sys.modules.setdefault(name, package)
-    return importlib.import_module("timm.optim.lars").Lars
+    return root
+
+
+def timm_optimizers():
+    """The optimizers of timm by name, none if it is not installed."""
+    root = find_timm()
+    files = sorted(root.glob("optim/[a-z]*.py")) if root else []
+    modules = [importlib.import_module(f"timm.optim.{file.stem}") for file in files if file.stem != "optim_factory"]
+    return {
+        f"{module.__name__.rpartition('.')[-1]}.{kind.__name__}": kind
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind.__module__ == module.__name__
+    }
 
 
 def seed_combined(born, role, index, n_scaffold, epoch, base_lr=1e-3):

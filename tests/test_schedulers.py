@@ -2,41 +2,38 @@
 
 import copy
 import pickle
+from itertools import product
 
 import pytest
 import torch
+from recipes import EPOCHS, NESTED_SCHEDULERS, SCHEDULERS, STEPS, exported_schedulers
 from torch.optim import lr_scheduler as torch_schedulers
 
 from helpers import LRTrace, Net, Plain, assert_same, fit, loader
+from references import find_timm
 from structurenet_pl import GrowEvery, LRFactor
 from structurenet_pl.board import Board
 from structurenet_pl.surgery.param_groups import Slot
 
-EPOCHS, STEPS = 8, 32
-
-SCHEDULERS = {
-    "LambdaLR": lambda optimizer: torch_schedulers.LambdaLR(optimizer, lambda t: 1 / (1 + t)),
-    "MultiplicativeLR": lambda optimizer: torch_schedulers.MultiplicativeLR(optimizer, lambda t: 0.9),
-    "StepLR": lambda optimizer: torch_schedulers.StepLR(optimizer, 3),
-    "MultiStepLR": lambda optimizer: torch_schedulers.MultiStepLR(optimizer, [2, 5]),
-    "ConstantLR": lambda optimizer: torch_schedulers.ConstantLR(optimizer, total_iters=6),
-    "ExponentialLR": lambda optimizer: torch_schedulers.ExponentialLR(optimizer, 0.9),
-    "CosineAnnealingLR": lambda optimizer: torch_schedulers.CosineAnnealingLR(optimizer, 5, eta_min=0.003),
-    "CosineAnnealingWarmRestarts": lambda optimizer: torch_schedulers.CosineAnnealingWarmRestarts(optimizer, 3),
-    "LinearLR": lambda optimizer: torch_schedulers.LinearLR(optimizer, total_iters=6),
-    "PolynomialLR": lambda optimizer: torch_schedulers.PolynomialLR(optimizer, total_iters=7, power=2),
-    "CyclicLR": lambda optimizer: torch_schedulers.CyclicLR(optimizer, 0.01, 0.1, step_size_up=3),
-    "OneCycleLR": lambda optimizer: torch_schedulers.OneCycleLR(optimizer, 0.2, total_steps=STEPS + 1),
-    "ReduceLROnPlateau": lambda optimizer: torch_schedulers.ReduceLROnPlateau(optimizer, patience=0, min_lr=[0.001]),
-    "SequentialLR": lambda optimizer: torch_schedulers.SequentialLR(
-        optimizer,
-        [torch_schedulers.LinearLR(optimizer, total_iters=4), torch_schedulers.CosineAnnealingLR(optimizer, 4)],
-        milestones=[4],
-    ),
-    "ChainedScheduler": lambda optimizer: torch_schedulers.ChainedScheduler(
-        [torch_schedulers.LinearLR(optimizer, total_iters=4), torch_schedulers.ExponentialLR(optimizer, 0.9)]
-    ),
+TIMM = {
+    "CosineLRScheduler": {"t_initial": 5, "lr_min": 0.003, "warmup_t": 2, "warmup_lr_init": 0.01, "cycle_limit": 2},
+    "TanhLRScheduler": {"t_initial": 6, "warmup_t": 2},
+    "StepLRScheduler": {"decay_t": 3, "decay_rate": 0.5, "warmup_t": 2, "noise_range_t": 4},
+    "MultiStepLRScheduler": {"decay_t": [2, 5], "decay_rate": 0.5},
+    "PolyLRScheduler": {"t_initial": 7, "power": 2.0},
+    "WSDLRScheduler": {"t_initial": 8, "decay_t": 3, "warmup_t": 2},
+    "PlateauLRScheduler": {"patience_t": 0, "mode": "min", "warmup_t": 2, "noise_range_t": 5},
 }
+
+
+def timm_recipe(name, interval):
+    def make(optimizer):
+        import timm.scheduler
+
+        in_epochs = {} if name == "PlateauLRScheduler" else {"t_in_epochs": interval == "epoch"}
+        return getattr(timm.scheduler, name)(optimizer, **TIMM[name], **in_epochs)
+
+    return make
 
 
 class Wobble(LRFactor):
@@ -72,31 +69,120 @@ class FlatNet(Flat, Net):
     pass
 
 
+class StepsTimm:
+    """What projects with timm's schedulers write."""
+
+    def lr_scheduler_step(self, scheduler, metric):
+        if self.interval == "step":
+            scheduler.step_update(self.global_step)
+        else:
+            scheduler.step(self.current_epoch + 1, metric)
+
+
+class TimmPlain(StepsTimm, FlatPlain):
+    pass
+
+
+class TimmNet(StepsTimm, FlatNet):
+    pass
+
+
+def torchs_own_warnings(test):
+    """What torch and Lightning say to some recipes, with us and without."""
+    for start in ("A `OneCycleLR` scheduler is using 'interval'. 'epoch'", "Detected call of `lr_scheduler.step"):
+        test = pytest.mark.filterwarnings(f"ignore:{start}")(test)
+    return test
+
+
 LRS = {"float": 0.1, "tensor": torch.tensor(0.1)}
 
 
-@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using 'interval'. 'epoch'")
-@pytest.mark.parametrize("lr", LRS)
-@pytest.mark.parametrize("interval", ["epoch", "step"])
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_effective_is_scheduler_times_factors(name, interval, lr):
-    def optimizer(params):
-        value = LRS[lr]
-        # a lr in a tensor is for compiled and capturable optimizers, and foreach of SGD refuses it
-        return torch.optim.SGD(params, lr=value.clone() if lr == "tensor" else value, momentum=0.9, foreach=False)
+def sgd(lr):
+    # a lr in a tensor is for compiled and capturable optimizers, and foreach of SGD refuses it
+    return lambda params: torch.optim.SGD(
+        params, lr=LRS[lr].clone() if lr == "tensor" else LRS[lr], momentum=0.9, foreach=False
+    )
 
-    alone, ours = LRTrace(), LRTrace()
-    settings = {"optimizer": optimizer, "scheduler": SCHEDULERS[name], "interval": interval}
-    fit(FlatPlain(**settings), [alone], epochs=EPOCHS)
-    growth = [GrowEvery("add_patch", 2, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 5, limit=1)]
-    fit(FlatNet(**settings), [Wobble(), *growth, ours], epochs=EPOCHS)
 
-    assert len({row[0] for row in alone.rows}) > 1, "the scheduler should act"
+def growing():
+    return [GrowEvery("add_patch", 2, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 5, limit=1)]
+
+
+def check_composition(alone, ours, lr="float", start=0):
+    """Every lr of ours is the one without us times the factor, to the last bit; components come when they are born."""
+    assert start or len({row[0] for row in alone.rows}) > 1, "the scheduler should act"
     number = torch.tensor if lr == "tensor" else float
-    for step, (base, row) in enumerate(zip(alone.rows, ours.rows, strict=True)):
+    for step, (base, row) in enumerate(zip(alone.rows, ours.rows, strict=True), start):
         expected = {group: float(number(base[0]) * wobble(group, step)) for group in row}
         assert row == expected
         assert ("patches.0" in row, "necks.0" in row) == (step >= 8, step >= 20)
+
+
+def test_there_is_a_recipe_for_every_scheduler():
+    assert SCHEDULERS.keys() == exported_schedulers()
+
+
+@torchs_own_warnings
+@pytest.mark.parametrize("lr", LRS)
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize("name", [*SCHEDULERS, *NESTED_SCHEDULERS])
+def test_effective_is_scheduler_times_factors(name, interval, lr):
+    scheduler = (SCHEDULERS | NESTED_SCHEDULERS)[name]
+    settings = {"optimizer": sgd(lr), "scheduler": scheduler, "interval": interval}
+    alone, ours = LRTrace(), LRTrace()
+    fit(FlatPlain(**settings), [alone], epochs=EPOCHS)
+    fit(FlatNet(**settings), [Wobble(), *growing(), ours], epochs=EPOCHS)
+    check_composition(alone, ours, lr)
+
+
+@pytest.mark.filterwarnings("ignore:PlateauLRScheduler is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("name", "interval"),
+    [*product(TIMM, ["epoch", "step"])][:-1] if find_timm() else [],  # PlateauLRScheduler knows epochs only
+)
+def test_timm_schedulers(name, interval):
+    settings = {"optimizer": sgd("float"), "scheduler": timm_recipe(name, interval), "interval": interval}
+    alone, ours = LRTrace(), LRTrace()
+    fit(TimmPlain(**settings), [alone], epochs=EPOCHS)
+    fit(TimmNet(**settings), [Wobble(), *growing(), ours], epochs=EPOCHS)
+    check_composition(alone, ours)
+
+
+@torchs_own_warnings
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize("name", [*SCHEDULERS, *NESTED_SCHEDULERS])
+def test_resumed_schedule_is_that_of_lightning_times_factors(name, interval, tmp_path):
+    """Compared with a resume without us, because Lightning loses a step of ReduceLROnPlateau when it resumes."""
+    scheduler = (SCHEDULERS | NESTED_SCHEDULERS)[name]
+    settings = {"optimizer": sgd("float"), "scheduler": scheduler, "interval": interval}
+    traces = []
+    for kind, callbacks in ((FlatPlain, list), (FlatNet, lambda: [Wobble(), *growing()])):
+        for epochs in (EPOCHS // 2, EPOCHS):
+            traces.append(LRTrace())
+            resumed = None if epochs < EPOCHS else tmp_path / "half.ckpt"
+            trainer = fit(kind(**settings), [*callbacks(), traces[-1]], epochs=epochs, ckpt_path=resumed)
+            trainer.save_checkpoint(tmp_path / "half.ckpt")
+    _, alone, _, ours = traces
+    check_composition(alone, ours, start=STEPS // 2)
+
+
+def test_several_schedulers_on_one_optimizer():
+    def configured(kind):
+        class Several(kind):
+            def configure_optimizers(self):
+                optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+                return [optimizer], [
+                    {"scheduler": SCHEDULERS["ExponentialLR"](optimizer), "interval": "step"},
+                    {"scheduler": SCHEDULERS["MultiStepLR"](optimizer)},
+                    {"scheduler": SCHEDULERS["ReduceLROnPlateau"](optimizer), "monitor": "still", "frequency": 3},
+                ]
+
+        return Several()
+
+    alone, ours = LRTrace(), LRTrace()
+    fit(configured(FlatPlain), [alone], epochs=EPOCHS)
+    fit(configured(FlatNet), [Wobble(), *growing(), ours], epochs=EPOCHS)
+    check_composition(alone, ours)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

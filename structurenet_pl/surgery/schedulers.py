@@ -14,8 +14,14 @@ PER_GROUP = (
     "base_momentums",
     "max_momentums",
     "base_values",  # timm
+    "warmup_steps",  # timm
+    "restore_lr",  # timm's PlateauLRScheduler
 )
-NESTED = "_schedulers"  # SequentialLR, ChainedScheduler
+NESTED = (
+    "_schedulers",  # SequentialLR, ChainedScheduler
+    "lr_scheduler",  # timm's PlateauLRScheduler
+    "after_scheduler",  # GradualWarmupScheduler, which is copied from project to project
+)
 
 
 def reindex(scheduler: Any, mapping: Sequence[int], n_old: int) -> None:
@@ -33,8 +39,8 @@ def reindex(scheduler: Any, mapping: Sequence[int], n_old: int) -> None:
 def reindex_state(state: Mapping[str, Any], mapping: Sequence[int], n_old: int) -> dict[str, Any]:
     """The same for what ``scheduler.state_dict()`` gave, as a copy."""
     changed = _reindexed(state, mapping, n_old)
-    if NESTED in state:
-        changed[NESTED] = [reindex_state(inner, mapping, n_old) for inner in state[NESTED]]
+    if "_schedulers" in state:
+        changed["_schedulers"] = [reindex_state(inner, mapping, n_old) for inner in state["_schedulers"]]
     return {**state, **changed}
 
 
@@ -49,8 +55,10 @@ def _reindexed(attributes: Mapping[str, Any], mapping: Sequence[int], n_old: int
 def with_nested(scheduler: Any) -> list[Any]:
     """The scheduler and all inside it, each once."""
     found = {id(scheduler): scheduler}
-    for inner in vars(scheduler).get(NESTED, ()):
-        found |= {id(nested): nested for nested in with_nested(inner)}
+    for inner in (vars(scheduler).get(key) for key in NESTED):
+        for one in inner if isinstance(inner, list | tuple) else [inner]:
+            if hasattr(one, "optimizer"):
+                found |= {id(nested): nested for nested in with_nested(one)}
     return list(found.values())
 
 

@@ -154,7 +154,7 @@ def test_gradients_follow_the_paper_while_the_lr_stands_still():
         torch.testing.assert_close(one, other.detach(), rtol=1e-12, atol=1e-14)  # float64, a few thousand roundings
 
 
-TIMM = references.timm_lars()
+TIMM = references.timm_optimizers().get("lars.Lars")
 
 
 @pytest.mark.parametrize("peer", [kind for kind in (references.Lars, TIMM) if kind is not None])
