@@ -2,6 +2,8 @@
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -12,6 +14,7 @@ from structurenet_pl import (
     GrowthMixin,
     GrowthResponder,
     LARSScaler,
+    LRFactor,
     ProgressiveFreeze,
     RoleLR,
     SedimentaryDecay,
@@ -158,3 +161,46 @@ def assert_same(one, other):
         assert torch.equal(one, other)
     else:
         assert one == other
+
+
+class Half(LRFactor):
+    def factor(self, component, now):
+        return 0.5
+
+
+def unfelt():
+    """Factors that are 1 all along."""
+    return [RoleLR({"nobody": 0.5}), Warmup(start=1.0, newborn_only=False)]
+
+
+class Validated(Plain):
+    """With a scheduler, validation and test."""
+
+    def __init__(self):
+        super().__init__(scheduler=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9))
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    test_step = validation_step
+
+
+def run(callbacks=(), make=Validated, **kwargs):
+    """Weights and logged scalars of a fit with validation, and its Trainer; all starts from seed 0."""
+    torch.manual_seed(0)
+    module = make()
+    options = {"max_epochs": 3, "logger": TensorBoardLogger("logs"), "log_every_n_steps": 1}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(accelerator="cpu", callbacks=list(callbacks), **options | quiet | kwargs)
+    trainer.fit(module, loader(8), loader(2, shuffle=False))
+    return weights(module), {} if kwargs.get("fast_dev_run") else scalars(trainer.logger.log_dir), trainer
+
+
+def scalars(log_dir):
+    """What stands in a log, but for the tags of LearningRateMonitor, which carry the names of the components."""
+    log = EventAccumulator(log_dir).Reload()
+    return {
+        tag: [(event.step, event.value) for event in log.Scalars(tag)]
+        for tag in log.Tags()["scalars"]
+        if not tag.startswith("lr-")
+    }

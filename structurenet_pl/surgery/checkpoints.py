@@ -46,8 +46,8 @@ def arrange(optimizer: Optimizer, structure: Structure, layout: Sequence[Sequenc
         raise ValueError(
             f"the checkpoint's optimizer has {len(layout)} param groups and this run's {len(optimizer.param_groups)}; "
             f"it holds {gone}, which this run's does not, and this run's holds {extra}, which it does not. Resume with "
-            "the module and the configure_optimizers that wrote it; what was born after a fit, outside of it, has no "
-            "state to resume."
+            "the module and the configure_optimizers that wrote it. What was born after a fit, outside of it, has no "
+            "state to resume, nor have the groups of a callback that adds param groups during the fit."
         )
     for group, names in zip(optimizer.param_groups, layout, strict=True):
         outside = (tensor for tensor in group["params"] if tensor not in structure.parameter_names)
