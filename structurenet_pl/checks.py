@@ -13,6 +13,10 @@ from structurenet_pl.lightning import MisconfigurationException, rank_zero_info,
 from structurenet_pl.trial import try_out
 
 MOST_NAMES = 12
+WRONG_ABOUT_GROUPS = {
+    "BackboneFinetuning": "takes its lr from the first param group and writes it to the last",
+    "FinetuningScheduler": "puts param groups of its own in place of those of the optimizer",
+}
 
 
 def check_fit(
@@ -31,14 +35,15 @@ def check_companions(callbacks: Iterable[object]) -> None:
     """Refuse callbacks that take the param groups for something else than they are.
 
     Raises:
-        MisconfigurationException: If one goes by the position of a group.
+        MisconfigurationException: If one goes by the position of a group, or puts groups of its own in their place.
     """
-    if any("BackboneFinetuning" in {kind.__name__ for kind in type(callback).__mro__} for callback in callbacks):
-        raise MisconfigurationException(
-            "BackboneFinetuning takes its lr from the first param group and writes it to the last, which is wrong "
-            "where groups are split by component. Leave it out, and freeze the backbone with ProgressiveFreeze, or "
-            "slow it down with Components({'backbone.*': 'pretrained'}) and RoleLR."
-        )
+    for callback in callbacks:
+        for name in WRONG_ABOUT_GROUPS.keys() & {kind.__name__ for kind in type(callback).__mro__}:
+            raise MisconfigurationException(
+                f"{name} {WRONG_ABOUT_GROUPS[name]}, which is wrong where groups are split by component. Leave it out, "
+                "and freeze the backbone with ProgressiveFreeze, or slow it down with "
+                "Components({'backbone.*': 'pretrained'}) and RoleLR."
+            )
 
 
 def check_optimizers(
@@ -103,15 +108,15 @@ def tell_components(structure: Structure) -> None:
     """Say in one line which components were found."""
     names = list(structure.components)
     some = names if len(names) <= MOST_NAMES else [*names[: MOST_NAMES - 2], "...", names[-1]]
-    rank_zero_info(f"structurenet_pl: {len(names)} components, from input to output: {', '.join(some)}")
+    rank_zero_info(f"structurenet_pl: {len(names)} components, in order of depth: {', '.join(some)}")
 
 
 def tell_about_tied(structure: Structure) -> None:
     """Say who owns a parameter that components share."""
-    for name, owner in structure.tied.items():
+    for owner in dict.fromkeys(structure.tied.values()):
+        names = [name for name, found in structure.tied.items() if found == owner]
         rank_zero_warn(
-            f"parameter {name!r} is shared between components: {owner!r} owns it, being defined first, and its "
-            "lr counts"
+            f"component {owner!r} shares tensors with {names}: it owns them, being defined first, and its lr counts"
         )
 
 

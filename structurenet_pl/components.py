@@ -182,10 +182,14 @@ def _paths(module: nn.Module, path: str = "", outermost: bool = True) -> Iterato
 
 
 def _repeats(module: nn.Module) -> bool:
-    """Whether there are blocks inside: a container with several modules of one class."""
-    containers = (inner for inner in module.modules() if isinstance(inner, CONTAINERS))
-    kinds = ([type(child) for child in _children(container).values()] for container in containers)
-    return any(len(set(kind)) < len(kind) for kind in kinds)
+    """Whether there are blocks inside: several of one class in a sequence, or in a list if they are no mere layers."""
+    for inner in module.modules():
+        if isinstance(inner, nn.Sequential | nn.ModuleList):
+            blocks = _children(inner).values()
+            kinds = [type(block) for block in blocks if isinstance(inner, nn.Sequential) or _children(block)]
+            if len(set(kinds)) < len(kinds):
+                return True
+    return False
 
 
 def _innermost(name: str, paths: Collection[str]) -> str | None:

@@ -1,5 +1,7 @@
 """What an optimizer does with its lr and its groups, found out by trying it on copies with two small parameters."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -68,15 +70,18 @@ def _train(optimizer: Optimizer, later: float) -> Tensor:
         loss.backward()
         return cast(float, loss)  # as every training step does
 
+    step: Callable[..., Any] = type(optimizer).step
+    if getattr(step, "hooked", False):  # by torch, which calls the global hooks that profilers and tracers have set
+        step = inspect.unwrap(step, stop=lambda wrapped: not getattr(wrapped, "hooked", False))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         for _ in range(STEPS):
-            optimizer.step(closure)
+            step(optimizer, closure)
         if later != LR:
             for group in optimizer.param_groups:
                 group["lr"] = later
         for _ in range(STEPS):
-            optimizer.step(closure)
+            step(optimizer, closure)
     return torch.cat([weight.detach() for weight in weights])
 
 

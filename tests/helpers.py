@@ -30,7 +30,7 @@ EXAMPLES = {
     SedimentaryDecay: {"strata": [("active", 0, 1.0), ("sediment", 1, 0.5), ("geological", 3, 0.1)]},
     GrowthResponder: {"recovery": 1.5},
     ProgressiveFreeze: {"phases": [("all", 0, 1.0, 1.0, 0), ("late", 2, 0.1, 0.5, 2), ("last", 3, 0.0, 0.1, -1)]},
-    LARSScaler: {"trust_coefficient": 0.1},
+    LARSScaler: {"trust_coefficient": 0.1, "clip": 10.0},
     AgeDecay: {"gamma": 0.5, "per": 2, "unit": "epoch", "floor": 0.1},
     DepthDecay: {},
     RoleLR: {},

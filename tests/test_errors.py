@@ -124,7 +124,7 @@ def test_shared_parameter_says_who_owns_it():
             self.head = nn.Linear(8, 8)
             self.head.weight = self.body[3].weight
 
-    with pytest.warns(UserWarning, match=r"'head.weight' is shared between components: 'body.3' owns it"):
+    with pytest.warns(UserWarning, match=r"component 'body.3' shares tensors with \['head.weight'\]: it owns them"):
         trainer = fit(Tied(), [Warmup()], epochs=1)
     assert [group["name"] for group in trainer.optimizers[0].param_groups] == ["body.0", "body.3", "body.4", "head"]
 

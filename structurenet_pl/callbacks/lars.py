@@ -24,7 +24,8 @@ class LARSScaler(LRFactor):
     where it acts apart from it (AdamW).
 
     With ``mode="lr"`` this is the factor of a component, over all its tensors that have a gradient, and works with any
-    optimizer. All norms cost one synchronisation with the device in a step.
+    optimizer; one that normalises gradients itself (Adam) wants ``clip``, or a gradient that nearly vanishes makes the
+    step huge. All norms cost one synchronisation with the device in a step.
 
     With ``mode="grad"`` the factor is 1; gradients are scaled instead, tensor by tensor and without a synchronisation:
     each becomes :math:`f (g + \lambda w) - \lambda w`, so that what plain ``torch.optim.SGD`` adds to its momentum is
@@ -97,6 +98,11 @@ class LARSScaler(LRFactor):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where scaled gradients do not do what they are for."""
         others = [type(optimizer).__name__ for optimizer in trainer.optimizers if not isinstance(optimizer, SGD)]
+        if self.mode == "lr" and self.clip is None and others:
+            rank_zero_warn(
+                f"LARSScaler divides by the norm of the gradients, and {', '.join(others)} normalises them, too: where "
+                "they nearly vanish the lr has no bound. Use SGD, or bound the factor with clip=1.0."
+            )
         if self.mode == "grad" and others:
             rank_zero_warn(
                 f"LARSScaler(mode='grad') scales gradients for SGD; {', '.join(others)} normalises them itself or uses "

@@ -56,6 +56,7 @@ def split_groups(
     groups: list[dict[str, Any]] = []
     mapping: list[int] = []
     slots = dict(known)
+    decays = any(group.get("weight_decay") for group in optimizer.param_groups)
     for index, group in enumerate(optimizer.param_groups):
         params, own_name = group["params"], group.get("name")
         if own_name in known:
@@ -63,7 +64,7 @@ def split_groups(
             mapping.append(index)
             continue
         origin = 1 + max((slot.origin for slot in slots.values()), default=-1)
-        suffix = own_name or ("no_decay" if origin and group.get("weight_decay") == 0 else "")
+        suffix = own_name or ("no_decay" if decays and group.get("weight_decay") == 0 else "")
 
         def key(index: int, params: Sequence[Tensor] = params) -> tuple[str, bool]:
             tensor = params[index]

@@ -34,6 +34,7 @@ def test_closed_form(norms, arguments, expected):
     assert ratio(norms, **arguments) == pytest.approx(expected, rel=1e-15)  # one rounding
 
 
+@pytest.mark.filterwarnings("ignore:LARSScaler divides by the norm of the gradients, and AdamW")
 @pytest.mark.parametrize("skip_1d", [True, False])
 @pytest.mark.parametrize(("optimizer", "decay"), [(torch.optim.SGD, 0.1), (torch.optim.AdamW, 0.0)])
 def test_in_a_fit_it_is_the_ratio_of_the_component(skip_1d, optimizer, decay):
@@ -250,3 +251,10 @@ def test_sparse_gradients_are_scaled_like_dense_ones():
         return module.body.weight
 
     torch.testing.assert_close(train(True), train(False), rtol=1e-5, atol=1e-7)  # float32
+
+
+def test_lr_without_bound_is_warned_of():
+    adam = Plain(optimizer=lambda params: torch.optim.Adam(params))
+    with pytest.warns(UserWarning, match=r"Adam normalises them, too: where they nearly vanish.*clip=1\.0"):
+        fit(adam, [LARSScaler()], epochs=1)
+    fit(adam, [LARSScaler(clip=1.0)], epochs=1)
