@@ -1,0 +1,86 @@
+"""A growing network from the command line: every callback and the module are configured in YAML.
+
+    python examples/cli.py fit --config examples/config.yaml
+    python examples/cli.py fit --config examples/config.yaml --print_config
+    python examples/cli.py fit --help
+
+Callbacks are given by class path, ``structurenet_pl.Warmup``, or by class name alone, ``Warmup``.
+"""
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningCLI
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset, random_split
+
+from structurenet_pl import GrowableModule, growth
+
+
+class DeepeningNet(GrowableModule):
+    """A multilayer perceptron that can be made deeper.
+
+    Args:
+        width: Number of units in each hidden layer.
+        depth: Number of hidden layers at the start.
+    """
+
+    def __init__(self, width: int = 64, depth: int = 2) -> None:
+        super().__init__()
+        self.width = width
+        self.stem = nn.Linear(64, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.head = nn.Linear(width, 10)
+
+    def configure_components(self) -> dict[str, str]:
+        return {"head": "head", "*": "scaffold"}
+
+    @growth(role="new")
+    def deepen(self) -> None:
+        """Put a layer behind the last hidden one; it starts as zero beside its shortcut, so nothing changes yet."""
+        layer = nn.Linear(self.width, self.width)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        self.hidden.append(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        for layer in self.hidden:
+            x = x + layer(x).relu()
+        return self.head(x)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = nn.functional.cross_entropy(self(x), y)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        x, y = batch
+        self.log("val_accuracy", (self(x).argmax(1) == y).float().mean(), prog_bar=True)
+
+
+class Digits(LightningDataModule):
+    """scikit-learn's digits.
+
+    Args:
+        batch_size: Number of images in a batch.
+        seed: Of the split into training and validation.
+    """
+
+    def __init__(self, batch_size: int = 64, seed: int = 0) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        images, labels = load_digits(return_X_y=True)
+        data = TensorDataset(torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels))
+        self.train, self.val = random_split(data, [0.8, 0.2], torch.Generator().manual_seed(seed))
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.train, self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.val, self.batch_size)
+
+
+if __name__ == "__main__":
+    LightningCLI(DeepeningNet, Digits)
