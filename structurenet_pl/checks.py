@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, Optimizer
 
 from structurenet_pl.components import Structure, unmatched
@@ -25,6 +26,8 @@ def check_fit(
     """Refuse what cannot work, and say what was found, before anything is changed."""
     check_companions(callbacks)
     check_optimizers(optimizers, structure, factors, factors.need_gradients)
+    if factors.split_1d:
+        check_shapes(structure)
     tell_components(structure)
     tell_about_tied(structure)
     for sentence in shared_basis(factors.basis, factors.acting):
@@ -44,6 +47,20 @@ def check_companions(callbacks: Iterable[object]) -> None:
                 "and freeze the backbone with ProgressiveFreeze, or slow it down with "
                 "Components({'backbone.*': 'pretrained'}) and RoleLR."
             )
+
+
+def check_shapes(structure: Structure) -> None:
+    """Refuse lazy parameters where groups depend on the number of dimensions.
+
+    Raises:
+        MisconfigurationException: If one has no shape yet.
+    """
+    lazy = [name for tensor, name in structure.parameter_names.items() if is_lazy(tensor)]
+    if lazy:
+        raise MisconfigurationException(
+            f"parameters {lazy} have no shape yet, but LARSScaler(skip_1d=True) sets those of one dimension apart: "
+            "send one batch through the module before the fit, or use skip_1d=False."
+        )
 
 
 def check_optimizers(

@@ -169,7 +169,7 @@ def _paths(module: nn.Module, path: str = "", outermost: bool = True) -> Iterato
     while not isinstance(inner, CONTAINERS) and not _own_parameters(inner) and len(_children(inner)) == 1:
         [(name, inner)] = _children(inner).items()
         within = _join(within, name)
-    if not (outermost or isinstance(inner, CONTAINERS) or _repeats(inner)):
+    if not (outermost or isinstance(module, CONTAINERS) or _repeats(inner)):
         yield path
         return
     if _own_parameters(inner):

@@ -4,6 +4,8 @@ They hold the same code in classes of their own. Modules and Trainers are those 
 callbacks are callbacks of all that are, so that the Trainer and the command line of each accept them.
 """
 
+from typing import Any
+
 try:
     from lightning.pytorch import Callback as _Callback
     from lightning.pytorch import LightningModule, Trainer
@@ -35,3 +37,7 @@ __all__ = [
 
 class Callback(*dict.fromkeys([_Callback, _OtherCallback])):  # type: ignore[misc]
     """A callback in every Lightning that is installed."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the methods of the module that Lightning hangs on callbacks: a copy would take the module along."""
+        return {key: value for key, value in vars(self).items() if key not in ("log", "log_dict")}
