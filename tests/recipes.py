@@ -84,7 +84,6 @@ SPECIAL = {
     "Rprop": "follows its lr in the first step only",
     "SparseAdam": "takes sparse gradients only",
 }
-ORDINARY = sorted(OPTIMIZERS.keys() - SPECIAL.keys())
 
 
 def exported_optimizers():
@@ -93,6 +92,9 @@ def exported_optimizers():
     return {kind.__name__ for kind in found if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)} - {
         "Optimizer"
     }
+
+
+ORDINARY = sorted(exported_optimizers() - SPECIAL.keys())
 
 
 def variants(name):

@@ -56,7 +56,7 @@ def train(optimizer, callbacks=(), epochs=3, kind=Still, scheduler=None, interva
 
 
 def test_there_is_a_recipe_for_every_optimizer():
-    assert OPTIMIZERS.keys() == exported_optimizers()
+    assert OPTIMIZERS.keys() >= exported_optimizers()
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
