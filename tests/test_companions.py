@@ -24,6 +24,7 @@ COMPANIONS = {
     "OnExceptionCheckpoint": lambda: callbacks.OnExceptionCheckpoint("logs"),
     "Timer": lambda: callbacks.Timer("00:01:00:00"),
 }
+COMPANIONS = {name: make for name, make in COMPANIONS.items() if hasattr(callbacks, name)}  # some are new in 2.6
 MEASURE_TIME = {"DeviceStatsMonitor"}  # their scalars differ from run to run
 
 

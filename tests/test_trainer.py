@@ -165,7 +165,7 @@ def test_batch_size_finder():
         callbacks=[Half(), trace],
     )
     Tuner(trainer).scale_batch_size(module, max_trials=2, steps_per_trial=2)
-    assert module.batch_size == 4
+    assert module.batch_size in (4, 8)  # Lightning 2.5 doubles once more
     trace.rows.clear()
     trainer.fit(module)
     assert set(trace.rows[0].values()) == {0.05}
