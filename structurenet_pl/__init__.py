@@ -19,6 +19,7 @@ from structurenet_pl.methods import growth
 from structurenet_pl.plots import plot_strata
 from structurenet_pl.presets import recommended
 from structurenet_pl.report import GroupLR, explain
+from structurenet_pl.successors import came_from
 
 __all__ = [
     "AgeDecay",
@@ -42,6 +43,7 @@ __all__ = [
     "SedimentaryDecay",
     "StrataMonitor",
     "Warmup",
+    "came_from",
     "explain",
     "growth",
     "plot_strata",

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from structurenet_pl.lightning import rank_zero_warn
 from structurenet_pl.surgery.param_groups import Slot
+from structurenet_pl.surgery.replacement import wrapped
 from structurenet_pl.surgery.schedulers import own
 
 STEPS = ("step", "step_update")  # step_update is timm's
@@ -204,8 +205,7 @@ class Board:
 
 def _faces(optimizer: Optimizer) -> list[Optimizer]:
     """The optimizer and those that it wraps, but for wrappers that lack the hooks of a torch optimizer."""
-    wrapped = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
-    return [face for face in (optimizer, *wrapped) if hasattr(face, "_optimizer_state_dict_post_hooks")]
+    return [face for face in wrapped(optimizer) if hasattr(face, "_optimizer_state_dict_post_hooks")]
 
 
 def _on_base(board: Board, method: Callable[..., Any]) -> Callable[..., Any]:

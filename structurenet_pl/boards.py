@@ -1,15 +1,19 @@
 """The boards of all optimizers in a fit, and what they have in common: layout, growth, checkpoints."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from structurenet_pl.board import Board, board_of
+from structurenet_pl.comparison import Change
 from structurenet_pl.components import Structure
 from structurenet_pl.lightning import Trainer
+from structurenet_pl.successors import Successor
 from structurenet_pl.surgery.checkpoints import (
     arrange,
     join_scheduler_state,
@@ -27,6 +31,7 @@ from structurenet_pl.surgery.param_groups import (
     place_newborn,
     split_groups,
 )
+from structurenet_pl.surgery.replacement import replace_tensors
 
 CHECKPOINT_KEY = "structurenet_pl"
 
@@ -127,20 +132,30 @@ class Boards(dict[Optimizer, Board]):
         ]
         self._convert_schedulers(checkpoint, join_scheduler_state)
 
-    def follow(self, structure: Structure, born: Sequence[str], like: str | None, split_1d: bool) -> None:
-        """Take newborn components into the optimizers; if that fails, leave optimizers and schedulers as they were.
+    def follow(self, structure: Structure, change: Change, split_1d: bool) -> None:
+        """Follow a growth into optimizers and schedulers; if that fails, leave them as they were.
 
         Args:
             structure: The structure after the growth.
-            born: Names of the newborn components.
-            like: Name of the component whose groups they join, None for the nearest.
+            change: What the growth has changed.
             split_1d: Whether one-dimensional tensors get groups of their own.
         """
-        slots = {optimizer: board.slots for optimizer, board in self.items()}
-        joining = place_newborn(slots, structure, born, like, split_1d)
-        expected = count_places(self)
-        expected.update(tensor for name in born for tensor in structure.parameters[name].values())
+        expected = Counter[Tensor]()
+        for tensor, count in count_places(self).items():
+            successor = change.successors.get(cast(nn.Parameter, tensor), tensor)
+            if successor is not None:
+                expected[successor.tensor if isinstance(successor, Successor) else successor] += count
+        expected.update(tensor for name in change.event.born for tensor in structure.parameters[name].values())
         with ExitStack() as undo:
+            for optimizer, board in self.items():
+                with board.base_lrs():
+                    undo.callback(setattr, board, "slots", board.slots)
+                    board.slots, back = replace_tensors(
+                        optimizer, board.slots, change.successors, change.moments, structure, self.holders(optimizer)
+                    )
+                    undo.callback(back)
+            slots = {optimizer: board.slots for optimizer, board in self.items()}
+            joining = place_newborn(slots, structure, change.event.born, change.like, split_1d)
             for optimizer, newcomers in joining.items():
                 board = self[optimizer]
                 with board.base_lrs():

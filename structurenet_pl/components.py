@@ -98,7 +98,7 @@ def refine(module: nn.Module, roots: Mapping[str, Part], patterns: Mapping[str, 
 
 def with_event(parts: Mapping[str, Part], event: GrowthEvent) -> dict[str, Part]:
     """The parts after a growth event."""
-    after = dict(parts)
+    after = {name: part for name, part in parts.items() if name not in event.removed}
     for name in event.born:
         after[name] = Part(name, event.role, event.clock, event.depth, event.beside)
     for name, path in event.moved.items():

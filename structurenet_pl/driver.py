@@ -56,6 +56,8 @@ class Driver(Callback):
         self._waiting: list[GrowthRequest] = []
         self._in_batch = False
         self._epoch_over = False
+        self._within_epoch = False
+        self._rng: dict[str, Any] | None = None
         self._step_before = 0
         self._left_out: list[str] = []
         self._unused: list[str] = []
@@ -110,7 +112,7 @@ class Driver(Callback):
         trainer.callbacks = [self, *others, self._rear, *savers]
         self._trainer = trainer
         self.boards, self._resumed, self._waiting = Boards(trainer), None, []
-        self._in_batch = self._epoch_over = False
+        self._in_batch = self._epoch_over = self._within_epoch = False
         self._find_structure(trainer, pl_module)
         for module in pl_module.modules():
             if isinstance(module, Growing):
@@ -149,10 +151,14 @@ class Driver(Callback):
             self._follow_hand(trainer, pl_module)
         if "rng" in saved:
             restore_rng(saved["rng"][trainer.global_rank])
+            self._rng = saved["rng"][trainer.global_rank] if saved["within_epoch"] else None
         self._refresh(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The clock has been restored by now."""
+        """The clock has been restored by now, and the loader has drawn what it had drawn before the checkpoint."""
+        if self._rng is not None:
+            restore_rng(self._rng)
+            self._rng = None
         self._refresh(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -164,7 +170,8 @@ class Driver(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Structure stands still from here to the end of the batch."""
-        self._in_batch, self._step_before = True, trainer.global_step
+        self._in_batch = self._within_epoch = True
+        self._step_before = trainer.global_step
         self.boards.bind()
         if self.boards.adopt(self.structure, self.factors.split_1d):
             self.factors.look_at(self.structure.spine)
@@ -186,6 +193,7 @@ class Driver(Callback):
     ) -> None:
         """A batch that ended with an update, or ended the epoch, leaves nothing that growth could disturb."""
         self._epoch_over = trainer.is_last_batch
+        self._within_epoch = not self._epoch_over
         if self._epoch_over or trainer.global_step != self._step_before:
             self._in_batch = False
             self._serve(pl_module)
@@ -193,13 +201,13 @@ class Driver(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is born from here on trains in the next epoch, also where the run was resumed in between."""
-        self._in_batch, self._epoch_over = False, True
+        self._in_batch, self._within_epoch, self._epoch_over = False, False, True
         self._serve(pl_module)
         self._refresh(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock has gone on to the epoch that would follow."""
-        self._in_batch = self._epoch_over = False
+        self._in_batch = self._epoch_over = self._within_epoch = False
         self._refresh(trainer)
         if isinstance(pl_module, Growing):
             self._unused = self._tell_unused(trainer, pl_module)
@@ -227,6 +235,7 @@ class Driver(Callback):
         self.boards.save(checkpoint, self.structure)
         if isinstance(pl_module, Growing):
             checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
+            checkpoint[CHECKPOINT_KEY]["within_epoch"] = self._within_epoch
 
     def _follow_hand(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Under manual optimization an optimizer may be stepped past Lightning, but not past its own hooks."""
@@ -274,13 +283,13 @@ class Driver(Callback):
     def _carry_out(self, module: Growing, request: GrowthRequest) -> Any:
         trainer = self._trainer
         clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
-        with growing(module, request, clock) as (event, result):
+        with growing(module, request, clock) as (change, result):
             if self.boards:
-                self.boards.follow(structure_of(module), event.born, request.method.like, self.factors.split_1d)
+                self.boards.follow(structure_of(module), change, self.factors.split_1d)
         self._find_structure(trainer, module)
         self._refresh(trainer)
         for callback in trainer.callbacks:
             if (react := getattr(callback, "on_growth", None)) is not None:
-                react(trainer, module, event)
-        module.on_growth(event)
+                react(trainer, module, change.event)
+        module.on_growth(change.event)
         return result

@@ -13,9 +13,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Each may import from those above it, and from its own line.
 LAYERS = [
     {"events", "lightning", "trial"},
-    {"components", "rng", "norms"},
-    {"density"},
-    {"methods", "surgery.schedulers", "surgery.param_groups"},
+    {"components", "rng", "norms", "successors", "snapshots"},
+    {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"},
+    {"methods"},
     {"comparison"},
     {"growing"},
     {"board", "factors", "companions"},
