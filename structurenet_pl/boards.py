@@ -1,7 +1,7 @@
 """The boards of all optimizers in a fit, and what they have in common: layout, growth, checkpoints."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -31,9 +31,10 @@ from structurenet_pl.surgery.param_groups import (
     place_newborn,
     split_groups,
 )
-from structurenet_pl.surgery.replacement import replace_tensors
+from structurenet_pl.surgery.replacement import replace_tensors, wrapped
 
 CHECKPOINT_KEY = "structurenet_pl"
+FEW = 20  # nobody keeps more schedulers in one list; lists of values may be long
 
 
 class Boards(dict[Optimizer, Board]):
@@ -57,10 +58,11 @@ class Boards(dict[Optimizer, Board]):
         return [*self.schedulers(optimizer), optimizer]
 
     def schedulers(self, optimizer: Optimizer) -> list[Any]:
-        """The schedulers of an optimizer: those that Lightning knows, and those that the module steps by itself."""
+        """The schedulers of an optimizer: those that Lightning knows, and those that module or callbacks step."""
         known = [config.scheduler for config in self._trainer.lr_scheduler_configs]
-        kept = [value for value in vars(self._trainer.lightning_module).values() if isinstance(value, LRScheduler)]
-        mine = [scheduler for scheduler in [*known, *kept] if _optimizer_of(scheduler) is optimizer]
+        keepers = [self._trainer.lightning_module, *self._trainer.callbacks]
+        kept = [scheduler for keeper in keepers for scheduler in _schedulers_in(vars(keeper).values())]
+        mine = [scheduler for scheduler in [*known, *kept] if _optimizer_of(scheduler) in wrapped(optimizer)]
         return list({id(scheduler): scheduler for scheduler in mine}.values())
 
     def bind(self) -> None:
@@ -80,7 +82,8 @@ class Boards(dict[Optimizer, Board]):
         """Give groups by component to what somebody else has added to an optimizer; tell if there was any."""
         found = False
         for optimizer, board in self.items():
-            if any(group.get("name") not in board.slots for group in optimizer.param_groups):
+            names = board.names
+            if len(set(names)) < len(names) or not board.slots.keys() >= set(names):
                 board.slots = split_groups(optimizer, structure, split_1d, self.holders(optimizer), board.slots)
                 found = True
         return found
@@ -167,12 +170,24 @@ class Boards(dict[Optimizer, Board]):
 
     def _convert_schedulers(self, checkpoint: dict[str, Any], convert: Callable[..., dict[str, Any]]) -> None:
         states = checkpoint.get("lr_schedulers", [])
-        boards = [self.get(_optimizer_of(config.scheduler)) for config in self._trainer.lr_scheduler_configs]
+        optimizers = [_optimizer_of(config.scheduler) for config in self._trainer.lr_scheduler_configs]
+        boards = [next((self[mine] for mine in self if other in wrapped(mine)), None) for other in optimizers]
         checkpoint["lr_schedulers"] = [
             state if board is None else convert(state, board.names, board.slots)
             for state, board in zip(states, boards, strict=False)
         ]
 
 
+def _schedulers_in(values: Iterable[Any], depth: int = 2) -> Iterator[LRScheduler]:
+    """The schedulers among some values, and in the short lists and dicts among them."""
+    for value in values:
+        if isinstance(value, LRScheduler):
+            yield value
+        elif isinstance(value, list | tuple | dict) and depth and len(value) <= FEW:
+            yield from _schedulers_in(value.values() if isinstance(value, dict) else value, depth - 1)
+
+
 def _optimizer_of(scheduler: Any) -> Any:
-    return vars(scheduler).get("optimizer")
+    """The optimizer itself, where Lightning has put its own around it."""
+    optimizer = vars(scheduler).get("optimizer")
+    return getattr(optimizer, "_optimizer", optimizer)

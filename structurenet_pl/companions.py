@@ -37,5 +37,4 @@ class Rear(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """The last hook of all callbacks before the update."""
-        if pl_module.automatic_optimization:
-            self._before_step(trainer, pl_module, optimizer)
+        self._before_step(trainer, pl_module, optimizer)

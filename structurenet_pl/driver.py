@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from structurenet_pl.boards import CHECKPOINT_KEY, Boards
+from structurenet_pl.by_hand import ByHand
 from structurenet_pl.checks import (
     check_fit,
     left_out,
@@ -47,7 +46,7 @@ class Driver(Callback):
 
     def __init__(self) -> None:
         self._rear = Rear(self.before_step)
-        self._by_hand: list[RemovableHandle] = []
+        self._by_hand = ByHand(self._act_by_hand)
         self.factors = Factors()
         self.boards = Boards(None)
         self.structure = Structure({}, {}, {})
@@ -133,7 +132,8 @@ class Driver(Callback):
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
         self._find_structure(trainer, pl_module)
         self.boards.take_over()
-        check_fit(trainer.callbacks, trainer.optimizers, self.structure, self.factors)
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        check_fit(trainer.callbacks, trainer.optimizers, self.structure, self.factors, scaler)
         if not isinstance(pl_module, Growing):  # in one that grows, what is meant may be yet unborn
             self._unused = self._tell_unused(trainer, pl_module)
 
@@ -148,7 +148,7 @@ class Driver(Callback):
             self.boards.convert(resumed)
         self.boards.bind()
         if not pl_module.automatic_optimization:
-            self._follow_hand(trainer, pl_module)
+            self._by_hand.follow(trainer.optimizers)
         if "rng" in saved:
             restore_rng(saved["rng"][trainer.global_rank])
             self._rng = saved["rng"][trainer.global_rank] if saved["within_epoch"] else None
@@ -179,8 +179,8 @@ class Driver(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Gradients are known, and the lr has not been read yet."""
-        if pl_module.automatic_optimization:
-            self._refresh(trainer, with_gradients=optimizer)
+        self._by_hand.done = True
+        self._refresh(trainer, with_gradients=optimizer)
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Nobody has a say in gradients and lrs after this."""
@@ -218,8 +218,7 @@ class Driver(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """From here on growth concerns the module alone."""
         self._trainer = None
-        while self._by_hand:
-            self._by_hand.pop().remove()
+        self._by_hand.release()
         for module in pl_module.modules():
             if isinstance(module, Growing):
                 follow(module, None)
@@ -237,15 +236,10 @@ class Driver(Callback):
             checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
             checkpoint[CHECKPOINT_KEY]["within_epoch"] = self._within_epoch
 
-    def _follow_hand(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Under manual optimization an optimizer may be stepped past Lightning, but not past its own hooks."""
-
-        def measure(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            if not torch.compiler.is_compiling():
-                self._refresh(trainer, with_gradients=optimizer)
-                self.before_step(trainer, pl_module, optimizer)
-
-        self._by_hand = [optimizer.register_step_pre_hook(measure) for optimizer in trainer.optimizers]
+    def _act_by_hand(self, optimizer: Optimizer) -> None:
+        trainer = self._trainer
+        self._refresh(trainer, with_gradients=optimizer)
+        self.before_step(trainer, trainer.lightning_module, optimizer)
 
     def _find_structure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         patterns = patterns_of(trainer)

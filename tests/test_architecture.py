@@ -12,14 +12,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Each may import from those above it, and from its own line.
 LAYERS = [
-    {"events", "lightning", "trial"},
+    {"events", "lightning"},
     {"components", "rng", "norms", "successors", "snapshots"},
     {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"},
-    {"methods"},
+    {"methods", "trial"},
     {"comparison"},
     {"growing"},
-    {"board", "factors", "companions"},
-    {"surgery.checkpoints", "boards", "checks"},
+    {"factors", "companions", "surgery.checkpoints"},
+    {"board", "boards", "checks", "by_hand"},
     {"driver"},
     {"driven"},
     {"callbacks.base"},
