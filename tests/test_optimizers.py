@@ -293,10 +293,10 @@ def test_state_saved_by_hand_without_us_loads_with_us():
                 self.loaded = [copy.deepcopy(optimizer.state[weight]) for weight in self.parameters()]
 
     _, trainer = train(make("Adam"), kind=Saves, epochs=1)
-    state = trainer.optimizers[0].state_dict()
+    state = copy.deepcopy(trainer.optimizers[0].state_dict())
     torch.manual_seed(0)
     module = Saves(optimizer=make("Adam"))
-    module.saved = state
+    module.saved = copy.deepcopy(state)
     fit(module, [NEUTRAL], epochs=1)
     assert_same(module.loaded, list(state["state"].values()))
 
