@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Each may import from those above it, and from its own line.
 LAYERS = [
-    {"events", "lightning", "trial"},
+    {"events", "lightning", "net2net", "trial"},
     {"components", "rng", "norms"},
     {"density"},
     {"methods", "surgery.schedulers", "surgery.param_groups"},
