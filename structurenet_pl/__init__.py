@@ -16,6 +16,7 @@ from structurenet_pl.callbacks.warmup import Warmup
 from structurenet_pl.events import Clock, Component, GrowthEvent, Moment, Norms
 from structurenet_pl.growable import GrowableModule, GrowthMixin
 from structurenet_pl.methods import growth
+from structurenet_pl.net2net import identity_like, widen
 from structurenet_pl.plots import plot_strata
 from structurenet_pl.presets import recommended
 from structurenet_pl.report import GroupLR, explain
@@ -46,6 +47,8 @@ __all__ = [
     "came_from",
     "explain",
     "growth",
+    "identity_like",
     "plot_strata",
     "recommended",
+    "widen",
 ]

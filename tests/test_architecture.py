@@ -13,7 +13,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Each may import from those above it, and from its own line.
 LAYERS = [
     {"events", "lightning"},
-    {"components", "rng", "norms", "successors", "snapshots"},
+    {"components", "rng", "norms", "successors", "snapshots", "net2net"},
     {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"},
     {"methods", "trial"},
     {"comparison"},
