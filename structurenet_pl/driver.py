@@ -53,6 +53,7 @@ class Driver(Callback):
         self.structure = Structure({}, {}, {})
         self._trainer: Trainer = None  # in a fit only
         self._resumed: dict[str, Any] | None = None
+        self._rng: dict[str, Any] | None = None
         self._waiting: list[GrowthRequest] = []
         self._in_batch = False
         self._epoch_over = False
@@ -147,12 +148,17 @@ class Driver(Callback):
         self.boards.bind()
         if not pl_module.automatic_optimization:
             self._follow_hand(trainer, pl_module)
-        if "rng" in saved:
-            restore_rng(saved["rng"][trainer.global_rank])
+        self._rng = saved["rng"][trainer.global_rank] if "rng" in saved else None
+        if self._rng is not None:
+            restore_rng(self._rng)
         self._refresh(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock has been restored by now."""
+        loop = trainer.fit_loop
+        if self._rng is not None and loop.restarted_mid_epoch and loop.epoch_loop.restarted_on_last:
+            restore_rng(self._rng)  # the rest of that epoch has taken an order of the data, as the next one will, too
+        self._rng = None
         self._refresh(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
