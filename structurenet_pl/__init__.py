@@ -8,6 +8,8 @@ from structurenet_pl.callbacks.depth import DepthDecay
 from structurenet_pl.callbacks.freeze import ProgressiveFreeze
 from structurenet_pl.callbacks.lars import LARSScaler
 from structurenet_pl.callbacks.monitor import StrataMonitor
+from structurenet_pl.callbacks.patience import ResetPatience
+from structurenet_pl.callbacks.plateau import GrowOnPlateau
 from structurenet_pl.callbacks.responder import GrowthResponder
 from structurenet_pl.callbacks.role import RoleLR
 from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
@@ -31,6 +33,7 @@ __all__ = [
     "DepthDecay",
     "GroupLR",
     "GrowEvery",
+    "GrowOnPlateau",
     "GrowableModule",
     "GrowthEvent",
     "GrowthMixin",
@@ -40,6 +43,7 @@ __all__ = [
     "Moment",
     "Norms",
     "ProgressiveFreeze",
+    "ResetPatience",
     "RoleLR",
     "SedimentaryDecay",
     "StrataMonitor",

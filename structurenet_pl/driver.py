@@ -55,7 +55,6 @@ class Driver(Callback):
         self._waiting: list[GrowthRequest] = []
         self._in_batch = False
         self._epoch_over = False
-        self._within_epoch = False
         self._rng: dict[str, Any] | None = None
         self._step_before = 0
         self._left_out: list[str] = []
@@ -111,7 +110,7 @@ class Driver(Callback):
         trainer.callbacks = [self, *others, self._rear, *savers]
         self._trainer = trainer
         self.boards, self._resumed, self._waiting = Boards(trainer), None, []
-        self._in_batch = self._epoch_over = self._within_epoch = False
+        self._in_batch = self._epoch_over = False
         self._find_structure(trainer, pl_module)
         for module in pl_module.modules():
             if isinstance(module, Growing):
@@ -149,16 +148,16 @@ class Driver(Callback):
         self.boards.bind()
         if not pl_module.automatic_optimization:
             self._by_hand.follow(trainer.optimizers)
-        if "rng" in saved:
-            restore_rng(saved["rng"][trainer.global_rank])
-            self._rng = saved["rng"][trainer.global_rank] if saved["within_epoch"] else None
+        self._rng = saved["rng"][trainer.global_rank] if "rng" in saved else None
+        if self._rng is not None:
+            restore_rng(self._rng)
         self._refresh(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The clock has been restored by now, and the loader has drawn what it had drawn before the checkpoint."""
-        if self._rng is not None:
-            restore_rng(self._rng)
-            self._rng = None
+        """The clock has been restored by now."""
+        if self._rng is not None and trainer.fit_loop.restarted_mid_epoch:
+            restore_rng(self._rng)  # the rest of that epoch has taken an order of the data, as it had before
+        self._rng = None
         self._refresh(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -170,7 +169,7 @@ class Driver(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Structure stands still from here to the end of the batch."""
-        self._in_batch = self._within_epoch = True
+        self._in_batch = True
         self._step_before = trainer.global_step
         self.boards.bind()
         if self.boards.adopt(self.structure, self.factors.split_1d):
@@ -193,7 +192,6 @@ class Driver(Callback):
     ) -> None:
         """A batch that ended with an update, or ended the epoch, leaves nothing that growth could disturb."""
         self._epoch_over = trainer.is_last_batch
-        self._within_epoch = not self._epoch_over
         if self._epoch_over or trainer.global_step != self._step_before:
             self._in_batch = False
             self._serve(pl_module)
@@ -201,13 +199,13 @@ class Driver(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is born from here on trains in the next epoch, also where the run was resumed in between."""
-        self._in_batch, self._within_epoch, self._epoch_over = False, False, True
+        self._in_batch, self._epoch_over = False, True
         self._serve(pl_module)
         self._refresh(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock has gone on to the epoch that would follow."""
-        self._in_batch = self._epoch_over = self._within_epoch = False
+        self._in_batch = self._epoch_over = False
         self._refresh(trainer)
         if isinstance(pl_module, Growing):
             self._unused = self._tell_unused(trainer, pl_module)
@@ -234,7 +232,6 @@ class Driver(Callback):
         self.boards.save(checkpoint, self.structure)
         if isinstance(pl_module, Growing):
             checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
-            checkpoint[CHECKPOINT_KEY]["within_epoch"] = self._within_epoch
 
     def _act_by_hand(self, optimizer: Optimizer) -> None:
         trainer = self._trainer

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Founding:
 
     def __init__(self, snapshot: Snapshot, shapes: Mapping[str, torch.Size]) -> None:
         self._shapes = dict(shapes)
-        self._parts = {id(part): part for part, _ in snapshot.parts}
+        self._parts = {id(part): ref(part) for part, _ in snapshot.parts}  # weak: it is kept beside the module
         self._changed: dict[tuple[int, str], tuple[Any, Content | None]] = {}
         self._reshaped: dict[Tensor, Tensor] = {}
 
@@ -65,7 +66,7 @@ class Founding:
     def restore(self) -> None:
         """Bring the module back to the structure it was founded with; the values of its tensors are what they are."""
         for (number, key), (item, content) in self._changed.items():
-            attributes = vars(self._parts[number])
+            attributes = vars(self._parts[number]())
             if item is ABSENT:
                 attributes.pop(key, None)
             else:

@@ -25,7 +25,8 @@ LAYERS = [
     {"callbacks.base"},
     {"callbacks.warmup", "callbacks.sedimentary", "callbacks.responder", "callbacks.freeze", "callbacks.lars"}
     | {"callbacks.age", "callbacks.depth", "callbacks.role", "callbacks.density"}
-    | {"callbacks.components", "callbacks.triggers", "growable", "plots"},
+    | {"callbacks.components", "callbacks.triggers", "callbacks.plateau", "callbacks.patience"}
+    | {"growable", "plots"},
     {"report", "presets"},
     {"callbacks.monitor"},
     {""},
