@@ -131,7 +131,7 @@ class Driver(Callback):
         if isinstance(pl_module, Growing):
             if resumed is None and trainer.global_step == 0:
                 redate_log(pl_module)
-            with grown_alike(averaged_copies(trainer.callbacks), pl_module):
+            with grown_alike(trainer.callbacks, pl_module):
                 pass  # copies from before the log was dated anew, or from before anybody followed
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
         self._find_structure(trainer, pl_module)
@@ -282,8 +282,7 @@ class Driver(Callback):
     def _carry_out(self, module: Growing, request: GrowthRequest) -> Any:
         trainer = self._trainer
         clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
-        copies = averaged_copies(trainer.callbacks)
-        with growing(module, request, clock) as (change, result), grown_alike(copies, module):
+        with growing(module, request, clock) as (change, result), grown_alike(trainer.callbacks, module):
             if self.boards:
                 self.boards.follow(structure_of(module), change, self.factors.split_1d)
         self._find_structure(trainer, module)

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import update_bn
 import structurenet_pl
 import structurenet_pl.pytorch_lightning as twin
 from helpers import BATCHES, LRTrace, Net, assert_same, example_factors, fit, loader, weights
-from structurenet_pl import Components, GrowEvery, growth
+from structurenet_pl import Components, GrowEvery, came_from, growth
 
 EPOCHS = 6
 # The next average of a tensor, after n others
@@ -37,7 +37,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:Swapping scheduler")
 
 
 class Grows(Net):
-    """Its growth shifts names, and what is born has buffers."""
+    """Its growth shifts names, what is born has buffers, and the first patch may change its shape."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.patches.append(nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 8)))
 
     @growth(role="neck")
     def insert_neck(self):
@@ -46,6 +50,24 @@ class Grows(Net):
     @growth(role="patch", adjacent="beside")
     def bridge(self, beside: str):
         self.patches.append(nn.Linear(8, 8))
+
+    @growth()
+    def widen(self, width: int):
+        old, new = self.patches[0], nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 8))
+        with torch.no_grad():
+            new[0].weight[: old[0].out_features] = old[0].weight
+        self.patches[0] = new
+
+    @growth()
+    def prune(self, keep: list):
+        first, _, second = self.patches[0]
+        first.weight = came_from(nn.Parameter(first.weight.detach()[keep]), keep)
+        first.bias = came_from(nn.Parameter(first.bias.detach()[keep]), keep)
+        second.weight = came_from(nn.Parameter(second.weight.detach()[:, keep]), keep, dim=1)
+
+    @growth()
+    def drop(self):
+        del self.patches[0]
 
 
 class Scale(nn.Module):
@@ -181,10 +203,12 @@ def test_resumed_equals_uninterrupted(tmp_path, name):
         if ckpt_path is None:
             net.add_neck()  # the log is dated anew when the fit starts, that of the copy, too
         growths = [GrowEvery("bridge", 2, limit=2, arguments={"beside": "stem"}), GrowEvery("insert_neck", 2, limit=2)]
+        growths += [GrowEvery("widen", 3, limit=1, arguments={"width": 6}), GrowEvery("drop", 5, limit=1)]
+        growths.append(GrowEvery("prune", 4, limit=1, arguments={"keep": [1, 2, 5]}))
         named = Components({"body.0": "stem"})
         ours = [average, *growths, *example_factors(), named, trace, *more]
         trainer = fit(net, ours, EPOCHS, ckpt_path, enable_checkpointing=bool(more))
-        assert len(net.growth_log) == 5
+        assert len(net.growth_log) == 8
         return trace.rows, {
             "weights": weights(net),
             "average": weights(copy_in(average)),
@@ -311,25 +335,55 @@ def test_batch_norm_after_the_last_epoch():
     assert_same(dict(net.named_buffers()), dict(by_hand[0].named_buffers()))
 
 
-def test_entries_of_a_buffer_that_has_grown():
+@NAMES
+def test_entries_go_with_a_tensor_that_changes_its_shape(name):
+    def look(net):
+        copy = copy_in(average)
+        with torch.no_grad():
+            for tensor in copy.parameters():
+                tensor.uniform_()
+        before = deepcopy(copy.patches[0])
+        net.widen(6)
+        (first, _, second), (live, _, _) = copy.patches[0], net.patches[0]
+        assert torch.equal(first.weight, torch.cat([before[0].weight, live.weight[4:]]))
+        assert torch.equal(first.bias, torch.cat([before[0].bias, live.bias[4:]]))
+        assert torch.equal(second.weight[:, :4], before[2].weight)
+        assert torch.equal(second.bias, before[2].bias)  # a new tensor of the same shape
+        before = deepcopy(copy.patches[0])
+        net.prune([1, 2, 5])
+        assert torch.equal(copy.patches[0][0].weight, before[0].weight[[1, 2, 5]])
+        assert torch.equal(copy.patches[0][2].weight, before[2].weight[:, [1, 2, 5]])
+        net.add_patch(at=1)
+        before = deepcopy(copy.patches[1])
+        net.drop()
+        assert_same(weights(copy.patches[0]), weights(before))
+
+    average = average_of(name)
+    fit(Grows(), [average, Hook("on_train_epoch_start", look), CopiesMatch(average)])
+
+
+@NAMES
+def test_buffers_that_are_made_anew(name):
     class Counts(Net):
         def __init__(self):
             super().__init__()
-            self.register_buffer("seen", torch.zeros(2, 3))
+            self.register_buffer("same", torch.zeros(2))
+            self.register_buffer("longer", torch.zeros(2))
 
         @growth()
         def count_more(self):
             self.necks.append(nn.Linear(8, 8))
-            self.seen = torch.rand(3, 2)
+            self.same, self.longer = torch.rand(2), torch.rand(3)
 
     def look(net):
         copy = copy_in(average)
-        copy.seen.copy_(torch.arange(6).view(2, 3))
+        copy.same.fill_(5)
         net.count_more()
-        assert copy.seen.tolist() == [[0, 1], [3, 4], net.seen[2].tolist()]
-        assert copy.seen.data_ptr() != net.seen.data_ptr()
+        assert copy.same.tolist() == [5, 5]
+        assert copy.longer.tolist() == net.longer.tolist()
+        assert copy.longer.data_ptr() != net.longer.data_ptr()
 
-    average = average_of("StochasticWeightAveraging")
+    average = average_of(name)
     fit(Counts(), [average, Hook("on_train_epoch_start", look)])
 
 

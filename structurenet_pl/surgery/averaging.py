@@ -21,14 +21,14 @@ def averaged_copies(callbacks: Iterable[Callback]) -> list[Growing]:
 
 
 @contextmanager
-def grown_alike(copies: Iterable[Growing], module: Growing) -> Iterator[None]:
-    """Let the copies grow until they are built as the module; if the body of the ``with`` raises, undo it.
+def grown_alike(callbacks: Iterable[Callback], module: Growing) -> Iterator[None]:
+    """Let averaged copies grow until they are built as the module; if the body of the ``with`` raises, undo it.
 
     What they average is kept, and goes with the entries of a tensor whose shape changes; what is new starts as it is in
     the module. A buffer of another shape is new as a whole: nobody says where its entries came from.
     """
     with ExitStack() as undo:
-        for copy in copies:
+        for copy in averaged_copies(callbacks):
             averages = {tensor: tensor.detach().clone() for tensor in _tensors(copy).values()}
             undo.callback(_assign, averages)
             undo.callback(Snapshot(copy).restore)
@@ -49,7 +49,8 @@ def _grow(copy: Growing, module: Growing, averages: Mapping[Tensor, Tensor]) -> 
                 kept[successor.tensor] = embed(average, successor, average.new_zeros(()))
                 averaged[successor.tensor] = embed(where, successor, where.new_zeros(()))
     now, live = _tensors(copy), _tensors(module)
-    gone = {name: kept[tensor] for name, tensor in before.items() if tensor in kept.keys() - set(now.values())}
+    left = kept.keys() - set(now.values())
+    gone = {name: kept[tensor] for name, tensor in before.items() if tensor in left}
     values = {}
     for name, tensor in now.items():
         average = kept.get(tensor, gone.get(name))
