@@ -36,6 +36,7 @@ from structurenet_pl.lightning import Callback, LightningModule, Misconfiguratio
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
+from structurenet_pl.surgery.averaging import averaged_copies, grown_alike
 
 
 class Driver(Callback):
@@ -126,8 +127,11 @@ class Driver(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Split the param groups by component, before Lightning restores the state of the optimizers."""
         resumed, self._resumed = self._resumed, None
-        if isinstance(pl_module, Growing) and resumed is None and trainer.global_step == 0:
-            redate_log(pl_module)
+        if isinstance(pl_module, Growing):
+            if resumed is None and trainer.global_step == 0:
+                redate_log(pl_module)
+            with grown_alike(trainer.callbacks, pl_module):
+                pass  # copies from before the log was dated anew, or from before anybody followed
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
         self._find_structure(trainer, pl_module)
         self.boards.take_over()
@@ -241,7 +245,8 @@ class Driver(Callback):
     def _find_structure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         patterns = patterns_of(trainer)
         if isinstance(pl_module, Growing):
-            remember_patterns(pl_module, patterns)
+            for module in [pl_module, *averaged_copies(trainer.callbacks)]:
+                remember_patterns(module, patterns)
         self.structure = structure_of(pl_module, patterns)
         self.factors.look_at(self.structure.spine)
         self._density = Densities(pl_module, self.structure)
@@ -274,7 +279,7 @@ class Driver(Callback):
     def _carry_out(self, module: Growing, request: GrowthRequest) -> Any:
         trainer = self._trainer
         clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
-        with growing(module, request, clock) as (change, result):
+        with growing(module, request, clock) as (change, result), grown_alike(trainer.callbacks, module):
             if self.boards:
                 self.boards.follow(structure_of(module), change, self.factors.split_1d)
         self._find_structure(trainer, module)

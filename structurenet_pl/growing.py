@@ -161,10 +161,10 @@ def growing(module: Growing, request: GrowthRequest, clock: Clock) -> Iterator[t
     founding.note(snapshot)
 
 
-def replay(module: Growing, log: tuple[GrowthEvent, ...]) -> None:
+def replay(module: Growing, log: tuple[GrowthEvent, ...]) -> list[Change]:
     """Grow until the growth log equals the given one; random number generators are left as they are.
 
-    A module that has grown further starts again from the structure it was founded with.
+    A module that has grown further starts again from the structure it was founded with. Gives what has changed.
 
     Raises:
         RuntimeError: If the module has grown in another way, or its code no longer does what the log says.
@@ -183,6 +183,7 @@ def replay(module: Growing, log: tuple[GrowthEvent, ...]) -> None:
                 "grew. Load it into a module that has not grown."
             )
         _FOUNDINGS.pop(module).restore()
+    changes = []
     for event in log[len(module.growth_log) :]:
         request = GrowthRequest(growth_method(module, event.method), event.arguments)
         with isolate_rng(), growing(module, request, event.clock) as (change, _):
@@ -193,6 +194,8 @@ def replay(module: Growing, log: tuple[GrowthEvent, ...]) -> None:
                     "wrote it."
                 )
         module.growth_log = (*module.growth_log[:-1], event)
+        changes.append(change)
+    return changes
 
 
 def redate_log(module: Growing) -> None:

@@ -66,7 +66,10 @@ class Founding:
     def restore(self) -> None:
         """Bring the module back to the structure it was founded with; the values of its tensors are what they are."""
         for (number, key), (item, content) in self._changed.items():
-            attributes = vars(self._parts[number]())
+            part = self._parts[number]()
+            if part is None:
+                continue
+            attributes = vars(part)
             if item is ABSENT:
                 attributes.pop(key, None)
             else:

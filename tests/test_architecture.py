@@ -18,7 +18,7 @@ LAYERS = [
     {"methods", "trial"},
     {"comparison"},
     {"growing"},
-    {"factors", "companions", "surgery.checkpoints"},
+    {"factors", "companions", "surgery.checkpoints", "surgery.averaging"},
     {"board", "boards", "checks", "by_hand"},
     {"driver"},
     {"driven"},
