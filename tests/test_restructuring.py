@@ -1,7 +1,9 @@
 """Widening, shrinking, removing: what becomes of components, optimizer state, schedulers and checkpoints."""
 
 import copy
+import gc
 import math
+from weakref import ref
 
 import pytest
 import torch
@@ -398,3 +400,13 @@ def test_a_part_that_is_not_strict_leaves_the_growth_alone():
     net.load_state_dict({"head.bias": torch.ones(3)}, strict=False)
     assert grown(net.growth_log) == ["widen"]
     assert torch.equal(net.head.bias, torch.ones(3))
+
+
+def test_a_grown_module_is_freed():
+    net = Net()
+    net.widen()
+    net.drop()
+    alive = ref(net)
+    del net
+    gc.collect()
+    assert alive() is None
