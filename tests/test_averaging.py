@@ -4,7 +4,6 @@ from copy import deepcopy
 from itertools import chain
 
 import lightning.pytorch
-import namespace_worker
 import pytest
 import pytorch_lightning
 import torch
@@ -13,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+import namespace_worker
 import structurenet_pl
 import structurenet_pl.pytorch_lightning as twin
 from helpers import BATCHES, LRTrace, Net, assert_same, example_factors, fit, loader, weights

@@ -54,10 +54,17 @@ def test_growing_digits_says_what_it_takes():
 def test_readme_code_runs(capsys):
     readme = (EXAMPLES.parent / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names = {"module": Plain(), "MyModule": Plain, "train_loader": loader()}
     for block in blocks:
         exec(block, names)
     assert names["net"].growth_log[0].born == ("patches.0",)
     assert len(names["net"].growth_log) == 2
     fit(Plain(), [names["CalmAfterGrowth"]()], epochs=1)
+    net = names["Net"]()
+    net.wider(12)
+    net.deeper()
+    assert [event.outcome for event in net.growth_log] == [
+        {"widened": ("body.0", "body.2")},
+        {"born": ("body.4",)},
+    ]

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import lightning.pytorch
-import namespace_worker
 import pytest
 import pytorch_lightning
 
+import namespace_worker
 import structurenet_pl
 import structurenet_pl.pytorch_lightning as twin
 from helpers import assert_same, weights

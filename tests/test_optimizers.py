@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pytorch_optimizer import get_supported_optimizers, load_optimizer
-from recipes import OPTIMIZERS, ORDINARY, SCHEDULERS, SPECIAL, exported_optimizers, make, variants
 from torch import nn
 
 from helpers import Plain, assert_same, fit, loader, weights
+from recipes import OPTIMIZERS, ORDINARY, SCHEDULERS, SPECIAL, exported_optimizers, make, variants
 from references import timm_optimizers
 from structurenet_pl import Components, GrowEvery, GrowthMixin, LARSScaler, LRFactor, RoleLR, growth
 from structurenet_pl.trial import try_out

@@ -9,10 +9,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from recipes import ORDINARY, make
 from torch import nn
 
 from helpers import Half, LRTrace, Plain, assert_same, fit, loader, weights
+from recipes import ORDINARY, make
 from structurenet_pl import GrowEvery, GrowthMixin, GrowthResponder, came_from, growth
 
 

@@ -6,10 +6,10 @@ from itertools import product
 
 import pytest
 import torch
-from recipes import EPOCHS, NESTED_SCHEDULERS, SCHEDULERS, STEPS, exported_schedulers
 from torch.optim import lr_scheduler as torch_schedulers
 
 from helpers import LRTrace, Net, Plain, assert_same, fit, loader
+from recipes import EPOCHS, NESTED_SCHEDULERS, SCHEDULERS, STEPS, exported_schedulers
 from references import find_timm
 from structurenet_pl import GrowEvery, LRFactor
 from structurenet_pl.board import Board

@@ -19,7 +19,7 @@ SECOND_MOMENTS = {
     "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum", "variance", "row_var", "col_var",
     "step_size", "exp_avg_var", "max_exp_avg_var", "v",
 }  # fmt: skip
-FACTORED = {"row_var", "col_var"}
+FACTORED = {"row_var": -1, "col_var": -2}  # and the dimension in which they have one entry for all
 WEIGHTS = {"ax", "slow_params", "slow_buffer", "lookahead_slow_buff", "z"}
 
 
@@ -54,7 +54,7 @@ def carry(name: str, state: Mapping[str, Any], successor: Successor, moments: Mo
     for key, value in state.items():
         if not isinstance(value, Tensor) or value.ndim == 0 or key == "step":
             carried[key] = value
-        elif key not in ZERO | SECOND_MOMENTS | WEIGHTS or not _fits(key, value, successor.old_shape):
+        elif key not in ZERO | SECOND_MOMENTS | WEIGHTS or not _fits(key, value, successor):
             rank_zero_warn(
                 f"the optimizer state {key!r} of {name!r}, of shape {tuple(value.shape)}, cannot be carried over to "
                 f"shape {tuple(successor.tensor.shape)}: the optimizer starts anew for this parameter"
@@ -65,9 +65,10 @@ def carry(name: str, state: Mapping[str, Any], successor: Successor, moments: Mo
     return carried
 
 
-def _fits(key: str, value: Tensor, shape: torch.Size) -> bool:
+def _fits(key: str, value: Tensor, successor: Successor) -> bool:
     """Whether a state has the shape of its parameter, or 1 where it has more; not if that cannot be told apart."""
-    if key in FACTORED and 1 in shape[-2:]:
+    shape, dim = successor.old_shape, FACTORED.get(key)
+    if dim is not None and shape[dim] == 1 != successor.tensor.shape[dim]:
         return False
     return value.ndim == len(shape) and all(size in (1, whole) for size, whole in zip(value.shape, shape, strict=True))
 
