@@ -389,7 +389,7 @@ def test_the_best_checkpoint_of_a_run_that_grew_later_is_tested():
     module.val_dataloader = lambda: loader(1, shuffle=False)
     trainer = fit(module, [Half(), GrowEvery("widen", 2), save], epochs=5, enable_checkpointing=True)
     assert module.body[0].out_features == 16
-    (result,) = trainer.test(module, loader(1, shuffle=False), ckpt_path="best", verbose=False, weights_only=True)
+    (result,) = trainer.test(module, loader(1, shuffle=False), ckpt_path="best", verbose=False)
     assert result["width"] == 8.0
     assert module.growth_log == ()
 
