@@ -1,7 +1,7 @@
 """The boards of all optimizers in a fit, and what they have in common: layout, growth, checkpoints."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch.optim import Optimizer
@@ -127,8 +127,12 @@ class Boards(dict[Optimizer, Board]):
         ]
         self._convert_schedulers(checkpoint, join_scheduler_state)
 
-    def follow(self, structure: Structure, born: Sequence[str], like: str | None, split_1d: bool) -> None:
-        """Take newborn components into the optimizers; if that fails, leave optimizers and schedulers as they were.
+    @contextmanager
+    def following(self, structure: Structure, born: Sequence[str], like: str | None, split_1d: bool) -> Iterator[None]:
+        """Take newborn components into the optimizers.
+
+        If that or the body of the ``with`` raises, optimizers and schedulers are as they were. Before there are boards,
+        the optimizers are still to be made.
 
         Args:
             structure: The structure after the growth.
@@ -136,6 +140,9 @@ class Boards(dict[Optimizer, Board]):
             like: Name of the component whose groups they join, None for the nearest.
             split_1d: Whether one-dimensional tensors get groups of their own.
         """
+        if not self:
+            yield
+            return
         slots = {optimizer: board.slots for optimizer, board in self.items()}
         joining = place_newborn(slots, structure, born, like, split_1d)
         expected = count_places(self)
@@ -148,6 +155,7 @@ class Boards(dict[Optimizer, Board]):
                     undo.callback(add_groups(optimizer, board.slots, newcomers, self.holders(optimizer)))
                     board.slots = board.slots | {new.slot.name: new.slot for new in newcomers}
             audit(self, expected)
+            yield
             undo.pop_all()
 
     def _convert_schedulers(self, checkpoint: dict[str, Any], convert: Callable[..., dict[str, Any]]) -> None:

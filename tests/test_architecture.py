@@ -15,7 +15,7 @@ LAYERS = [
     {"events", "lightning", "trial"},
     {"components", "rng", "norms"},
     {"density"},
-    {"methods", "surgery.schedulers", "surgery.param_groups"},
+    {"methods", "surgery.schedulers", "surgery.param_groups", "surgery.distributed"},
     {"comparison"},
     {"growing"},
     {"board", "factors", "companions"},
