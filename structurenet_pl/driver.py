@@ -149,7 +149,7 @@ class Driver(Callback):
         self.boards.bind()
         if not pl_module.automatic_optimization:
             self._follow_hand(trainer, pl_module)
-        if len(saved.get("rng", [])) == trainer.world_size:
+        if trainer.global_rank < len(saved.get("rng", [])):  # there may be more processes now
             restore_rng(saved["rng"][trainer.global_rank])
         self._refresh(trainer)
 
@@ -284,10 +284,10 @@ class Driver(Callback):
     def _carry_out(self, module: Growing, request: GrowthRequest) -> Any:
         trainer = self._trainer
         clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
-        with together(trainer, request, self.structure) as wrap, growing(module, request, clock) as (event, result):
-            structure = structure_of(module)
-            with self.boards.following(structure, event.born, request.method.like, self.factors.split_1d):
-                wrap(structure)
+        with together(trainer, request) as wrap, growing(module, request, clock) as (event, result):
+            like, split_1d = request.method.like, self.factors.split_1d
+            with self.boards.following(structure_of(module), event.born, like, split_1d):
+                wrap()
         self._find_structure(trainer, module)
         self._refresh(trainer)
         for callback in trainer.callbacks:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from structurenet_pl.components import Structure
 from structurenet_pl.lightning import MisconfigurationException, Trainer
 from structurenet_pl.methods import GrowthRequest
 
@@ -55,30 +55,27 @@ def agree(trainer: Trainer, waiting: Sequence[GrowthRequest]) -> None:
 
 
 @contextmanager
-def together(trainer: Trainer, request: GrowthRequest, before: Structure) -> Iterator[Callable[[Structure], None]]:
+def together(trainer: Trainer, request: GrowthRequest) -> Iterator[Callable[[], None]]:
     """What is done within is done on every rank, or raises on every rank. Without DDP nothing is special.
 
-    Args:
-        trainer: Its strategy holds the wrapped module.
-        request: The growth to be carried out.
-        before: The structure before it.
-
-    Gives a function to be called with the structure after the growth, at the end of the body: it has DDP follow the
-    growth, and gives all ranks the values of rank 0.
+    Gives a function to be called at the end of the body: it has DDP follow the growth, and gives all ranks the values
+    of rank 0.
     """
     strategy = trainer.strategy
     if not isinstance(wrapper := strategy.model, DistributedDataParallel):
-        yield lambda after: None
+        yield lambda: None
         return
-    _check_same(_gather({"the growth asked for": str(request)} | _values(before)), f"before {request}")
+    module = strategy.lightning_module
+    _check_same(_gather({"the growth asked for": str(request)} | _values(module)), f"before {request}")
     met = False
 
-    def wrap(after: Structure) -> None:
+    def wrap() -> None:
         nonlocal met
+        shapes = _shapes(module)
         met = True
-        _check_done(request, _gather((None, _shapes(after))))
+        _check_done(request, _gather((None, shapes)))
         _wrap(strategy)
-        _check_same(_gather(_values(after)), f"after {request} (is init_sync=False?)")
+        _check_same(_gather(_values(module)), f"after {request} (is init_sync=False?)")
 
     try:
         yield wrap
@@ -133,21 +130,17 @@ def _check_same(reports: Sequence[Mapping[str, Any]], when: str) -> None:
                 )
 
 
-def _shapes(structure: Structure) -> dict[str, Any]:
-    """Names, shapes and types of the parameters of each component."""
-    return {
-        component: {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors.items()}
-        for component, tensors in structure.parameters.items()
-    }
+def _shapes(module: nn.Module) -> dict[str, str]:
+    """Type and shape of each parameter and buffer, by name."""
+    tensors = chain(module.named_parameters(), module.named_buffers())
+    return {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors}
 
 
-def _values(structure: Structure) -> dict[str, int]:
-    """A checksum of each component: its bits as whole numbers, whose sum is exact in any order."""
-    return {
-        component: sum(int(_whole(tensor.detach()).sum()) for tensor in tensors.values())
-        for component, tensors in structure.parameters.items()
-    }
+def _values(module: nn.Module) -> dict[str, int]:
+    """A checksum of each parameter: its bits as whole numbers, whose sum (modulo 2^bits) is exact in any order."""
+    return {name: _checksum(tensor.detach()) for name, tensor in module.named_parameters()}
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.reshape(-1).view(WHOLE.get(tensor.element_size(), torch.int64))
+def _checksum(tensor: torch.Tensor) -> int:
+    dtype = WHOLE.get(tensor.element_size(), torch.int64)
+    return int(tensor.reshape(-1).view(dtype).sum(dtype=dtype))
