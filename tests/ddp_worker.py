@@ -200,6 +200,11 @@ TRAINS = {
     "by-hand-static": {"make": ByHand, "callbacks": by_step, "ddp": {"static_graph": True}},
     "validation": {"callbacks": lambda: [Ask("on_validation_end")]},
     "validation-no-grad": {"callbacks": lambda: [Ask("on_validation_end")], "inference_mode": False},
+    "validation-view": {
+        "callbacks": lambda: [Ask("on_validation_end")],
+        "ddp": {"gradient_as_bucket_view": True},
+        "gradient_clip_val": 0.1,
+    },
     "epoch-asked": {"callbacks": lambda: [Ask("on_train_epoch_end")]},
     "itself": {"make": AsksItself},
     "setup": {"callbacks": lambda: [SetupGrowth()]},
@@ -220,6 +225,7 @@ ALSO = {
     "control": {"callbacks": by_epoch, "around": Untouched},
     "late": {"callbacks": lambda: [TooLate()]},
     "forgiven": {"callbacks": lambda: [Forgiving("add_broken", 1, limit=1)]},
+    "forgiven-wrapped": {"callbacks": lambda: [Forgiving("add_neck", 1, limit=1)], "ddp": {"init_sync": False}},
 }
 RESUMED = ("factors", "epoch", "itself")
 

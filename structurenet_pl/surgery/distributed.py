@@ -92,8 +92,7 @@ def _wrap(strategy: Any) -> None:
     if strategy._layer_sync is not None:
         _convert_norms(module, strategy._layer_sync.apply)
     strategy._pl_static_graph_delay_done = False  # a static graph is traced anew
-    with torch.inference_mode(False), torch.enable_grad():  # buckets made in a validation loop could not be written
-        strategy.configure_ddp()
+    strategy.configure_ddp()
 
 
 def _convert_norms(module: nn.Module, convert: Callable[[nn.Module], nn.Module]) -> None:
