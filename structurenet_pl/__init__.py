@@ -8,6 +8,8 @@ from structurenet_pl.callbacks.depth import DepthDecay
 from structurenet_pl.callbacks.freeze import ProgressiveFreeze
 from structurenet_pl.callbacks.lars import LARSScaler
 from structurenet_pl.callbacks.monitor import StrataMonitor
+from structurenet_pl.callbacks.patience import ResetPatience
+from structurenet_pl.callbacks.plateau import GrowOnPlateau
 from structurenet_pl.callbacks.responder import GrowthResponder
 from structurenet_pl.callbacks.role import RoleLR
 from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
@@ -16,9 +18,11 @@ from structurenet_pl.callbacks.warmup import Warmup
 from structurenet_pl.events import Clock, Component, GrowthEvent, Moment, Norms
 from structurenet_pl.growable import GrowableModule, GrowthMixin
 from structurenet_pl.methods import growth
+from structurenet_pl.net2net import identity_like, widen
 from structurenet_pl.plots import plot_strata
 from structurenet_pl.presets import recommended
 from structurenet_pl.report import GroupLR, explain
+from structurenet_pl.successors import came_from
 
 __all__ = [
     "AgeDecay",
@@ -29,6 +33,7 @@ __all__ = [
     "DepthDecay",
     "GroupLR",
     "GrowEvery",
+    "GrowOnPlateau",
     "GrowableModule",
     "GrowthEvent",
     "GrowthMixin",
@@ -38,12 +43,16 @@ __all__ = [
     "Moment",
     "Norms",
     "ProgressiveFreeze",
+    "ResetPatience",
     "RoleLR",
     "SedimentaryDecay",
     "StrataMonitor",
     "Warmup",
+    "came_from",
     "explain",
     "growth",
+    "identity_like",
     "plot_strata",
     "recommended",
+    "widen",
 ]

@@ -1,7 +1,7 @@
 """The one writer of learning rates: base lr × product of factors, for one optimizer."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from weakref import WeakKeyDictionary, ref
@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from structurenet_pl.lightning import rank_zero_warn
+from structurenet_pl.surgery.checkpoints import split_state
 from structurenet_pl.surgery.param_groups import Slot
+from structurenet_pl.surgery.replacement import wrapped
 from structurenet_pl.surgery.schedulers import own
 
 STEPS = ("step", "step_update")  # step_update is timm's
@@ -44,6 +46,7 @@ class Board:
             self._hooks.append(face.register_state_dict_post_hook(self._save_base))
             self._hooks.append(face.register_load_state_dict_post_hook(self._load_base))
             self._hooks.append(face.register_step_post_hook(self._look_back))
+            self._hooks.append(face.register_load_state_dict_pre_hook(self._split_foreign))
         _BOARDS[optimizer] = self
         self._load_base(optimizer)
 
@@ -133,17 +136,20 @@ class Board:
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         """The groups that are ours; others may have been added by somebody else, and keep their lr."""
-        groups = self.optimizer.param_groups
-        return (group for group in groups if group.get("name") in self.slots and group.get("lr") is not None)
+        seen = set()  # somebody else's group may have the name of one of ours
+        for group in self.optimizer.param_groups:
+            if (name := group.get("name")) in self.slots and name not in seen and group.get("lr") is not None:
+                seen.add(name)
+                yield group
 
     def _adopt(self) -> None:
         """Take as base what somebody else has written."""
         if self._nesting:
             return
-        for group in self._groups():
+        written = [group for group in self._groups() if not _untouched(group["lr"], self._seen.get(group["name"]))]
+        self._warn_of_pieces([group["name"] for group in written if group["name"] in self._seen])
+        for group in written:
             name = group["name"]
-            if _untouched(group["lr"], self._seen.get(name)):
-                continue
             self._stale = True
             if name in self._seen and not self._warned and self._product.get(name, 1.0) != 1.0:
                 self._warned = True
@@ -154,6 +160,18 @@ class Board:
                 )
             self._base[name] = own(group["lr"])
             self._seen[name] = _stamp(group["lr"])
+
+    def _warn_of_pieces(self, written: Sequence[str]) -> None:
+        """Say if somebody has written to the first piece of a group of the user's, and to no other."""
+        if len(written) != 1 or self._warned:
+            return
+        pieces = [slot.name for slot in self.slots.values() if slot.origin == self.slots[written[0]].origin]
+        if len(pieces) > 1 and written[0] == pieces[0]:
+            self._warned = True
+            rank_zero_warn(
+                f"the lr of param group {written[0]!r} was set from outside, but not that of {pieces[1:]}: your param "
+                "group is split by component. If it was meant as a whole, write to all of optimizer.param_groups."
+            )
 
     def _look_back(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Say if the lr was written again between the last refresh and the update."""
@@ -196,6 +214,12 @@ class Board:
         ]
         return {**state, "param_groups": groups}
 
+    def _split_foreign(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any] | None:
+        """Take a state dict with the user's own groups, too: one that was made before the fit, or without us."""
+        if len(state["param_groups"]) == len(optimizer.param_groups):
+            return None
+        return split_state(state, optimizer, self.slots, {})
+
     def _load_base(self, optimizer: Optimizer) -> None:
         self._seen.clear()
         self._adopt()
@@ -204,8 +228,7 @@ class Board:
 
 def _faces(optimizer: Optimizer) -> list[Optimizer]:
     """The optimizer and those that it wraps, but for wrappers that lack the hooks of a torch optimizer."""
-    wrapped = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
-    return [face for face in (optimizer, *wrapped) if hasattr(face, "_optimizer_state_dict_post_hooks")]
+    return [face for face in wrapped(optimizer) if hasattr(face, "_optimizer_state_dict_post_hooks")]
 
 
 def _on_base(board: Board, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -233,7 +256,10 @@ def _stamp(lr: float | Tensor) -> tuple[float | Tensor, int]:
 
 
 def _untouched(lr: float | Tensor, stamp: tuple[float | Tensor, int] | None) -> bool:
-    """Whether an lr is what was stamped. A tensor is read from its device only if it has been written."""
+    """Whether an lr is what was stamped. A tensor is read from its device only if it has been written.
+
+    The same value is no write: schedulers write back what they find when they are made.
+    """
     if stamp is None:
         return False
     return (isinstance(lr, Tensor) and lr._version == stamp[1]) or bool(lr == stamp[0])

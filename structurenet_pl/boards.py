@@ -1,15 +1,19 @@
 """The boards of all optimizers in a fit, and what they have in common: layout, growth, checkpoints."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from structurenet_pl.board import Board, board_of
+from structurenet_pl.comparison import Change
 from structurenet_pl.components import Structure
 from structurenet_pl.lightning import Trainer
+from structurenet_pl.successors import Successor
 from structurenet_pl.surgery.checkpoints import (
     arrange,
     join_scheduler_state,
@@ -27,8 +31,10 @@ from structurenet_pl.surgery.param_groups import (
     place_newborn,
     split_groups,
 )
+from structurenet_pl.surgery.replacement import replace_tensors, wrapped
 
 CHECKPOINT_KEY = "structurenet_pl"
+FEW = 20  # nobody keeps more schedulers in one list; lists of values may be long
 
 
 class Boards(dict[Optimizer, Board]):
@@ -52,10 +58,11 @@ class Boards(dict[Optimizer, Board]):
         return [*self.schedulers(optimizer), optimizer]
 
     def schedulers(self, optimizer: Optimizer) -> list[Any]:
-        """The schedulers of an optimizer: those that Lightning knows, and those that the module steps by itself."""
+        """The schedulers of an optimizer: those that Lightning knows, and those that module or callbacks step."""
         known = [config.scheduler for config in self._trainer.lr_scheduler_configs]
-        kept = [value for value in vars(self._trainer.lightning_module).values() if isinstance(value, LRScheduler)]
-        mine = [scheduler for scheduler in [*known, *kept] if _optimizer_of(scheduler) is optimizer]
+        keepers = [self._trainer.lightning_module, *self._trainer.callbacks]
+        kept = [scheduler for keeper in keepers for scheduler in _schedulers_in(vars(keeper).values())]
+        mine = [scheduler for scheduler in [*known, *kept] if _optimizer_of(scheduler) in wrapped(optimizer)]
         return list({id(scheduler): scheduler for scheduler in mine}.values())
 
     def bind(self) -> None:
@@ -75,7 +82,8 @@ class Boards(dict[Optimizer, Board]):
         """Give groups by component to what somebody else has added to an optimizer; tell if there was any."""
         found = False
         for optimizer, board in self.items():
-            if any(group.get("name") not in board.slots for group in optimizer.param_groups):
+            names = board.names
+            if len(set(names)) < len(names) or not board.slots.keys() >= set(names):
                 board.slots = split_groups(optimizer, structure, split_1d, self.holders(optimizer), board.slots)
                 found = True
         return found
@@ -128,26 +136,36 @@ class Boards(dict[Optimizer, Board]):
         self._convert_schedulers(checkpoint, join_scheduler_state)
 
     @contextmanager
-    def following(self, structure: Structure, born: Sequence[str], like: str | None, split_1d: bool) -> Iterator[None]:
-        """Take newborn components into the optimizers.
+    def following(self, structure: Structure, change: Change, split_1d: bool) -> Iterator[None]:
+        """Follow a growth into optimizers and schedulers.
 
-        If that or the body of the ``with`` raises, optimizers and schedulers are as they were. Before there are boards,
-        the optimizers are still to be made.
+        If that or the body of the ``with`` raises, they are as they were. Before there are boards, the optimizers are
+        still to be made.
 
         Args:
             structure: The structure after the growth.
-            born: Names of the newborn components.
-            like: Name of the component whose groups they join, None for the nearest.
+            change: What the growth has changed.
             split_1d: Whether one-dimensional tensors get groups of their own.
         """
         if not self:
             yield
             return
-        slots = {optimizer: board.slots for optimizer, board in self.items()}
-        joining = place_newborn(slots, structure, born, like, split_1d)
-        expected = count_places(self)
-        expected.update(tensor for name in born for tensor in structure.parameters[name].values())
+        expected = Counter[Tensor]()
+        for tensor, count in count_places(self).items():
+            successor = change.successors.get(cast(nn.Parameter, tensor), tensor)
+            if successor is not None:
+                expected[successor.tensor if isinstance(successor, Successor) else successor] += count
+        expected.update(tensor for name in change.event.born for tensor in structure.parameters[name].values())
         with ExitStack() as undo:
+            for optimizer, board in self.items():
+                with board.base_lrs():
+                    undo.callback(setattr, board, "slots", board.slots)
+                    board.slots, back = replace_tensors(
+                        optimizer, board.slots, change.successors, change.moments, structure, self.holders(optimizer)
+                    )
+                    undo.callback(back)
+            slots = {optimizer: board.slots for optimizer, board in self.items()}
+            joining = place_newborn(slots, structure, change.event.born, change.like, split_1d)
             for optimizer, newcomers in joining.items():
                 board = self[optimizer]
                 with board.base_lrs():
@@ -160,12 +178,24 @@ class Boards(dict[Optimizer, Board]):
 
     def _convert_schedulers(self, checkpoint: dict[str, Any], convert: Callable[..., dict[str, Any]]) -> None:
         states = checkpoint.get("lr_schedulers", [])
-        boards = [self.get(_optimizer_of(config.scheduler)) for config in self._trainer.lr_scheduler_configs]
+        optimizers = [_optimizer_of(config.scheduler) for config in self._trainer.lr_scheduler_configs]
+        boards = [next((self[mine] for mine in self if other in wrapped(mine)), None) for other in optimizers]
         checkpoint["lr_schedulers"] = [
             state if board is None else convert(state, board.names, board.slots)
             for state, board in zip(states, boards, strict=False)
         ]
 
 
+def _schedulers_in(values: Iterable[Any], depth: int = 2) -> Iterator[LRScheduler]:
+    """The schedulers among some values, and in the short lists and dicts among them."""
+    for value in values:
+        if isinstance(value, LRScheduler):
+            yield value
+        elif isinstance(value, list | tuple | dict) and depth and len(value) <= FEW:
+            yield from _schedulers_in(value.values() if isinstance(value, dict) else value, depth - 1)
+
+
 def _optimizer_of(scheduler: Any) -> Any:
-    return vars(scheduler).get("optimizer")
+    """The optimizer itself, where Lightning has put its own around it."""
+    optimizer = vars(scheduler).get("optimizer")
+    return getattr(optimizer, "_optimizer", optimizer)

@@ -11,6 +11,7 @@ from structurenet_pl.components import Structure, unmatched
 from structurenet_pl.events import Component
 from structurenet_pl.factors import Factors
 from structurenet_pl.lightning import MisconfigurationException, Trainer, rank_zero_info, rank_zero_warn
+from structurenet_pl.surgery.replacement import wrapped
 from structurenet_pl.trial import try_out
 
 MOST_NAMES = 12
@@ -21,13 +22,27 @@ WRONG_ABOUT_GROUPS = {
 
 
 def check_fit(
-    callbacks: Iterable[object], optimizers: Iterable[Optimizer], structure: Structure, factors: Factors
+    callbacks: Iterable[object],
+    optimizers: Sequence[Optimizer],
+    structure: Structure,
+    factors: Factors,
+    scaler: object | None,
 ) -> None:
-    """Refuse what cannot work, and say what was found, before anything is changed."""
+    """Refuse what cannot work, and say what was found, before anything is changed.
+
+    Args:
+        callbacks: All callbacks of the Trainer.
+        optimizers: Those of the Trainer, not yet split.
+        structure: The components they are to be split by.
+        factors: The factors that are to act on them.
+        scaler: What scales the gradients under mixed precision, None for nothing.
+    """
     check_companions(callbacks)
     check_optimizers(optimizers, structure, factors, factors.need_gradients)
     if factors.split_1d:
         check_shapes(structure)
+    if factors.need_gradients and scaler is not None:
+        check_unscaled(optimizers)
     tell_components(structure)
     tell_about_tied(structure)
     for sentence in shared_basis(factors.basis, factors.acting):
@@ -60,6 +75,19 @@ def check_companions(callbacks: Iterable[object]) -> None:
                 "and freeze the backbone with ProgressiveFreeze, or slow it down with "
                 "Components({'backbone.*': 'pretrained'}) and RoleLR."
             )
+
+
+def check_unscaled(optimizers: Iterable[Optimizer]) -> None:
+    """Refuse fused optimizers under a gradient scaler where gradients are read.
+
+    Raises:
+        MisconfigurationException: If one unscales the gradients within its step, when they have been read.
+    """
+    if fused := [type(one).__name__ for one in optimizers if getattr(one, "_step_supports_amp_scaling", False)]:
+        raise MisconfigurationException(
+            f"{', '.join(fused)} with fused=True leaves gradients scaled until its step, where they cannot be read "
+            "any more: use fused=False with LARSScaler and 16-mixed precision."
+        )
 
 
 def check_shapes(structure: Structure) -> None:
@@ -106,16 +134,21 @@ def check_optimizers(
                 f"{kind} has no lr, so {', '.join(factors)} could have no effect. Use an optimizer that follows its "
                 "lr, such as SGD or AdamW, or remove the LR callbacks."
             )
-        if not {"state", "param_groups"} <= (form := optimizer.state_dict()).keys():
+        if not _saves_as_usual(optimizer):
             raise MisconfigurationException(
-                f"{kind} saves its groups in a form of its own ({sorted(form)}), which depends on how they are split. "
-                "Use the optimizer inside, or a wrapper that saves what torch's optimizers save."
+                f"{kind} keeps or saves its groups in a form of its own, which depends on how they are split. Use the "
+                "optimizer inside, or a wrapper that shares its groups and saves what torch's optimizers save."
             )
         trial = try_out(optimizer)
         if factors and not trial.keeps_lr:
             raise MisconfigurationException(
                 f"{kind} writes its lr at every step, so {', '.join(factors)} would multiply up. Use an optimizer that "
                 "leaves its lr alone, such as SGD or AdamW, or remove the LR callbacks."
+            )
+        if factors and not trial.takes_lrs and len(components) > 1:
+            raise MisconfigurationException(
+                f"{kind} refuses param groups with lrs of their own, so {', '.join(factors)} cannot act. Use an "
+                "optimizer that takes them, such as SGD or AdamW, or remove the LR callbacks."
             )
         if factors and not trial.follows_lr:
             rank_zero_warn(
@@ -132,6 +165,17 @@ def check_optimizers(
                 f"{kind} computes over all tensors of a param group. Groups are split by component, so it now computes "
                 "over each component, and a run differs from one without these callbacks even where all factors are 1."
             )
+
+
+def _saves_as_usual(optimizer: Optimizer) -> bool:
+    """Whether it has the groups of the optimizers that it wraps, and a state dict like those of torch."""
+    for inner in wrapped(optimizer)[1:]:
+        if [id(group) for group in inner.param_groups] != [id(group) for group in optimizer.param_groups]:
+            return False
+    try:
+        return {"state", "param_groups"} <= optimizer.state_dict().keys()
+    except RuntimeError:  # ZeroRedundancyOptimizer, whose state is spread over the ranks
+        return False
 
 
 def tell_components(structure: Structure) -> None:

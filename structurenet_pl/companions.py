@@ -45,8 +45,7 @@ class Rear(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """The last hook of all callbacks before the update."""
-        if pl_module.automatic_optimization:
-            self._before_step(trainer, pl_module, optimizer)
+        self._before_step(trainer, pl_module, optimizer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The ranks meet at the end of a validation."""

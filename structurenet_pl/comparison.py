@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -11,6 +11,25 @@ from torch import nn
 from structurenet_pl.components import CONTAINERS, Part, Structure, build, refine, with_event
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage, listed
 from structurenet_pl.methods import GrowthRequest
+from structurenet_pl.successors import NEW, Successor, succeed
+from structurenet_pl.surgery.optimizer_state import Moments
+
+
+@dataclass(frozen=True)
+class Change:
+    """What growth has made of a module.
+
+    Args:
+        event: The event.
+        successors: What has become of tensors that were replaced, reshaped or removed; None for gone.
+        moments: What the second moments of new entries start as, in the optimizer.
+        like: Name of the component whose param groups newborn parameters join, None for the nearest.
+    """
+
+    event: GrowthEvent
+    successors: Mapping[nn.Parameter, Successor | None]
+    moments: Moments
+    like: str | None
 
 
 def compare(
@@ -21,8 +40,10 @@ def compare(
     patterns: Mapping[str, str],
     request: GrowthRequest,
     clock: Clock,
-) -> GrowthEvent:
-    """The event that made the module what it is from what it was; brings what was born to the others' device and dtype.
+) -> Change:
+    """What has made the module what it is from what it was; brings what is new to the others' device and dtype.
+
+    A tensor that is gone is continued by the new one of its name, if there is one.
 
     Args:
         module: The module after the growth.
@@ -34,48 +55,93 @@ def compare(
         clock: When; its generation is the number of the event.
 
     Raises:
-        NotImplementedError: If anything but additions has happened.
+        ValueError: If nothing has changed, or a tensor is continued by one with another number of dimensions.
     """
     method = request.method
     now = {tensor: name for name, tensor in module.named_parameters()}
-    changed = [
-        name for tensor, name in before.parameter_names.items() if tensor not in now or tensor.shape != shapes[tensor]
-    ]
-    if changed:
-        raise NotImplementedError(
-            f"growth method {method.name!r} removed, replaced or reshaped {changed}, but only additions are supported "
-            "yet: add a new module beside the old one."
-        )
     paths = {name: _path_now(roots[name].path, tensors, now) for name, tensors in before.parameters.items()}
-    new = {name: tensor for tensor, name in now.items() if tensor not in before.owner}
+    successors = _successors(before, shapes, {name: roots[name].path for name in paths}, paths, now)
+    continued = {successor.tensor: old for old, successor in successors.items() if successor is not None}
+    for tensor, old in continued.items():
+        tensor.data = tensor.data.to(old.device, old.dtype)
+        tensor.requires_grad = old.requires_grad
+    new = {name: tensor for tensor, name in now.items() if tensor not in before.owner and tensor not in continued}
     born = {path if path not in paths else f"{path}@{clock.generation}": path for path in _newborn_paths(module, new)}
     _conform(module, born.values(), before)
+    removed = [
+        name
+        for name, tensors in before.parameters.items()
+        if all(tensor in successors and successors[tensor] is None for tensor in tensors.values())
+    ]
     depth, beside = _locate(request, before, roots)
     event = GrowthEvent(
         method.name,
         dict(request.arguments),
         clock,
         born=tuple(born),
+        removed=tuple(removed),
         role=method.role,
         depth=depth,
         beside=beside,
         moved={name: path for name, path in paths.items() if path != roots[name].path}
         | {name: path for name, path in born.items() if path != name},
     )
-    if not event.born and not event.moved:
+    if not (event.born or event.moved or successors):
         raise ValueError(
-            f"growth method {method.name!r} added no parameters: put new modules where torch finds them (in an "
-            "nn.ModuleList, not a list), or call it when there is something to add"
+            f"growth method {method.name!r} changed no parameters: put new modules where torch finds them (in an "
+            "nn.ModuleList, not a list), or call it when there is something to change"
         )
-    spine = build(module, refine(module, with_event(roots, event), patterns)).spine
-    return replace(event, adjacent=_neighbours(request, event, spine))
+    after = build(module, refine(module, with_event(roots, event), patterns))
+    widened, shrunk = _resized(before, after, successors)
+    event = replace(event, widened=widened, shrunk=shrunk)
+    event = replace(event, adjacent=_neighbours(request, event, after.spine))
+    return Change(event, successors, method.moments, method.like)
+
+
+def _successors(
+    before: Structure,
+    shapes: Mapping[nn.Parameter, torch.Size],
+    old_paths: Mapping[str, str],
+    paths: Mapping[str, str],
+    now: Mapping[nn.Parameter, str],
+) -> dict[nn.Parameter, Successor | None]:
+    """What has become of the tensors that are not what they were."""
+    named = {name: tensor for tensor, name in now.items()}
+    found: dict[nn.Parameter, Successor | None] = {}
+    for component, tensors in before.parameters.items():
+        for name, old in tensors.items():
+            if old in now and old.shape == shapes[old]:
+                continue
+            new = old if old in now else named.get(paths[component] + name[len(old_paths[component]) :])
+            is_other = new is None or (new is not old and new in before.owner)
+            found[old] = None if is_other else succeed(name, shapes[old], cast(nn.Parameter, new))
+    return found
+
+
+def _resized(
+    before: Structure, after: Structure, successors: Mapping[nn.Parameter, Successor | None]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The components with new entries in old tensors, and those that have lost some."""
+    widened, shrunk = set(), set()
+    for old, successor in successors.items():
+        if successor is None:
+            shrunk.add(before.owner[old])
+            continue
+        kept = [sum(place != NEW for place in places) for places in successor.origin]
+        name = after.owner[successor.tensor]
+        if any(count < size for count, size in zip(kept, successor.tensor.shape, strict=True)):
+            widened.add(name)
+        if any(count < size for count, size in zip(kept, successor.old_shape, strict=True)):
+            shrunk.add(name)
+    names = list(after.components)
+    return tuple(filter(widened.__contains__, names)), tuple(filter(shrunk.__contains__, names))
 
 
 def _neighbours(request: GrowthRequest, event: GrowthEvent, spine: Sequence[Component]) -> tuple[str, ...]:
     """The old components next to what is born: those that the call names, else those at most 1 deeper or less deep."""
-    old = [component for component in spine if component.name not in event.born]
+    old = [component for component in spine if component.name not in event.grown]
     if request.method.adjacent is None:
-        depths = {component.depth for component in spine if component.name in event.born}
+        depths = {component.depth for component in spine if component.name in event.grown}
         return tuple(component.name for component in old if any(abs(component.depth - at) <= 1 for at in depths))
     patterns = listed(request.arguments[request.method.adjacent])
     if idle := [pattern for pattern in patterns if not any(component.matches(pattern) for component in old)]:
@@ -87,10 +153,10 @@ def _neighbours(request: GrowthRequest, event: GrowthEvent, spine: Sequence[Comp
 
 def _path_now(path: str, tensors: Mapping[str, nn.Parameter], now: Mapping[nn.Parameter, str]) -> str:
     """Where the component stands now whose module or parameter stood at ``path`` before."""
-    places = {now[tensor].removesuffix(name[len(path) :]) for name, tensor in tensors.items()}
+    places = {now[tensor].removesuffix(name[len(path) :]) for name, tensor in tensors.items() if tensor in now}
     if len(places) > 1:
         raise NotImplementedError(f"growth tore component {path!r} apart, its tensors stand under {sorted(places)} now")
-    return places.pop()
+    return places.pop() if places else path
 
 
 def _newborn_paths(module: nn.Module, new: Mapping[str, nn.Parameter]) -> list[str]:

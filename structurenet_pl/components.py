@@ -1,6 +1,7 @@
 """Which components a module has: by its structure, by name patterns, in order of depth."""
 
 import fnmatch
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,6 +10,8 @@ from torch import nn
 
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage
 
+COMPILED = "_orig_mod"  # what torch.compile wraps
+MANY = 3  # layers of one class; two are a block
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -98,7 +101,7 @@ def refine(module: nn.Module, roots: Mapping[str, Part], patterns: Mapping[str, 
 
 def with_event(parts: Mapping[str, Part], event: GrowthEvent) -> dict[str, Part]:
     """The parts after a growth event."""
-    after = dict(parts)
+    after = {name: part for name, part in parts.items() if name not in event.removed}
     for name in event.born:
         after[name] = Part(name, event.role, event.clock, event.depth, event.beside)
     for name, path in event.moved.items():
@@ -165,6 +168,8 @@ def unmatched(module: nn.Module, patterns: Iterable[str]) -> list[str]:
 
 
 def _paths(module: nn.Module, path: str = "", outermost: bool = True) -> Iterator[str]:
+    if COMPILED in module._modules:
+        path, module = _join(path, COMPILED), module.get_submodule(COMPILED)
     within, inner = path, module
     while not isinstance(inner, CONTAINERS) and not _own_parameters(inner) and len(_children(inner)) == 1:
         [(name, inner)] = _children(inner).items()
@@ -182,12 +187,13 @@ def _paths(module: nn.Module, path: str = "", outermost: bool = True) -> Iterato
 
 
 def _repeats(module: nn.Module) -> bool:
-    """Whether there are blocks inside: several of one class in a sequence, or in a list if they are no mere layers."""
+    """Whether there are blocks inside: in a sequence or list several of one class, or in a sequence many layers."""
     for inner in module.modules():
         if isinstance(inner, nn.Sequential | nn.ModuleList):
-            blocks = _children(inner).values()
-            kinds = [type(block) for block in blocks if isinstance(inner, nn.Sequential) or _children(block)]
-            if len(set(kinds)) < len(kinds):
+            layers = Counter(type(child) for child in _children(inner).values() if not _children(child))
+            blocks = Counter(type(child) for child in _children(inner).values() if _children(child))
+            many = isinstance(inner, nn.Sequential) and max(layers.values(), default=0) >= MANY
+            if many or max(blocks.values(), default=0) > 1:
                 return True
     return False
 

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from structurenet_pl.boards import CHECKPOINT_KEY, Boards
+from structurenet_pl.by_hand import ByHand
 from structurenet_pl.checks import (
     check_fit,
     check_outermost,
@@ -39,6 +38,7 @@ from structurenet_pl.lightning import Callback, LightningModule, Trainer, rank_z
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
+from structurenet_pl.surgery.averaging import averaged_copies, grown_alike
 from structurenet_pl.surgery.distributed import agree, check_strategy, several, together
 
 
@@ -50,15 +50,15 @@ class Driver(Callback):
 
     def __init__(self) -> None:
         self._rear = Rear(self.before_step, self.meet)
-        self._by_hand: list[RemovableHandle] = []
+        self._by_hand = ByHand(self._act_by_hand)
         self.factors = Factors()
         self.boards = Boards(None)
         self.structure = Structure({}, {}, {})
         self._trainer: Trainer = None  # in a fit only
         self._resumed: dict[str, Any] | None = None
         self._waiting: list[GrowthRequest] = []
-        self._in_batch = False
-        self._epoch_over = False
+        self._in_batch = self._epoch_over = False
+        self._rng: dict[str, Any] | None = None
         self._step_before = 0
         self._left_out: list[str] = []
         self._unused: list[str] = []
@@ -87,28 +87,26 @@ class Driver(Callback):
 
     def grow(self, module: Growing, request: GrowthRequest) -> Any:
         """Carry a growth out, now if that is safe, else at the next safe moment."""
-        trainer = self._trainer
-        check_outermost(trainer, module)
+        check_outermost(self._trainer, module)
         if self.boards:
-            check_strategy(trainer)
-        if self._in_batch or (self._several and not request.by_clock):
+            check_strategy(self._trainer)
+        if self._in_batch or (several(self._trainer) and not request.by_clock):
             self._waiting.append(request)
             return None
         return self._carry_out(module, request)
 
     def meet(self, module: LightningModule) -> None:
         """All processes are here, between two batches: carry out what they wait for, if that is the same."""
-        if self._several and not self._in_batch and isinstance(module, Growing):
-            agree(self._trainer, self._waiting)
-            self._serve(module)
+        if several(self._trainer) and not self._in_batch and isinstance(module, Growing):
+            while agree(self._trainer, self._waiting):
+                self._serve(module)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Go to the front, and follow the growth of the module."""
         if stage != "fit":
             return
         savers = trainer.checkpoint_callbacks
-        others = [callback for callback in trainer.callbacks if not isinstance(callback, Driver | Rear)]
-        others = [callback for callback in others if callback not in savers]
+        others = [one for one in trainer.callbacks if not isinstance(one, Driver | Rear) and one not in savers]
         trainer.callbacks = [self, *others, self._rear, *savers]
         self._trainer = trainer
         self.boards, self._resumed, self._waiting = Boards(trainer), None, []
@@ -128,12 +126,16 @@ class Driver(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Split the param groups by component, before Lightning restores the state of the optimizers."""
         resumed, self._resumed = self._resumed, None
-        if isinstance(pl_module, Growing) and resumed is None and trainer.global_step == 0:
-            redate_log(pl_module)
+        if isinstance(pl_module, Growing):
+            if resumed is None and trainer.global_step == 0:
+                redate_log(pl_module)
+            with grown_alike(trainer.callbacks, pl_module):
+                pass  # copies from before the log was dated anew, or from before anybody followed
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
         self._find_structure(trainer, pl_module)
         self.boards.take_over()
-        check_fit(trainer.callbacks, trainer.optimizers, self.structure, self.factors)
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        check_fit(trainer.callbacks, trainer.optimizers, self.structure, self.factors, scaler)
         if not isinstance(pl_module, Growing):  # in one that grows, what is meant may be yet unborn
             self._unused = self._tell_unused(trainer, pl_module)
 
@@ -148,13 +150,17 @@ class Driver(Callback):
             self.boards.convert(resumed)
         self.boards.bind()
         if not pl_module.automatic_optimization:
-            self._follow_hand(trainer, pl_module)
-        if trainer.global_rank < len(saved.get("rng", [])):  # there may be more processes now
-            restore_rng(saved["rng"][trainer.global_rank])
+            self._by_hand.follow(trainer.optimizers)
+        self._rng = dict(enumerate(saved.get("rng", []))).get(trainer.global_rank)  # there may be more processes now
+        if self._rng is not None:
+            restore_rng(self._rng)
         self._refresh(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock has been restored by now."""
+        if self._rng is not None and trainer.fit_loop.restarted_mid_epoch:
+            restore_rng(self._rng)  # the rest of that epoch has taken an order of the data, as it had before
+        self._rng = None
         self._refresh(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -166,7 +172,8 @@ class Driver(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Structure stands still from here to the end of the batch."""
-        self._in_batch, self._step_before = True, trainer.global_step
+        self._in_batch = True
+        self._step_before = trainer.global_step
         self.boards.bind()
         if self.boards.adopt(self.structure, self.factors.split_1d):
             self.factors.look_at(self.structure.spine)
@@ -174,8 +181,8 @@ class Driver(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Gradients are known, and the lr has not been read yet."""
-        if pl_module.automatic_optimization:
-            self._refresh(trainer, with_gradients=optimizer)
+        self._by_hand.done = True
+        self._refresh(trainer, with_gradients=optimizer)
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Nobody has a say in gradients and lrs after this."""
@@ -190,14 +197,14 @@ class Driver(Callback):
         self._epoch_over = trainer.is_last_batch
         if self._epoch_over or trainer.global_step != self._step_before:
             self._in_batch = False
-            if not self._several:
+            if not several(self._trainer):
                 self._serve(pl_module)
         self._refresh(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is born from here on trains in the next epoch, also where the run was resumed in between."""
         self._in_batch, self._epoch_over = False, True
-        if not self._several:
+        if not several(self._trainer):
             self._serve(pl_module)
         self._refresh(trainer)
 
@@ -215,8 +222,7 @@ class Driver(Callback):
         """From here on growth concerns the module alone."""
         warn_too_late(self._waiting)
         self._trainer, self._waiting = None, []
-        while self._by_hand:
-            self._by_hand.pop().remove()
+        self._by_hand.release()
         for module in pl_module.modules():
             if isinstance(module, Growing):
                 follow(module, None)
@@ -234,20 +240,16 @@ class Driver(Callback):
         if isinstance(pl_module, Growing):
             checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
 
-    def _follow_hand(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Under manual optimization an optimizer may be stepped past Lightning, but not past its own hooks."""
-
-        def measure(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            if not torch.compiler.is_compiling():
-                self._refresh(trainer, with_gradients=optimizer)
-                self.before_step(trainer, pl_module, optimizer)
-
-        self._by_hand = [optimizer.register_step_pre_hook(measure) for optimizer in trainer.optimizers]
+    def _act_by_hand(self, optimizer: Optimizer) -> None:
+        trainer = self._trainer
+        self._refresh(trainer, with_gradients=optimizer)
+        self.before_step(trainer, trainer.lightning_module, optimizer)
 
     def _find_structure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         patterns = patterns_of(trainer)
         if isinstance(pl_module, Growing):
-            remember_patterns(pl_module, patterns)
+            for module in [pl_module, *averaged_copies(trainer.callbacks)]:
+                remember_patterns(module, patterns)
         self.structure = structure_of(pl_module, patterns)
         self.factors.look_at(self.structure.spine)
         self._density = Densities(pl_module, self.structure)
@@ -272,26 +274,27 @@ class Driver(Callback):
                 factors = self.factors.measured(board.slots.values(), measured)
             board.refresh(factors)
 
-    @property
-    def _several(self) -> bool:
-        return self._trainer is not None and several(self._trainer)
-
     def _serve(self, module: LightningModule) -> None:
         """Carry out what has been waiting, in the order it was asked for."""
-        while self._waiting:
-            self._carry_out(cast(Growing, module), self._waiting.pop(0))
+        waiting, self._waiting = self._waiting, []
+        for request in waiting:
+            self._carry_out(cast(Growing, module), request)
 
     def _carry_out(self, module: Growing, request: GrowthRequest) -> Any:
         trainer = self._trainer
         clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
-        with together(trainer, request) as wrap, growing(module, request, clock) as (event, result):
-            like, split_1d = request.method.like, self.factors.split_1d
-            with self.boards.following(structure_of(module), event.born, like, split_1d):
-                wrap()
+        with (
+            together(trainer, request) as wrap,
+            growing(module, request, clock) as (change, result),
+            self.boards.following(structure_of(module), change, self.factors.split_1d),
+        ):
+            wrap()
+            with grown_alike(trainer.callbacks, module):
+                pass  # they start with the values that all processes have by now
         self._find_structure(trainer, module)
         self._refresh(trainer)
         for callback in trainer.callbacks:
             if (react := getattr(callback, "on_growth", None)) is not None:
-                react(trainer, module, event)
-        module.on_growth(event)
+                react(trainer, module, change.event)
+        module.on_growth(change.event)
         return result

@@ -105,11 +105,15 @@ class GrowthEvent:
         arguments: Its arguments by name, plain values, enough to call it again.
         clock: When; its generation is the number of the event, from 1.
         born: Names of the new components.
-        adjacent: Names of the components whose depth differed by at most 1 from a new one's, as seen when it happened.
+        adjacent: Names of the components whose depth differed by at most 1 from that of a new or widened one, as seen
+            when it happened.
         role: Role of the new components, None if the growth method did not declare one.
         depth: Explicit depth of the new components, None if it follows from the order of definition.
         beside: The component that stood at this depth, which the new ones share from then on.
         moved: Where components stand whose module path is not their name, as ``{name: path}``.
+        widened: Names of the components that have got more entries in a tensor.
+        shrunk: Names of the components that have lost tensors, or entries of one.
+        removed: Names of the components that are gone.
     """
 
     method: str
@@ -121,6 +125,23 @@ class GrowthEvent:
     depth: int | None = None
     beside: str | None = None
     moved: Mapping[str, str] = field(default_factory=dict)
+    widened: tuple[str, ...] = ()
+    shrunk: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    @property
+    def grown(self) -> tuple[str, ...]:
+        """Names of the components that are new, or larger than before."""
+        return (*self.born, *self.widened)
+
+    @property
+    def outcome(self) -> dict[str, tuple[str, ...]]:
+        """What came of it, by kind; kinds without a component are left out."""
+        kinds = {"born": self.born, "widened": self.widened, "shrunk": self.shrunk, "removed": self.removed}
+        return {kind: names for kind, names in kinds.items() if names}
+
+
+_TUPLES = ("born", "widened", "shrunk", "removed", "adjacent")
 
 
 def dump_log(log: Iterable[GrowthEvent]) -> str:
@@ -141,8 +162,7 @@ def load_log(text: str) -> tuple[GrowthEvent, ...]:
             **{
                 **entry,
                 "clock": Clock(**entry["clock"]),
-                "born": tuple(entry["born"]),
-                "adjacent": tuple(entry["adjacent"]),
+                **{key: tuple(value) for key, value in entry.items() if key in _TUPLES},
             }
         )
         for entry in json.loads(text)

@@ -1,6 +1,6 @@
 """How a module grows: the growth log, its replay, and the way back after an error."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
@@ -11,11 +11,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from structurenet_pl.comparison import compare
+from structurenet_pl.comparison import Change, compare
 from structurenet_pl.components import Part, Structure, build, first_wins, founding_roots, refine, with_event
 from structurenet_pl.events import Clock, Component, GrowthEvent, dump_log, load_log
 from structurenet_pl.lightning import isolate_rng
 from structurenet_pl.methods import GrowthMethod, GrowthRequest
+from structurenet_pl.snapshots import Founding, Snapshot
 
 LOG_KEY = "growth_log"
 
@@ -56,9 +57,9 @@ class Growing(nn.Module):
             return request.method.function(self, **request.arguments)
         if (follower := _FOLLOWERS.get(self)) is not None:
             return follower.grow(self, request)
-        with growing(self, request, self._idle_clock()) as (event, result):
+        with growing(self, request, self._idle_clock()) as (change, result):
             pass
-        self.on_growth(event)
+        self.on_growth(change.event)
         return result
 
     def meet(self) -> None:
@@ -79,10 +80,14 @@ class Growing(nn.Module):
         saved: Tensor | None = state_dict.pop(prefix + LOG_KEY, None)
         if saved is not None:
             replay(self, load_log(bytes(saved.tolist()).decode()))
+        elif (founding := _FOUNDINGS.get(self)) and founding.is_whole(state_dict, prefix):
+            replay(self, ())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-_FOLLOWERS: WeakKeyDictionary[Growing, Follower] = WeakKeyDictionary()  # not on the module: it is copied and pickled
+# Not on the module, because it is copied and pickled.
+_FOLLOWERS: WeakKeyDictionary[Growing, Follower] = WeakKeyDictionary()
+_FOUNDINGS: WeakKeyDictionary[Growing, Founding] = WeakKeyDictionary()
 
 
 def follow(module: Growing, follower: Follower | None) -> None:
@@ -136,13 +141,13 @@ def growth_method(module: nn.Module, name: str) -> GrowthMethod:
 
 
 @contextmanager
-def growing(module: Growing, request: GrowthRequest, clock: Clock) -> Iterator[tuple[GrowthEvent, Any]]:
+def growing(module: Growing, request: GrowthRequest, clock: Clock) -> Iterator[tuple[Change, Any]]:
     """Grow and log it; if that or the body of the ``with`` raises, the module refers to what it did before.
 
-    Gives the event and what the growth method returned. Values of existing tensors that the method changed in place
+    Gives the change and what the growth method returned. Values of existing tensors that the method changed in place
     are not taken back.
     """
-    undo = _snapshot(module)
+    snapshot = Snapshot(module)
     before = build(module, _roots(module))
     module._founders = module._founders if module._founders is not None else _roots(module)
     module._grows = True
@@ -152,17 +157,22 @@ def growing(module: Growing, request: GrowthRequest, clock: Clock) -> Iterator[t
         with torch.inference_mode(False), torch.enable_grad():
             result = request.method.function(module, **request.arguments)
             numbered = replace(clock, generation=len(module.growth_log) + 1)
-            event = compare(module, before, shapes, _roots(module), all_patterns(module), request, numbered)
-        module.growth_log = (*module.growth_log, event)
+            change = compare(module, before, shapes, _roots(module), all_patterns(module), request, numbered)
+        module.growth_log = (*module.growth_log, change.event)
         module._grows = False
-        yield event, result
+        yield change, result
     except BaseException:
-        undo()
+        snapshot.restore()
         raise
+    names = before.parameter_names
+    founding = _FOUNDINGS.setdefault(module, Founding(snapshot, {names[tensor]: shapes[tensor] for tensor in names}))
+    founding.note(snapshot)
 
 
-def replay(module: Growing, log: tuple[GrowthEvent, ...]) -> None:
+def replay(module: Growing, log: tuple[GrowthEvent, ...]) -> list[Change]:
     """Grow until the growth log equals the given one; random number generators are left as they are.
+
+    A module that has grown further starts again from the structure it was founded with. Gives what has changed.
 
     Raises:
         RuntimeError: If the module has grown in another way, or its code no longer does what the log says.
@@ -174,20 +184,26 @@ def replay(module: Growing, log: tuple[GrowthEvent, ...]) -> None:
                 f"{_describe(theirs)} there and {_describe(mine)} here. Load it into a module that has not grown."
             )
     if len(module.growth_log) > len(log):
-        raise RuntimeError(
-            f"the module has grown further than the checkpoint, which ends before event {len(log) + 1}, "
-            f"{_describe(module.growth_log[len(log)])}. Load it into a module that has not grown."
-        )
+        if module in _FOLLOWERS or module not in _FOUNDINGS:
+            raise RuntimeError(
+                f"the module has grown further than the checkpoint, which ends before event {len(log) + 1}, "
+                f"{_describe(module.growth_log[len(log)])}, and cannot go back in a fit, or as a copy of the one that "
+                "grew. Load it into a module that has not grown."
+            )
+        _FOUNDINGS.pop(module).restore()
+    changes = []
     for event in log[len(module.growth_log) :]:
         request = GrowthRequest(growth_method(module, event.method), event.arguments)
-        with isolate_rng(), growing(module, request, event.clock) as (replayed, _):
-            if replayed.born != event.born:
+        with isolate_rng(), growing(module, request, event.clock) as (change, _):
+            if change.event.outcome != event.outcome:
                 raise RuntimeError(
-                    f"event {event.clock.generation} of the checkpoint, {_describe(event)}, gave birth to "
-                    f"{list(event.born)}, but this code makes it {list(replayed.born)}. Load it with the code that "
+                    f"event {event.clock.generation} of the checkpoint, {_describe(event)}, came out as "
+                    f"{event.outcome}, but this code makes it {change.event.outcome}. Load it with the code that "
                     "wrote it."
                 )
         module.growth_log = (*module.growth_log[:-1], event)
+        changes.append(change)
+    return changes
 
 
 def redate_log(module: Growing) -> None:
@@ -202,45 +218,6 @@ def _roots(module: Growing) -> dict[str, Part]:
     founders = module._founders
     roots = dict(founders) if founders is not None else founding_roots(module)
     return reduce(with_event, module.growth_log, roots)
-
-
-def _snapshot(module: nn.Module) -> Callable[[], None]:
-    """Remember what every submodule refers to; the returned function puts it back. Tensors are not copied."""
-    modules = [(part, _content(vars(part))) for part in module.modules()]
-    parameters = [(tensor, tensor.data, tensor.requires_grad) for tensor in module.parameters()]
-
-    def undo() -> None:
-        for part, content in modules:
-            _put_back(vars(part), content)
-        for tensor, data, requires_grad in parameters:
-            tensor.data = data
-            tensor.requires_grad = requires_grad
-
-    return undo
-
-
-def _content(value: Any) -> list[tuple[Any, Any, Any]] | None:
-    """Key, item and content of what a container holds, down to the innermost; None for anything else."""
-    if isinstance(value, dict):
-        return [(key, item, _content(item)) for key, item in value.items()]
-    if isinstance(value, list | set):
-        return [(None, item, _content(item)) for item in value]
-    return None
-
-
-def _put_back(value: Any, content: list[tuple[Any, Any, Any]] | None) -> None:
-    """Give a container and the containers in it what they held."""
-    if content is None:
-        return
-    for _, item, inner in content:
-        _put_back(item, inner)
-    value.clear()
-    if isinstance(value, dict):
-        value.update({key: item for key, item, _ in content})
-    elif isinstance(value, list):
-        value.extend(item for _, item, _ in content)
-    else:
-        value.update(item for _, item, _ in content)
 
 
 def _describe(event: GrowthEvent) -> str:

@@ -6,6 +6,8 @@ callbacks are callbacks of all that are, so that the Trainer and the command lin
 
 from typing import Any
 
+from torch.nn import Module
+
 try:
     from lightning.pytorch import Callback as _Callback
     from lightning.pytorch import LightningModule, Trainer
@@ -40,4 +42,8 @@ class Callback(*dict.fromkeys([_Callback, _OtherCallback])):  # type: ignore[mis
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the methods of the module that Lightning hangs on callbacks: a copy would take the module along."""
-        return {key: value for key, value in vars(self).items() if key not in ("log", "log_dict")}
+        return {key: value for key, value in vars(self).items() if not _is_method_of_module(value)}
+
+
+def _is_method_of_module(value: object) -> bool:
+    return isinstance(getattr(value, "__self__", None), Module)

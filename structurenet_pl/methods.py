@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from structurenet_pl.surgery.optimizer_state import Moments, check_moments
+
 
 class GrowthMethod:
     """A method that changes the structure of its module; made by :func:`growth`."""
@@ -20,6 +22,7 @@ class GrowthMethod:
         depth: str | int | None,
         like: str | None,
         adjacent: str | None,
+        moments: Moments,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
@@ -28,6 +31,8 @@ class GrowthMethod:
         self.depth = depth
         self.like = like
         self.adjacent = adjacent
+        check_moments(moments)
+        self.moments = moments
         self.signature = inspect.signature(function)
         _, *parameters = self.signature.parameters.values()
         for parameter in parameters:
@@ -94,11 +99,14 @@ def growth(
     depth: str | int | None = None,
     like: str | None = None,
     adjacent: str | None = None,
+    moments: Moments = "mean",
 ) -> Callable[[Callable[..., Any]], GrowthMethod]:
     """Mark a method of a growable module as one that changes its structure.
 
-    The method is plain torch code. What is new is found by comparing the module before and after, and follows into
-    growth log, optimizer and schedulers. Called at an unsafe moment of a fit (inside a training step, between
+    The method is plain torch code: it may add modules, replace parameters by larger or smaller ones, remove modules.
+    What has changed is found by comparing the module before and after, and follows into growth log, optimizer and
+    schedulers. A tensor that is gone is continued by the new one of its name; see :func:`~structurenet_pl.came_from`
+    where entries have changed places. Called at an unsafe moment of a fit (inside a training step, between
     accumulated batches) it waits for the next safe one and returns None. Under DDP it waits for the end of the epoch
     or of a validation, and every process must have called it by then.
 
@@ -110,12 +118,15 @@ def growth(
         like: Name of the component whose param groups the newborn parameters join; None for the nearest one.
         adjacent: Name of the argument that lists the neighbours, as roles or name patterns of components; None for
             those whose depth differs by at most 1.
+        moments: What second moments (Adam's ``exp_avg_sq`` and its like) start as for new entries of an old tensor:
+            ``"mean"``: the mean over the old entries; ``"zero"``; ``"reset"``: the whole tensor's state is dropped.
 
     Raises:
         TypeError: If the parentheses are forgotten, ``depth`` or ``adjacent`` names no argument, or the method takes
             ``*args`` or ``**kwargs``; when called, if an argument is not a plain value (it is stored, and replayed on
             resume) or the class cannot grow.
-        ValueError: When called, if nothing has been added, or the depth is outside the network.
+        ValueError: If ``moments`` is no policy; when called, if nothing has changed, or the depth is outside the
+            network.
 
     Example:
         >>> from structurenet_pl import GrowableModule, growth
@@ -134,7 +145,7 @@ def growth(
     """
     if function is not None:
         raise TypeError("write @growth() with parentheses, or @growth(role=...)")
-    return lambda function: GrowthMethod(function, role, depth, like, adjacent)
+    return lambda function: GrowthMethod(function, role, depth, like, adjacent, moments)
 
 
 def _plain(value: Any, what: str) -> Any:

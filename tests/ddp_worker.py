@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, Trainer, callbacks
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
 from helpers import Net, example_factors, loader
-from structurenet_pl import GrowEvery, growth
+from structurenet_pl import GrowEvery, GrowOnPlateau, growth, widen
 from structurenet_pl.surgery import distributed
 
 EPOCHS, BATCHES, WORLD = 4, 4, 2
@@ -31,6 +31,14 @@ class Grown(Net):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.body[2].p = 0.0
+
+    @growth()
+    def widen_body(self, width: int):
+        widen(self.body[0], self.body[3], width, noise=0.1)  # which draws from the random numbers of the rank
+
+    @growth()
+    def drop_patch(self):
+        del self.patches[0]
 
     @growth(role="patch")
     def add_broken(self):
@@ -74,6 +82,11 @@ class ByHand(Grown):
         return super().configure_optimizers()["optimizer"]
 
 
+class WithAdam(Grown):
+    def __init__(self, **kwargs):
+        super().__init__(optimizer=partial(torch.optim.Adam, lr=0.01), **kwargs)
+
+
 class Sometimes(Grown):
     """The newborn patches have no part in every second batch."""
 
@@ -100,6 +113,14 @@ class Ask(Callback):
     def ask(self, trainer, pl_module):
         if trainer.current_epoch == 1 and trainer.global_rank in self.ranks:
             getattr(pl_module, self.method)()
+
+
+class Chain(Callback):
+    """A growth that follows another."""
+
+    def on_growth(self, trainer, pl_module, event):
+        if event.method == "add_neck":
+            pl_module.add_patch(at=1)
 
 
 class TooLate(Callback):
@@ -163,6 +184,14 @@ def by_step():
     return [GrowEvery("add_patch", 3, unit="step", limit=4, arguments={"at": 1}), GrowEvery("add_neck", 2, limit=1)]
 
 
+def by_all():
+    return [
+        GrowEvery("add_patch", 3, unit="step", limit=2, arguments={"at": 1}),
+        GrowEvery("widen_body", 1, limit=1, arguments={"width": 12}),
+        GrowEvery("drop_patch", 2, limit=1),
+    ]
+
+
 class Untouched:
     """DDP stays as it was before the growth, and nobody checks."""
 
@@ -206,10 +235,16 @@ TRAINS = {
         "gradient_clip_val": 0.1,
     },
     "epoch-asked": {"callbacks": lambda: [Ask("on_train_epoch_end")]},
+    "chain": {"callbacks": lambda: [Ask("on_validation_end"), Chain()]},
+    "plateau": {"callbacks": lambda: [GrowOnPlateau("add_neck", "val_loss", patience=1, min_delta=9.0, limit=2)]},
+    "restructured": {"callbacks": by_all},
+    "restructured-adam": {"make": WithAdam, "callbacks": by_all},
     "itself": {"make": AsksItself},
     "setup": {"callbacks": lambda: [SetupGrowth()]},
     "never": {},
 }
+if "EMAWeightAveraging" in vars(callbacks):  # new in lightning 2.6
+    TRAINS["average"] = {"callbacks": lambda: [*by_all(), callbacks.EMAWeightAveraging(decay=0.9)]}
 FAILS = {
     "one-rank": {"callbacks": lambda: [Ask("on_train_epoch_end", ranks=(1,))]},
     "one-rank-validation": {"callbacks": lambda: [Ask("on_validation_end", ranks=(0,))]},
@@ -227,7 +262,7 @@ ALSO = {
     "forgiven": {"callbacks": lambda: [Forgiving("add_broken", 1, limit=1)]},
     "forgiven-wrapped": {"callbacks": lambda: [Forgiving("add_neck", 1, limit=1)], "ddp": {"init_sync": False}},
 }
-RESUMED = ("factors", "epoch", "itself")
+RESUMED = {"factors", "epoch", "itself", "restructured-adam", "average"} & TRAINS.keys()
 
 
 def batches(rank, world):
@@ -237,7 +272,7 @@ def batches(rank, world):
     return DataLoader(data, batch_sampler=shares)
 
 
-def train(row, rank=0, world=1, callbacks=(), ckpt_path=None, epochs=EPOCHS):
+def train(row, rank=0, world=1, more=(), ckpt_path=None, epochs=EPOCHS):
     """Fit on one rank; what came of it."""
     row = dict(row)
     make, ddp, around = row.pop("make", Grown), row.pop("ddp", {}), row.pop("around", nullcontext)
@@ -255,8 +290,8 @@ def train(row, rank=0, world=1, callbacks=(), ckpt_path=None, epochs=EPOCHS):
         devices=world,
         max_epochs=epochs,
         use_distributed_sampler=False,
-        callbacks=[*mine, *([look] if world > 1 else []), *callbacks],
-        **{"enable_checkpointing": bool(callbacks)} | quiet | row,
+        callbacks=[*mine, *([look] if world > 1 else []), *more],
+        **{"enable_checkpointing": bool(more)} | quiet | row,
     )
     error = None
     try:
@@ -279,7 +314,7 @@ def train(row, rank=0, world=1, callbacks=(), ckpt_path=None, epochs=EPOCHS):
 def first(folder, rank):
     """All scenarios, and the first half of one to be resumed."""
     found = {name: train(row, rank, WORLD) for name, row in (TRAINS | ALSO | FAILS).items()}
-    for name in RESUMED:
+    for name in sorted(RESUMED):
         save = ModelCheckpoint(folder / name, filename="half", save_on_train_epoch_end=True)
         train(TRAINS[name], rank, WORLD, [save], epochs=EPOCHS // 2)
     return found
@@ -288,7 +323,7 @@ def first(folder, rank):
 def second(folder, rank):
     """The second half, with other random numbers to start from."""
     torch.rand(17)
-    return {name: train(TRAINS[name], rank, WORLD, ckpt_path=folder / name / "half.ckpt") for name in RESUMED}
+    return {name: train(TRAINS[name], rank, WORLD, ckpt_path=folder / name / "half.ckpt") for name in sorted(RESUMED)}
 
 
 def launched(strategy):

@@ -12,20 +12,21 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Each may import from those above it, and from its own line.
 LAYERS = [
-    {"events", "lightning", "trial"},
-    {"components", "rng", "norms"},
-    {"density"},
-    {"methods", "surgery.schedulers", "surgery.param_groups", "surgery.distributed"},
+    {"events", "lightning"},
+    {"components", "rng", "norms", "successors", "snapshots", "net2net"},
+    {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"},
+    {"methods", "trial", "surgery.distributed"},
     {"comparison"},
     {"growing"},
-    {"board", "factors", "companions"},
-    {"surgery.checkpoints", "boards", "checks"},
+    {"factors", "companions", "surgery.checkpoints", "surgery.averaging"},
+    {"board", "boards", "checks", "by_hand"},
     {"driver"},
     {"driven"},
     {"callbacks.base"},
     {"callbacks.warmup", "callbacks.sedimentary", "callbacks.responder", "callbacks.freeze", "callbacks.lars"}
     | {"callbacks.age", "callbacks.depth", "callbacks.role", "callbacks.density"}
-    | {"callbacks.components", "callbacks.triggers", "growable", "plots"},
+    | {"callbacks.components", "callbacks.triggers", "callbacks.plateau", "callbacks.patience"}
+    | {"growable", "plots"},
     {"report", "presets"},
     {"callbacks.monitor"},
     {""},

@@ -10,14 +10,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from helpers import EXAMPLES, Half, LRTrace, Net, Plain, assert_same, fit, weights
-from structurenet_pl import Components, GrowEvery, StrataMonitor
+from helpers import EXAMPLES, Half, LRTrace, Net, Plain, assert_same, fit, loader, weights
+from structurenet_pl import Components, GrowEvery, GrowOnPlateau, ResetPatience, StrataMonitor
 from structurenet_pl.companions import Rear
 from structurenet_pl.driver import Driver
 
 ARGUMENTS = EXAMPLES | {
     Components: {"roles": {"body.*": "scaffold"}},
     GrowEvery: {"growth": "add_neck", "every": 2},
+    GrowOnPlateau: {"growth": "add_neck", "monitor": "metric", "patience": 1},
+    ResetPatience: {},
     StrataMonitor: {},
 }
 
@@ -59,6 +61,16 @@ def reachable(value, seen):
         reachable(one, seen)
 
 
+class Stagnant(Net):
+    """Validated, with no progress at all."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("metric", 1.0)
+
+    def val_dataloader(self):
+        return loader(1, shuffle=False)
+
+
 class Copies(Callback):
     """Copies in the middle of a fit what stands beside it."""
 
@@ -80,7 +92,7 @@ no_logger = pytest.mark.filterwarnings("ignore:StrataMonitor has no logger")
 def test_copies_before_during_and_after_a_fit_train_the_same(kind, way):
     def train(callbacks):
         torch.manual_seed(0)
-        net = Net()
+        net = Stagnant()
         fit(net, callbacks, epochs=3)
         return weights(net)
 
@@ -99,7 +111,7 @@ def test_copies_before_during_and_after_a_fit_train_the_same(kind, way):
 @pytest.mark.parametrize("kind", ARGUMENTS)
 def test_copies_take_nothing_of_a_fit_along(kind):
     callback = kind(**ARGUMENTS[kind])
-    fit(Net(), [callback], epochs=3)
+    fit(Stagnant(), [callback], epochs=3)
     found = {}
     reachable(copy.copy(callback), found)
     kept = Trainer, LightningModule, Optimizer, torch.Tensor

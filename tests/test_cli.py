@@ -23,6 +23,8 @@ NAMESPACES = {"lightning": (lightning.pytorch, structurenet_pl), "pytorch_lightn
 ARGUMENTS = EXAMPLES | {
     structurenet_pl.Components: {"roles": {"body.*": "scaffold", "head": "new"}},
     structurenet_pl.GrowEvery: {"growth": "deepen", "every": 2, "arguments": {"at": 1, "wide": [3, 4]}},
+    structurenet_pl.GrowOnPlateau: {"growth": "deepen", "monitor": "val_loss", "arguments": {"at": 1}},
+    structurenet_pl.ResetPatience: {"schedulers": False},
     structurenet_pl.StrataMonitor: {},
 }
 PUBLIC = [getattr(structurenet_pl, name) for name in structurenet_pl.__all__]

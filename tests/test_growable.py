@@ -177,13 +177,15 @@ def test_other_history_is_an_error_that_names_the_event():
         other.load_state_dict(one.state_dict())
 
 
-def test_smaller_checkpoint_is_an_error_that_names_the_event():
+def test_copy_of_a_grown_module_cannot_go_back_to_a_smaller_checkpoint():
     net = Stack()
     net.add_scale()
     small = net.state_dict()
     net.add_pair()
-    with pytest.raises(RuntimeError, match=r"ends before event 2, add_pair\(\)"):
-        net.load_state_dict(small)
+    with pytest.raises(RuntimeError, match=r"ends before event 2, add_pair\(\), and cannot go back in a fit, or as a"):
+        copy.deepcopy(net).load_state_dict(small)
+    net.load_state_dict(small)
+    assert len(net.growth_log) == 1
 
 
 def test_code_that_no_longer_does_what_the_log_says():
@@ -199,7 +201,7 @@ def test_code_that_no_longer_does_what_the_log_says():
 
     one, other = Before(), After()
     one.change()
-    with pytest.raises(RuntimeError, match=r"gave birth to \['a'\], but this code makes it \['b'\]"):
+    with pytest.raises(RuntimeError, match=r"came out as {'born': \('a',\)}, but this code makes it .*'b'"):
         other.load_state_dict(one.state_dict())
     assert other.growth_log == ()
     assert "b" not in dict(other.named_modules())
@@ -216,14 +218,14 @@ class Broken(Stack):
 
     @growth()
     def replace(self):
-        self.net[0] = nn.Linear(4, 8)
+        self.net[0].weight = nn.Parameter(torch.zeros(2, 2, 2))
 
     @growth()
     def tear(self):
         self.net[0], self.net[1] = nn.Sequential(self.net[0]), self.net[1]
 
 
-@pytest.mark.parametrize(("method", "error"), [("fail", OSError), ("replace", NotImplementedError)])
+@pytest.mark.parametrize(("method", "error"), [("fail", OSError), ("replace", ValueError)])
 def test_growth_that_raises_leaves_everything_as_it_was(method, error):
     net = Broken()
     net.add_pair()
@@ -485,7 +487,7 @@ def test_growth_that_adds_nothing_is_an_error():
             self.plain_list = [nn.Linear(2, 2)]
 
     net = Forgetful()
-    with pytest.raises(ValueError, match=r"'grow' added no parameters.*not a list"):
+    with pytest.raises(ValueError, match=r"'grow' changed no parameters.*not a list"):
         net.grow()
     assert net.growth_log == ()
     assert not hasattr(net, "plain_list")

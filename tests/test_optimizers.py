@@ -1,9 +1,11 @@
 """Every optimizer there is: the same without effect, the factor times its lr with one, or a reason why not."""
 
+import copy
 import warnings
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pytorch_optimizer import get_supported_optimizers, load_optimizer
 from recipes import OPTIMIZERS, ORDINARY, SCHEDULERS, SPECIAL, exported_optimizers, make, variants
@@ -11,7 +13,8 @@ from torch import nn
 
 from helpers import Plain, assert_same, fit, loader, weights
 from references import timm_optimizers
-from structurenet_pl import Components, GrowEvery, GrowthMixin, LRFactor, RoleLR, growth
+from structurenet_pl import Components, GrowEvery, GrowthMixin, LARSScaler, LRFactor, RoleLR, growth
+from structurenet_pl.trial import try_out
 
 VARIANTS = [(name, variant) for name in ORDINARY for variant in variants(name)]
 NEUTRAL = RoleLR({"nobody": 0.5})
@@ -207,3 +210,98 @@ def test_timm_optimizers(name):
         check_other(name, lambda params: timm_optimizers()[name](torch.optim.AdamW(params, lr=1e-2)))
     else:
         check_other(name, lambda params: timm_optimizers()[name](list(params), lr=1e-2))
+
+
+# --------------------------------------------------------------------------------------------------------- the trial
+
+
+class Remembers(torch.optim.SGD):
+    """Settings and attributes that are written in place, as in old implementations of RAdam."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr=lr)
+        self.history = []
+        for group in self.param_groups:
+            group["buffer"] = [None]
+
+    def step(self, closure=None):
+        loss = closure()
+        self.history.append(self.param_groups[0]["lr"])
+        for group in self.param_groups:
+            group["buffer"][0] = group["buffer"][0] or group["lr"]  # the lr of the first step, for ever
+            for weight in group["params"]:
+                weight.data -= group["buffer"][0] * weight.grad
+        return loss
+
+
+def test_a_trial_and_a_split_leave_no_trace():
+    made = []
+
+    def optimizer(params):
+        made.append(Remembers(params, 0.05))
+        return made[-1]
+
+    alone, _ = train(optimizer)
+    with pytest.warns(UserWarning, match="Remembers was tried with two lrs"):
+        ours, _ = train(optimizer, [ByDepth()])
+    assert made[1].history == [0.05 / 2] * 12
+    assert [group["buffer"] for group in made[1].param_groups] == [[0.05 * (1 / (2 + depth))] for depth in range(4)]
+    with pytest.warns(UserWarning, match="Remembers was tried with two lrs"):
+        ours, _ = train(optimizer, [NEUTRAL])
+    assert_same(weights(ours), weights(alone))
+
+
+def test_a_trial_leaves_all_random_numbers_alone(monkeypatch):
+    module = Plain()
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    before = torch.get_rng_state()
+    try_out(torch.optim.AdamW(module.parameters()))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert seeded == []
+
+
+def test_lrs_that_an_optimizer_would_refuse_in_the_middle_are_refused_at_the_start():
+    class OneRate(torch.optim.SGD):
+        def step(self, closure=None):
+            if len({group["lr"] for group in self.param_groups}) > 1:
+                raise RuntimeError("setting different lr values is not supported")
+            return super().step(closure)
+
+    with pytest.raises(MisconfigurationException, match="OneRate refuses param groups with lrs of their own"):
+        train(lambda params: OneRate(params, lr=0.1), [ByDepth()])
+
+
+def test_an_optimizer_with_an_inner_one_of_other_groups_is_refused():
+    class Sharded(torch.optim.SGD):
+        def __init__(self, params):
+            super().__init__(params, lr=0.1)
+            self.inner = torch.optim.SGD([dict(group) for group in self.param_groups], lr=0.1)
+
+    with pytest.raises(MisconfigurationException, match="Sharded keeps or saves its groups in a form of its own"):
+        train(Sharded, [ByDepth()])
+
+
+def test_state_saved_by_hand_without_us_loads_with_us():
+    class Saves(Still):
+        saved = None
+
+        def on_train_start(self):
+            if self.saved is not None:
+                (optimizer,) = self.trainer.optimizers
+                optimizer.load_state_dict(self.saved)
+                self.loaded = [copy.deepcopy(optimizer.state[weight]) for weight in self.parameters()]
+
+    _, trainer = train(make("Adam"), kind=Saves, epochs=1)
+    state = copy.deepcopy(trainer.optimizers[0].state_dict())
+    torch.manual_seed(0)
+    module = Saves(optimizer=make("Adam"))
+    module.saved = copy.deepcopy(state)
+    fit(module, [NEUTRAL], epochs=1)
+    assert_same(module.loaded, list(state["state"].values()))
+
+
+def test_fused_under_a_scaler_where_gradients_are_read():
+    scaled = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
+    with pytest.raises(MisconfigurationException, match="SGD with fused=True leaves gradients scaled until its step"):
+        train(make("SGD", fused=True), [LARSScaler()], plugins=[scaled])

@@ -102,6 +102,28 @@ def test_resumed_equals_uninterrupted(resumed, name):
         assert any("necks.0" in group for group in whole["rows"][-1]), "it should have grown"
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Checkpoint directory")
+def test_resumed_from_the_end_of_validation(tmp_path):
+    """Data are shuffled and dropout is on: all random numbers must be those of the next epoch."""
+
+    class Validated(Net):
+        def validation_step(self, batch, batch_idx):
+            """Nothing to do."""
+
+        def val_dataloader(self):
+            return loader(1, shuffle=False)
+
+    def run(callbacks, ckpt_path=None):
+        net = Validated()
+        fit(net, [GrowEvery("add_neck", 2, limit=1), *callbacks], 4, ckpt_path, enable_checkpointing=True)
+        return dict(net.state_dict())
+
+    whole = run([ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=False)])
+    for epoch in range(3):
+        seed_everything(99, verbose=False)
+        assert_same(run([], tmp_path / f"epoch={epoch}.ckpt"), whole)
+
+
 def test_checkpoint_of_another_network_is_refused(tmp_path):
     class Other(Net):
         def configure_optimizers(self):

@@ -1,12 +1,15 @@
 """Lrs that others write, and steps that others take."""
 
+import math
+
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from pytorch_optimizer import SAM
 from torch import nn
 
-from helpers import Half, Plain, assert_same, fit, loader, scalars, unfelt, weights
+from helpers import Half, LRTrace, Plain, assert_same, fit, loader, scalars, unfelt, weights
 from structurenet_pl import LRFactor, StrataMonitor
 
 
@@ -84,13 +87,14 @@ class ByHand(Plain):
         head.zero_grad()
 
 
+class ByNorm(LRFactor):
+    needs_gradients = True
+
+    def factor(self, component, now):
+        return 1 / (1 + now.norms(component, False).grad)
+
+
 def test_optimizers_stepped_by_hand_have_every_factor():
-    class ByNorm(LRFactor):
-        needs_gradients = True
-
-        def factor(self, component, now):
-            return 1 / (1 + now.norms(component, False).grad)
-
     used, expected = [], []
 
     class Watched(ByHand):
@@ -124,3 +128,105 @@ def test_without_effect_optimizers_stepped_by_hand_do_the_same():
     ours = ByHand()
     fit(ours, unfelt(), epochs=2, data=loader(shuffle=False))
     assert_same(weights(ours), weights(alone))
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_closure_makes_the_gradients_that_are_read(raw):
+    used, expected = [], []
+
+    class Closed(ByHand):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            optimizer.register_step_post_hook(self.look)
+            return optimizer
+
+        def look(self, optimizer, args, kwargs):
+            for group in optimizer.param_groups:
+                used.append(group["lr"])
+                expected.append(0.1 / (1 + math.hypot(*(weight.grad.norm().item() for weight in group["params"]))))
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers(use_pl_optimizer=not raw)
+
+            def closure():
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+                self.manual_backward(loss)
+                return loss
+
+            optimizer.step(closure=closure)
+
+    fit(Closed(), [ByNorm()], epochs=2)
+    assert len(used) == 8 * 4
+    assert used == pytest.approx(expected, rel=1e-6)  # norms of float32 gradients
+
+
+def test_the_inner_optimizer_of_sam_has_every_factor():
+    class Sharp(ByHand):
+        def configure_optimizers(self):
+            return SAM(self.parameters(), base_optimizer=torch.optim.SGD, lr=0.1)
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            for step in (optimizer.first_step, optimizer.second_step):
+                nn.functional.cross_entropy(self(batch[0]), batch[1]).backward()
+                step(zero_grad=True)
+
+    logger = TensorBoardLogger("logs")
+    fit(Sharp(), [ByNorm(), StrataMonitor()], epochs=2, logger=logger, log_every_n_steps=1)
+    assert len({value for _, value in scalars(logger.log_dir)["lr/head"]}) > 1
+
+
+KEEPERS = {
+    "a list": lambda self, scheduler: setattr(self, "kept", [scheduler]),
+    "a dict": lambda self, scheduler: setattr(self, "kept", {"schedulers": [scheduler]}),
+    "a callback": lambda self, scheduler: setattr(self.trainer.callbacks[-1], "kept", scheduler),
+}
+
+
+@pytest.mark.parametrize("keeper", KEEPERS)
+def test_schedulers_that_are_kept_somewhere_see_base_lrs(keeper):
+    class Keeps(Plain):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            KEEPERS[keeper](self, torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9))
+            return optimizer
+
+        def on_train_epoch_end(self):
+            kept = getattr(self, "kept", None) or self.trainer.callbacks[-1].kept
+            kept = kept["schedulers"] if isinstance(kept, dict) else kept
+            (kept[0] if isinstance(kept, list) else kept).step()
+
+    trace = LRTrace()
+    fit(Keeps(), [Half(), trace, Callback()], epochs=4)
+    assert [row["head"] for row in trace.rows[::4]] == [
+        0.05,
+        0.1 * 0.9 * 0.5,
+        0.1 * 0.9 * 0.9 * 0.5,
+        0.1 * 0.9 * 0.9 * 0.9 * 0.5,
+    ]
+
+
+def test_a_write_to_the_first_piece_only_is_said():
+    class First(Plain):
+        def on_train_batch_start(self, batch, batch_idx):
+            self.trainer.optimizers[0].param_groups[0]["lr"] = 0.01 * (1 + batch_idx)
+
+    with pytest.warns(UserWarning, match=r"'body.0' was set from outside, but not that of \['body.3'.*as a whole"):
+        fit(First(), unfelt(), epochs=1)
+
+
+def test_late_groups_with_names_of_ours_are_others():
+    class Twice(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            (optimizer,) = trainer.optimizers
+            if trainer.current_epoch:
+                late = [nn.Parameter(torch.ones(1))]
+                optimizer.add_param_group({"params": late, "lr": 0.3 / trainer.current_epoch, "name": "head"})
+
+    trace = LRTrace()
+    trainer = fit(Plain(), [Half(), Twice(), trace], epochs=3)
+    lrs = [group["lr"] for group in trainer.optimizers[0].param_groups]
+    assert lrs == [0.05, 0.05, 0.05, 0.05, 0.3, 0.15]  # what is no part of the module has no factor
+    names = [group["name"] for group in trainer.optimizers[0].param_groups]
+    assert len(set(names)) == 6

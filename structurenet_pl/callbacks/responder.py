@@ -17,7 +17,7 @@ class GrowthResponder(LRFactor):
     floor. Without recovery :math:`2^{-t_e/h}` is 1 and the factor only ever shrinks, as in the seed.
 
     Args:
-        grown: Dip of components that were born in the event.
+        grown: Dip of components that were born or widened in the event.
         adjacent: Dip of components whose depth differed by at most 1 from a newborn's when the event happened.
         distant: Dip of all others.
         roles: Role -> dip, in place of proximity; 1 for a role that is not listed. The seed's strategy 6 is
@@ -80,7 +80,7 @@ class GrowthResponder(LRFactor):
     def _dip(self, component: Component, event: GrowthEvent, now: Moment) -> float:
         if self.roles is not None:
             dip = self.roles.get(component.role or "", 1.0)
-        elif component.name in event.born:
+        elif component.name in event.grown:
             dip = self.grown
         else:
             dip = self.adjacent if component.name in event.adjacent else self.distant

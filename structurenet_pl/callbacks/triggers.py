@@ -9,7 +9,39 @@ from structurenet_pl.lightning import Callback, LightningModule, Trainer
 from structurenet_pl.methods import GrowthRequest
 
 
-class GrowEvery(Callback):
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise a ``ValueError`` unless ``value`` is a whole number that is not below ``least``."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+
+
+class Trigger(Callback):
+    """Calls a growth method of the module by name; what is derived from it says when."""
+
+    def __init__(self, growth: str, limit: int | None, arguments: Mapping[str, Any]) -> None:
+        if limit is not None:
+            check_count("limit", limit)
+        if not isinstance(arguments, Mapping):
+            raise ValueError(f"arguments must be given by name, as in {{'at': 2}}, got {arguments!r}")
+        self.growth = growth
+        self.limit = limit
+        self.arguments = dict(arguments)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look the growth method up before anything is trained."""
+        if stage == "fit":
+            self.complete(pl_module)
+
+    def complete(self, pl_module: LightningModule) -> dict[str, Any]:
+        """The arguments as the log has them, with defaults."""
+        return growth_method(pl_module, self.growth).bind(pl_module, **self.arguments)
+
+    def grow(self, pl_module: LightningModule) -> None:
+        """Call the growth method."""
+        getattr(pl_module, self.growth)(**self.arguments)
+
+
+class GrowEvery(Trigger):
     """Call a growth method of the module at regular times.
 
     The clock alone decides, so a resumed run grows exactly as one that never stopped. For the same reason a growth that
@@ -41,30 +73,19 @@ class GrowEvery(Callback):
         limit: int | None = None,
         arguments: Mapping[str, Any] = {},
     ) -> None:
-        for name, value in {"every": every, "limit": limit}.items():
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
-        if not isinstance(arguments, Mapping):
-            raise ValueError(f"arguments must be given by name, as in {{'at': 2}}, got {arguments!r}")
+        super().__init__(growth, limit, arguments)
+        check_count("every", every)
         check_unit(unit, ("epoch", "step"))
-        self.growth = growth
         self.every = every
         self.unit = unit
-        self.limit = limit
-        self.arguments = dict(arguments)
         self._step_before = 0
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look the growth method up before anything is trained."""
-        if stage == "fit":
-            self._complete(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make good a growth that was due when the last epoch ended, if the run was stopped right before it."""
         epoch = trainer.current_epoch
         if self.unit != "epoch" or epoch == 0:
             return
-        made = self.growth, self._complete(pl_module), epoch
+        made = self.growth, self.complete(pl_module), epoch
         if made not in [(event.method, event.arguments, event.clock.epoch) for event in pl_module.growth_log]:
             self._grow_if_due(pl_module, epoch - 1, epoch)
 
@@ -84,12 +105,8 @@ class GrowEvery(Callback):
         if self.unit == "epoch":
             self._grow_if_due(pl_module, trainer.current_epoch, trainer.current_epoch + 1)
 
-    def _complete(self, pl_module: LightningModule) -> dict[str, Any]:
-        """The arguments as the log has them, with defaults."""
-        return growth_method(pl_module, self.growth).bind(pl_module, **self.arguments)
-
     def _grow_if_due(self, pl_module: LightningModule, before: int, after: int) -> None:
         for count in range(before // self.every + 1, after // self.every + 1):
             if self.limit is None or count <= self.limit:
                 method = growth_method(pl_module, self.growth)
-                pl_module.request_growth(GrowthRequest(method, self._complete(pl_module), by_clock=True))
+                pl_module.request_growth(GrowthRequest(method, self.complete(pl_module), by_clock=True))

@@ -16,9 +16,11 @@ from structurenet_pl.methods import GrowthRequest
 WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32}  # by bytes; int64 for the rest
 
 
-def several(trainer: Trainer) -> bool:
+def several(trainer: Trainer | None) -> bool:
     """Whether several processes hold the module wrapped in DDP; they do between the start of a fit and its end."""
-    return trainer.world_size > 1 and isinstance(trainer.strategy.model, DistributedDataParallel)
+    return (
+        trainer is not None and trainer.world_size > 1 and isinstance(trainer.strategy.model, DistributedDataParallel)
+    )
 
 
 def check_strategy(trainer: Trainer) -> None:
@@ -37,14 +39,14 @@ def check_strategy(trainer: Trainer) -> None:
         )
 
 
-def agree(trainer: Trainer, waiting: Sequence[GrowthRequest]) -> None:
-    """Make sure that every rank waits for the same growth; one tiny reduction where none waits for any.
+def agree(trainer: Trainer, waiting: Sequence[GrowthRequest]) -> bool:
+    """Whether there is growth that every rank waits for; one tiny reduction where none waits for any.
 
     Raises:
-        RuntimeError: On every rank, if they do not.
+        RuntimeError: On every rank, if they wait for different growth.
     """
     if not trainer.strategy.reduce_boolean_decision(bool(waiting), all=False):
-        return
+        return False
     wishes = _gather([str(request) for request in waiting])
     if any(wish != wishes[0] for wish in wishes):
         each = "; ".join(f"rank {rank}: {', '.join(wish) or 'nothing'}" for rank, wish in enumerate(wishes))
@@ -52,6 +54,7 @@ def agree(trainer: Trainer, waiting: Sequence[GrowthRequest]) -> None:
             f"the ranks ask for different growth ({each}). Every rank must ask for the same: let it depend on what all "
             "know, as the clock, or a value that is reduced over them (self.log(..., sync_dist=True), self.all_gather)."
         )
+    return True
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def split_groups(
     decays = any(group.get("weight_decay") for group in optimizer.param_groups)
     for index, group in enumerate(optimizer.param_groups):
         params, own_name = group["params"], group.get("name")
-        if own_name in known:
+        if own_name in known and own_name not in (other["name"] for other in groups):
             groups.append(group)
             mapping.append(index)
             continue

@@ -1,5 +1,6 @@
 """What a scheduler remembers per param group, brought in line with the groups."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,5 +64,7 @@ def with_nested(scheduler: Any) -> list[Any]:
 
 
 def own(value: Any) -> Any:
-    """The value, or a copy of a tensor: groups must not share one that is written in place."""
-    return value.clone() if isinstance(value, Tensor) else value
+    """The value, or a copy of what is written in place: groups must not share it."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    return copy.deepcopy(value) if isinstance(value, list | dict | set) else value

@@ -1,0 +1,54 @@
+"""Optimizers that are stepped by hand, past Lightning but not past their own hooks."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from structurenet_pl.surgery.replacement import wrapped
+
+
+class ByHand:
+    """Calls a function before each update of an optimizer, unless Lightning's hooks have led to it.
+
+    Args:
+        act: Called with the optimizer when its gradients are known.
+    """
+
+    def __init__(self, act: Callable[[Optimizer], None]) -> None:
+        self._act = act
+        self._handles: list[RemovableHandle] = []
+        self.done = False  # to be set by who has acted in the step under way
+
+    def follow(self, optimizers: Iterable[Optimizer]) -> None:
+        """Watch the steps of optimizers; of a wrapper those of the one inside, which may be stepped alone."""
+        for optimizer in optimizers:
+            for stepped in wrapped(optimizer)[1:] or [optimizer]:
+                self._handles.append(stepped.register_step_pre_hook(partial(self._step, optimizer)))
+
+    def release(self) -> None:
+        """Watch no longer."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _step(
+        self, optimizer: Optimizer, stepped: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if torch.compiler.is_compiling():
+            return None
+        self.done = False
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._act(optimizer)
+            return None
+
+        def closed() -> Any:
+            loss = closure()
+            if not self.done:
+                self._act(optimizer)
+            return loss
+
+        return ((args[0], closed, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": closed})

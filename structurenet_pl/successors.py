@@ -1,0 +1,119 @@
+"""Which tensor continues which, when growth replaces tensors by others of another shape."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+DECLARED = "_came_from"
+NEW = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Successor:
+    """The tensor that continues another one.
+
+    Args:
+        tensor: The new tensor; the old one itself if it was reshaped in place.
+        old_shape: Shape of the old one.
+        origin: For each dimension, the old position of each entry, -1 for what is new.
+    """
+
+    tensor: nn.Parameter
+    old_shape: torch.Size
+    origin: tuple[tuple[int, ...], ...]
+
+    @property
+    def reshaped(self) -> bool:
+        """Whether entries have come, gone or changed their places."""
+        return any(places != tuple(range(size)) for places, size in zip(self.origin, self.old_shape, strict=True))
+
+
+def came_from(parameter: nn.Parameter, positions: Sequence[int], dim: int = 0) -> nn.Parameter:
+    """Say which entries of an old tensor the entries of a new one continue, where it is not the first ones.
+
+    Called inside a growth method, it lets the optimizer state follow: momentum and the like go with the entries.
+    Without it, entry ``i`` of the new tensor continues entry ``i`` of the old one, and what is beyond is new.
+
+    Args:
+        parameter: The new tensor, of shape ``[d_0, d_1, ...]``.
+        positions: For each of its ``d_dim`` entries along ``dim`` the position in the old tensor, -1 for a new one.
+        dim: The dimension that they are counted along.
+
+    Returns:
+        The parameter.
+
+    Raises:
+        ValueError: If there are not as many positions as entries, or one is taken twice or below -1; in the growth, if
+            one is outside the old tensor.
+
+    Example:
+        >>> from torch import nn
+        >>> old, keep = nn.Linear(4, 3), [0, 2]
+        >>> pruned = came_from(nn.Parameter(old.weight[keep].detach()), keep)
+        >>> pruned.shape
+        torch.Size([2, 4])
+    """
+    places = tuple(int(position) for position in positions)
+    kept = [place for place in places if place != NEW]
+    if len(places) != parameter.shape[dim]:
+        raise ValueError(f"came_from got {len(places)} positions for the {parameter.shape[dim]} entries of dim {dim}")
+    if len(set(kept)) != len(kept) or min(kept, default=0) < 0:
+        raise ValueError(f"positions must be old positions, each at most once, or -1 for what is new; got {places}")
+    declared: dict[int, tuple[int, ...]] = vars(parameter).setdefault(DECLARED, {})
+    declared[dim % parameter.ndim] = places
+    return parameter
+
+
+def succeed(name: str, old_shape: torch.Size, new: nn.Parameter) -> Successor:
+    """The successor of a tensor, with what was declared of it.
+
+    Raises:
+        ValueError: If it has another number of dimensions, or positions outside the old tensor were declared.
+    """
+    declared: Mapping[int, tuple[int, ...]] = vars(new).pop(DECLARED, {})
+    if new.ndim != len(old_shape):
+        raise ValueError(
+            f"parameter {name!r} had shape {tuple(old_shape)} and has {tuple(new.shape)} now: give a tensor with "
+            "another number of dimensions a name of its own, so that it counts as new."
+        )
+    for dim, places in declared.items():
+        if max(places, default=NEW) >= old_shape[dim]:
+            raise ValueError(
+                f"came_from of {name!r} names position {max(places)} in dim {dim}, which had {old_shape[dim]} entries"
+            )
+    origin = [
+        declared.get(dim, tuple(place if place < before else NEW for place in range(size)))
+        for dim, (size, before) in enumerate(zip(new.shape, old_shape, strict=True))
+    ]
+    return Successor(new, old_shape, tuple(origin))
+
+
+def embed(old: Tensor, successor: Successor, fill: Tensor) -> Tensor:
+    """A tensor of the shape of the successor, or 1 where the old one has 1 only, with the old entries in their places.
+
+    Args:
+        old: Has the old shape of the tensor that is continued, or 1 in some dimensions.
+        successor: Says where its entries go.
+        fill: What new entries are filled with; broadcasts to the result.
+    """
+    sizes, sources, targets = [], [], []
+    for size, places, before in zip(old.shape, successor.origin, successor.old_shape, strict=True):
+        entries = {0: 0} if size == 1 != before else {to: place for to, place in enumerate(places) if place != NEW}
+        sizes.append(1 if size == 1 != before else len(places))
+        targets.append(list(entries))
+        sources.append(list(entries.values()))
+    result = fill.expand(sizes).clone()
+    result[_grid(targets, old.device)] = old[_grid(sources, old.device)]
+    return result
+
+
+def _grid(positions: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, ...]:
+    """Indices of all combinations of positions, one tensor for each dimension."""
+    return tuple(
+        torch.tensor(places, dtype=torch.long, device=device).view(
+            [-1 if at == dim else 1 for at in range(len(positions))]
+        )
+        for dim, places in enumerate(positions)
+    )
