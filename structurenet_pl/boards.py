@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -135,14 +135,21 @@ class Boards(dict[Optimizer, Board]):
         ]
         self._convert_schedulers(checkpoint, join_scheduler_state)
 
-    def follow(self, structure: Structure, change: Change, split_1d: bool) -> None:
-        """Follow a growth into optimizers and schedulers; if that fails, leave them as they were.
+    @contextmanager
+    def following(self, structure: Structure, change: Change, split_1d: bool) -> Iterator[None]:
+        """Follow a growth into optimizers and schedulers.
+
+        If that or the body of the ``with`` raises, they are as they were. Before there are boards, the optimizers are
+        still to be made.
 
         Args:
             structure: The structure after the growth.
             change: What the growth has changed.
             split_1d: Whether one-dimensional tensors get groups of their own.
         """
+        if not self:
+            yield
+            return
         expected = Counter[Tensor]()
         for tensor, count in count_places(self).items():
             successor = change.successors.get(cast(nn.Parameter, tensor), tensor)
@@ -166,6 +173,7 @@ class Boards(dict[Optimizer, Board]):
                     undo.callback(add_groups(optimizer, board.slots, newcomers, self.holders(optimizer)))
                     board.slots = board.slots | {new.slot.name: new.slot for new in newcomers}
             audit(self, expected)
+            yield
             undo.pop_all()
 
     def _convert_schedulers(self, checkpoint: dict[str, Any], convert: Callable[..., dict[str, Any]]) -> None:

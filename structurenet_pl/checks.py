@@ -10,7 +10,7 @@ from torch.optim import LBFGS, Optimizer
 from structurenet_pl.components import Structure, unmatched
 from structurenet_pl.events import Component
 from structurenet_pl.factors import Factors
-from structurenet_pl.lightning import MisconfigurationException, rank_zero_info, rank_zero_warn
+from structurenet_pl.lightning import MisconfigurationException, Trainer, rank_zero_info, rank_zero_warn
 from structurenet_pl.surgery.replacement import wrapped
 from structurenet_pl.trial import try_out
 
@@ -47,6 +47,19 @@ def check_fit(
     tell_about_tied(structure)
     for sentence in shared_basis(factors.basis, factors.acting):
         rank_zero_info(f"structurenet_pl: {sentence}")
+
+
+def check_outermost(trainer: Trainer, module: nn.Module) -> None:
+    """Refuse the growth of a part by itself.
+
+    Raises:
+        MisconfigurationException: If the module is not the one in training.
+    """
+    if trainer.lightning_module is not module:
+        raise MisconfigurationException(
+            f"{type(module).__name__} is a part of the module in training, whose optimizers would not follow its "
+            "growth: let a growth method of the outermost module call it."
+        )
 
 
 def check_companions(callbacks: Iterable[object]) -> None:
@@ -196,6 +209,12 @@ def warn_left_out(now: Sequence[str], before: Sequence[str]) -> None:
             f"parameters {added} were added during the fit and stand in no optimizer, so they were not trained: add "
             "them in a method marked with @growth()"
         )
+
+
+def warn_too_late(waiting: Sequence[object]) -> None:
+    """Warn of growth that still waits when the fit is over."""
+    if waiting:
+        rank_zero_warn(f"growth asked for after the last epoch was not carried out: {', '.join(map(str, waiting))}")
 
 
 def warn_unmatched(module: nn.Module, patterns: Mapping[str, str]) -> None:

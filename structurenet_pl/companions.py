@@ -30,11 +30,23 @@ def patterns_of(trainer: Trainer) -> dict[str, str]:
 
 
 class Rear(Callback):
-    """Stands behind all other callbacks, so that what they write into an lr is the base of this very step."""
+    """Stands behind all other callbacks but those that save.
 
-    def __init__(self, before_step: Callable[[Trainer, LightningModule, Optimizer], None]) -> None:
+    What the others write into an lr is the base of this very step, and what they ask for is in the next checkpoint.
+    """
+
+    def __init__(
+        self,
+        before_step: Callable[[Trainer, LightningModule, Optimizer], None],
+        meet: Callable[[LightningModule], None],
+    ) -> None:
         self._before_step = before_step
+        self._meet = meet
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """The last hook of all callbacks before the update."""
         self._before_step(trainer, pl_module, optimizer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The ranks meet at the end of a validation."""
+        self._meet(pl_module)

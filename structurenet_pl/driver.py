@@ -10,10 +10,12 @@ from structurenet_pl.boards import CHECKPOINT_KEY, Boards
 from structurenet_pl.by_hand import ByHand
 from structurenet_pl.checks import (
     check_fit,
+    check_outermost,
     left_out,
     shared_basis,
     warn_acts_on_nothing,
     warn_left_out,
+    warn_too_late,
     warn_unmatched,
     warn_without_effect,
 )
@@ -32,11 +34,12 @@ from structurenet_pl.growing import (
     remember_patterns,
     structure_of,
 )
-from structurenet_pl.lightning import Callback, LightningModule, MisconfigurationException, Trainer, rank_zero_info
+from structurenet_pl.lightning import Callback, LightningModule, Trainer, rank_zero_info
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
 from structurenet_pl.surgery.averaging import averaged_copies, grown_alike
+from structurenet_pl.surgery.distributed import agree, check_strategy, several, together
 
 
 class Driver(Callback):
@@ -46,7 +49,7 @@ class Driver(Callback):
     """
 
     def __init__(self) -> None:
-        self._rear = Rear(self.before_step)
+        self._rear = Rear(self.before_step, self.meet)
         self._by_hand = ByHand(self._act_by_hand)
         self.factors = Factors()
         self.boards = Boards(None)
@@ -54,8 +57,7 @@ class Driver(Callback):
         self._trainer: Trainer = None  # in a fit only
         self._resumed: dict[str, Any] | None = None
         self._waiting: list[GrowthRequest] = []
-        self._in_batch = False
-        self._epoch_over = False
+        self._in_batch = self._epoch_over = False
         self._rng: dict[str, Any] | None = None
         self._step_before = 0
         self._left_out: list[str] = []
@@ -85,29 +87,26 @@ class Driver(Callback):
 
     def grow(self, module: Growing, request: GrowthRequest) -> Any:
         """Carry a growth out, now if that is safe, else at the next safe moment."""
-        trainer = self._trainer
-        if trainer.lightning_module is not module:
-            raise MisconfigurationException(
-                f"{type(module).__name__} is a part of the module in training, whose optimizers would not follow its "
-                "growth: let a growth method of the outermost module call it."
-            )
-        if self.boards and trainer.world_size > 1:
-            raise MisconfigurationException(
-                f"growth under {type(trainer.strategy).__name__} with {trainer.world_size} processes is not supported "
-                "yet: grow before the fit, or train on a single device. The LR callbacks work under any strategy."
-            )
-        if self._in_batch:
+        check_outermost(self._trainer, module)
+        if self.boards:
+            check_strategy(self._trainer)
+        if self._in_batch or (several(self._trainer) and not request.by_clock):
             self._waiting.append(request)
             return None
         return self._carry_out(module, request)
+
+    def meet(self, module: LightningModule) -> None:
+        """All processes are here, between two batches: carry out what they wait for, if that is the same."""
+        if several(self._trainer) and not self._in_batch and isinstance(module, Growing):
+            while agree(self._trainer, self._waiting):
+                self._serve(module)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Go to the front, and follow the growth of the module."""
         if stage != "fit":
             return
         savers = trainer.checkpoint_callbacks
-        others = [callback for callback in trainer.callbacks if not isinstance(callback, Driver | Rear)]
-        others = [callback for callback in others if callback not in savers]
+        others = [one for one in trainer.callbacks if not isinstance(one, Driver | Rear) and one not in savers]
         trainer.callbacks = [self, *others, self._rear, *savers]
         self._trainer = trainer
         self.boards, self._resumed, self._waiting = Boards(trainer), None, []
@@ -152,7 +151,7 @@ class Driver(Callback):
         self.boards.bind()
         if not pl_module.automatic_optimization:
             self._by_hand.follow(trainer.optimizers)
-        self._rng = saved["rng"][trainer.global_rank] if "rng" in saved else None
+        self._rng = dict(enumerate(saved.get("rng", []))).get(trainer.global_rank)  # there may be more processes now
         if self._rng is not None:
             restore_rng(self._rng)
         self._refresh(trainer)
@@ -198,13 +197,15 @@ class Driver(Callback):
         self._epoch_over = trainer.is_last_batch
         if self._epoch_over or trainer.global_step != self._step_before:
             self._in_batch = False
-            self._serve(pl_module)
+            if not several(self._trainer):
+                self._serve(pl_module)
         self._refresh(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is born from here on trains in the next epoch, also where the run was resumed in between."""
         self._in_batch, self._epoch_over = False, True
-        self._serve(pl_module)
+        if not several(self._trainer):
+            self._serve(pl_module)
         self._refresh(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -219,7 +220,8 @@ class Driver(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """From here on growth concerns the module alone."""
-        self._trainer = None
+        warn_too_late(self._waiting)
+        self._trainer, self._waiting = None, []
         self._by_hand.release()
         for module in pl_module.modules():
             if isinstance(module, Growing):
@@ -227,6 +229,7 @@ class Driver(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lightning calls no teardown after an exception."""
+        self._waiting = []
         self.teardown(trainer, pl_module, "fit")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -271,17 +274,23 @@ class Driver(Callback):
                 factors = self.factors.measured(board.slots.values(), measured)
             board.refresh(factors)
 
-    def _serve(self, pl_module: LightningModule) -> None:
+    def _serve(self, module: LightningModule) -> None:
         """Carry out what has been waiting, in the order it was asked for."""
-        while self._waiting:
-            self._carry_out(cast(Growing, pl_module), self._waiting.pop(0))
+        waiting, self._waiting = self._waiting, []
+        for request in waiting:
+            self._carry_out(cast(Growing, module), request)
 
     def _carry_out(self, module: Growing, request: GrowthRequest) -> Any:
         trainer = self._trainer
         clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
-        with growing(module, request, clock) as (change, result), grown_alike(trainer.callbacks, module):
-            if self.boards:
-                self.boards.follow(structure_of(module), change, self.factors.split_1d)
+        with (
+            together(trainer, request) as wrap,
+            growing(module, request, clock) as (change, result),
+            self.boards.following(structure_of(module), change, self.factors.split_1d),
+        ):
+            wrap()
+            with grown_alike(trainer.callbacks, module):
+                pass  # they start with the values that all processes have by now
         self._find_structure(trainer, module)
         self._refresh(trainer)
         for callback in trainer.callbacks:

@@ -12,6 +12,18 @@ from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import Callback, LightningModule
 
 
+def _meeting(on_train_epoch_end: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The last moment before callbacks save a checkpoint: what was asked for in this hook is to be in it."""
+
+    @wraps(on_train_epoch_end)
+    def met(module: Any) -> None:
+        on_train_epoch_end(module)
+        if type(module).on_train_epoch_end is met:  # else it is called by an override, which may go on to ask
+            module.meet()
+
+    return met
+
+
 class GrowthMixin(Growing):
     """Makes a LightningModule growable: ``class Net(GrowthMixin, TheirLightningModule)``, in that order.
 
@@ -32,12 +44,19 @@ class GrowthMixin(Growing):
             )
         if cls.configure_callbacks is not GrowthMixin.configure_callbacks:
             cls.configure_callbacks = _checked(cls.configure_callbacks)  # type: ignore[assignment, method-assign]
+        if "on_train_epoch_end" in vars(cls):
+            cls.on_train_epoch_end = _meeting(cls.on_train_epoch_end)  # type: ignore[method-assign]
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """What follows the growth, beside the callbacks of the LightningModule. Extend it with ``super()``."""
         inherited: Callback | Sequence[Callback] = super().configure_callbacks()  # type: ignore[misc]
         driver = [] if Driver.of(self.trainer) else [Driver()]
         return [*_several(inherited), *driver]
+
+    @_meeting
+    def on_train_epoch_end(self) -> None:
+        """What the LightningModule does at the end of an epoch. Growth asked for there is in the checkpoint."""
+        super().on_train_epoch_end()  # type: ignore[misc]
 
     def _idle_clock(self) -> Clock:
         try:

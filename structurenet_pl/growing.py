@@ -27,6 +27,9 @@ class Follower(Protocol):
     def grow(self, module: "Growing", request: GrowthRequest) -> Any:
         """Carry the request out, now or at the next safe moment."""
 
+    def meet(self, module: "Growing") -> None:
+        """Called at the end of an epoch, where all processes are at the same point."""
+
 
 class Growing(nn.Module):
     """A module with a growth log that travels in its state dict and is replayed before tensors are loaded."""
@@ -58,6 +61,11 @@ class Growing(nn.Module):
             pass
         self.on_growth(change.event)
         return result
+
+    def meet(self) -> None:
+        """All processes are at this point."""
+        if (follower := _FOLLOWERS.get(self)) is not None:
+            follower.meet(self)
 
     def _idle_clock(self) -> Clock:
         """The time of a growth outside a fit."""

@@ -75,10 +75,20 @@ class GrowthMethod:
 
 @dataclass(frozen=True)
 class GrowthRequest:
-    """A call of a growth method, not yet carried out."""
+    """A call of a growth method, not yet carried out.
+
+    Args:
+        method: What was called.
+        arguments: Its arguments by name, with defaults.
+        by_clock: Whether the clock alone decided, so that every process asks for the same at the same moment.
+    """
 
     method: GrowthMethod
     arguments: Mapping[str, Any]
+    by_clock: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.method.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
 
 
 def growth(
@@ -97,7 +107,8 @@ def growth(
     What has changed is found by comparing the module before and after, and follows into growth log, optimizer and
     schedulers. A tensor that is gone is continued by the new one of its name; see :func:`~structurenet_pl.came_from`
     where entries have changed places. Called at an unsafe moment of a fit (inside a training step, between
-    accumulated batches) it waits for the next safe one and returns None.
+    accumulated batches) it waits for the next safe one and returns None. Under DDP it waits for the end of the epoch
+    or of a validation, and every process must have called it by then.
 
     Args:
         function: Nothing: it stands here to say so when the parentheses are forgotten.

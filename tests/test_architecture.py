@@ -15,7 +15,7 @@ LAYERS = [
     {"events", "lightning"},
     {"components", "rng", "norms", "successors", "snapshots", "net2net"},
     {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"},
-    {"methods", "trial"},
+    {"methods", "trial", "surgery.distributed"},
     {"comparison"},
     {"growing"},
     {"factors", "companions", "surgery.checkpoints", "surgery.averaging"},

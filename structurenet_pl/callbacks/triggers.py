@@ -6,6 +6,7 @@ from typing import Any, Literal
 from structurenet_pl.events import check_unit
 from structurenet_pl.growing import growth_method
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
+from structurenet_pl.methods import GrowthRequest
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
@@ -44,7 +45,8 @@ class GrowEvery(Trigger):
     """Call a growth method of the module at regular times.
 
     The clock alone decides, so a resumed run grows exactly as one that never stopped. For the same reason a growth that
-    is due when the last epoch ends is carried out, too, although what it bears has no time to train: set ``limit``.
+    is due when the last epoch ends is carried out, too, although what it bears has no time to train: set ``limit``. And
+    for the same reason it may grow in the middle of an epoch under DDP: give every process the same trigger.
 
     Args:
         growth: Name of the growth method.
@@ -106,4 +108,5 @@ class GrowEvery(Trigger):
     def _grow_if_due(self, pl_module: LightningModule, before: int, after: int) -> None:
         for count in range(before // self.every + 1, after // self.every + 1):
             if self.limit is None or count <= self.limit:
-                self.grow(pl_module)
+                method = growth_method(pl_module, self.growth)
+                pl_module.request_growth(GrowthRequest(method, self.complete(pl_module), by_clock=True))

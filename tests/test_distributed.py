@@ -1,0 +1,168 @@
+"""Growth under DDP, two gloo processes: ranks stay equal to the last bit, or all say why not."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
+from torch import nn
+
+import ddp_worker
+from ddp_worker import EPOCHS, FAILS, RESUMED, TRAINS, train
+from helpers import assert_same
+from structurenet_pl.surgery.distributed import _convert_norms
+
+WORKER = Path(ddp_worker.__file__)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def both(part, folder):
+    """What two processes make of a part of the worker, by rank. They run into a timeout rather than wait forever."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "NODE_RANK": "0"}
+    command = [sys.executable, "-W", "ignore", str(WORKER), part, str(folder)]
+    processes = [
+        subprocess.Popen(command, env=os.environ | place | {"LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(ddp_worker.WORLD)
+    ]
+    try:
+        said = [process.communicate(timeout=180)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], said
+    return [torch.load(folder / f"{part}-{rank}.pt", weights_only=False) for rank in range(ddp_worker.WORLD)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ddp")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder):
+    return both("first", folder)
+
+
+def apart(one, other):
+    """The largest difference between two networks of the same structure."""
+    assert one["weights"].keys() == other["weights"].keys()
+    return max(float((value - other["weights"][name]).abs().max()) for name, value in one["weights"].items())
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_ranks_are_equal_to_the_last_bit(ranks, name):
+    first, second = (rank[name] for rank in ranks)
+    assert (first["error"], second["error"]) == (None, None)
+    assert bool(first["log"]) == (name != "never"), "it should have grown"
+    assert_same(first["weights"], second["weights"])
+    assert_same(first["optimizer"], second["optimizer"])
+    assert first["log"] == second["log"]
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINS if name != "itself"])
+def test_equal_to_one_process_on_the_same_batches(ranks, name):
+    torch.set_num_threads(1)
+    alone = train({key: value for key, value in TRAINS[name].items() if key != "ddp"})
+    assert alone["error"] is None
+    assert alone["log"] == ranks[0][name]["log"]
+    assert apart(alone, ranks[0][name]) < 1e-5
+
+
+def test_what_is_asked_for_in_mid_epoch_waits_for_its_end(ranks):
+    (neck, at), (patch, then) = ranks[0]["itself"]["log"]
+    # the neck was asked for in the second batch, the patch by the module when the second epoch ended
+    assert (neck, at.step, at.epoch) == ("add_neck", 4, 1)
+    assert (patch, then.step, then.epoch) == ("add_patch", 8, 2)
+
+
+def test_without_our_wrapping_the_ranks_go_apart(ranks):
+    assert apart(*(rank["control"] for rank in ranks)) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["never", "setup"])
+def test_nothing_but_flags_where_nothing_waits(ranks, name):
+    validations = EPOCHS + 1  # and the sanity check
+    assert ranks[0][name]["cost"] == (EPOCHS + validations, 0)
+
+
+SAYS = {
+    "one-rank": r"different growth \(rank 0: nothing; rank 1: add_neck\(\)\)",
+    "one-rank-validation": r"different growth \(rank 0: add_neck\(\); rank 1: nothing\)",
+    "broken": "no room",
+    "uneven": r"undone on every rank.*rank 1 differs from rank 0 in 'patches.0.weight': torch.float32\[16, 8\] there",
+    "arguments": r"rank 1 differs from rank 0 in 'the growth asked for': add_patch\(at=1, inner=4\) there",
+    "diverged": r"before add_patch\(at=1, inner=4\), rank 1 differs from rank 0 in 'head.bias'",
+    "init-sync": r"after add_patch\(at=1, inner=4\).*init_sync.*rank 1 differs from rank 0 in 'patches.0.0.weight'",
+    "unwrapped": r"after add_patch\(at=1, inner=4\).*rank 1 differs from rank 0 in 'patches.0.0.weight'",
+    "sharded": "not supported under ModelParallelStrategy.*grow before the fit",
+}
+
+
+@pytest.mark.parametrize("name", FAILS)
+def test_every_rank_raises_and_none_has_grown(ranks, name):
+    for rank in ranks:
+        with pytest.raises(AssertionError, match=SAYS[name]):
+            raise AssertionError(rank[name]["error"])
+        assert rank[name]["log"] == []
+        assert not any("patches" in tensor or "necks" in tensor for tensor in rank[name]["weights"])
+
+
+def test_growth_asked_for_when_all_is_over_is_said_not_to_come(ranks):
+    assert ranks[0]["late"]["log"] == []
+    assert any("after the last epoch was not carried out: add_neck()" in said for said in ranks[0]["late"]["warned"])
+
+
+def test_training_goes_on_after_a_growth_that_failed_on_one_rank(ranks):
+    first, second = (rank["forgiven"] for rank in ranks)
+    assert first["error"] == "add_broken() raised ValueError: no room on rank 1, and was undone on every rank"
+    assert second["error"] == "no room"
+    assert "init_sync" in ranks[0]["forgiven-wrapped"]["error"]
+    for rank in ranks:
+        assert_same(rank["forgiven"]["weights"], ranks[0]["never"]["weights"])
+        assert_same(rank["forgiven-wrapped"]["weights"], ranks[0]["never"]["weights"])
+
+
+def test_resumed_in_new_processes_bit_for_bit(ranks, folder):
+    for whole, resumed in zip(ranks, both("second", folder), strict=True):
+        for name in RESUMED:
+            assert resumed[name]["error"] is None
+            for part in ("log", "weights", "optimizer", "rng"):
+                assert_same(resumed[name][part], whole[name][part])
+
+
+def test_a_run_of_two_processes_is_resumed_on_one(ranks, folder):
+    alone = train(TRAINS["epoch"], ckpt_path=folder / "epoch" / "half.ckpt")
+    assert alone["error"] is None
+    assert apart(alone, ranks[0]["epoch"]) < 1e-5
+
+
+def test_spawned_and_forked_processes_hand_the_grown_module_back(folder):
+    command = [sys.executable, "-W", "ignore", str(WORKER), "launch", str(folder)]
+    subprocess.run(command, check=True, timeout=180)
+    for found in torch.load(folder / "launch.pt", weights_only=False).values():
+        assert found["log"] == [("patches.0",), ("patches.1",)]
+        assert all(f"patches.{index}.2.weight" in found["weights"] for index in (0, 1))
+
+
+def test_newborn_batch_norms_are_synchronized_like_the_others():
+    # DDP takes them on GPUs only
+    module = nn.Sequential(nn.BatchNorm1d(3), nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, affine=False)))
+    sync = TorchSyncBatchNorm()
+    module[0] = old = sync.apply(module[0])
+    weight = old.weight
+    _convert_norms(module, sync.apply)
+    assert module[0] is old
+    assert module[0].weight is weight
+    assert isinstance(module[1][1], nn.SyncBatchNorm)
+
+
+assert SAYS.keys() == FAILS.keys()
