@@ -34,7 +34,7 @@ def both(part, folder):
         for rank in range(ddp_worker.WORLD)
     ]
     try:
-        said = [process.communicate(timeout=180)[1] for process in processes]
+        said = [process.communicate(timeout=600)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
