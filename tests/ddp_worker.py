@@ -136,6 +136,8 @@ class SetupGrowth(Callback):
 class Forgiving(GrowEvery):
     """Goes on after a failed growth."""
 
+    error = None
+
     def on_train_epoch_end(self, trainer, pl_module):
         wrapper, groups = trainer.strategy.model, len(trainer.optimizers[0].param_groups)
         try:
@@ -226,7 +228,6 @@ TRAINS = {
         "accumulate_grad_batches": 2,
     },
     "by-hand": {"make": ByHand, "callbacks": by_step},
-    "by-hand-static": {"make": ByHand, "callbacks": by_step, "ddp": {"static_graph": True}},
     "validation": {"callbacks": lambda: [Ask("on_validation_end")]},
     "validation-no-grad": {"callbacks": lambda: [Ask("on_validation_end")], "inference_mode": False},
     "validation-view": {
@@ -243,6 +244,8 @@ TRAINS = {
     "setup": {"callbacks": lambda: [SetupGrowth()]},
     "never": {},
 }
+if "_pl_static_graph_delay_done" in vars(DDPStrategy()):  # before, lightning does not reduce the gradients
+    TRAINS["by-hand-static"] = {"make": ByHand, "callbacks": by_step, "ddp": {"static_graph": True}}
 if "EMAWeightAveraging" in vars(callbacks):  # new in lightning 2.6
     TRAINS["average"] = {"callbacks": lambda: [*by_all(), callbacks.EMAWeightAveraging(decay=0.9)]}
 FAILS = {
