@@ -153,10 +153,9 @@ def main() -> None:
     trainer.test(net, test)
 
     if trainer.is_global_zero:
-        print("\nGrowth log")
+        print("\nGrowth log" if net.growth_log else "\nNo growth: the validation loss has not stood still")
         for event in net.growth_log:
-            grown = {"born": event.born, "widened": event.widened}
-            changes = [f"{kind} {', '.join(names)}" for kind, names in grown.items() if names]
+            changes = [f"{kind} {', '.join(names)}" for kind, names in event.outcome.items()]
             print(f"  end of epoch {event.clock.epoch:2}: {'; '.join(changes)}")
         explain(trainer)
         print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000")

@@ -113,3 +113,11 @@ def test_readme_code_runs(capsys):
         {"widened": ("body.0", "body.2")},
         {"born": ("body.4",)},
     ]
+
+
+@pytest.mark.slow
+def test_growing_cnn_on_two_processes(tmp_path):
+    done = run(EXAMPLES / "growing_cnn.py", "--devices", "2", "--epochs", "16", "--logdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"widened blocks\.0", done.stdout)
+    assert float(re.search(r"test_accuracy\W+([\d.]+)", done.stdout)[1]) >= 0.93
