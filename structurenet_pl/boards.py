@@ -155,7 +155,9 @@ class Boards(dict[Optimizer, Board]):
             successor = change.successors.get(cast(nn.Parameter, tensor), tensor)
             if successor is not None:
                 expected[successor.tensor if isinstance(successor, Successor) else successor] += count
-        expected.update(tensor for name in change.event.born for tensor in structure.parameters[name].values())
+        # by date, because a pattern may have split what was born
+        born = [name for name in structure.parameters if structure.components[name].born == change.event.clock]
+        expected.update(tensor for name in born for tensor in structure.parameters[name].values())
         with ExitStack() as undo:
             for optimizer, board in self.items():
                 with board.base_lrs():
@@ -165,7 +167,7 @@ class Boards(dict[Optimizer, Board]):
                     )
                     undo.callback(back)
             slots = {optimizer: board.slots for optimizer, board in self.items()}
-            joining = place_newborn(slots, structure, change.event.born, change.like, split_1d)
+            joining = place_newborn(slots, structure, born, change.like, split_1d)
             for optimizer, newcomers in joining.items():
                 board = self[optimizer]
                 with board.base_lrs():

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import cast
 
 import torch
@@ -11,7 +12,8 @@ from torch import nn
 from structurenet_pl.components import CONTAINERS, Part, Structure, build, refine, with_event
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage, listed
 from structurenet_pl.methods import GrowthRequest
-from structurenet_pl.successors import NEW, Successor, succeed
+from structurenet_pl.snapshots import bring, whereabouts
+from structurenet_pl.successors import NEW, Successor, is_declared, succeed
 from structurenet_pl.surgery.optimizer_state import Moments
 
 
@@ -36,6 +38,7 @@ def compare(
     module: nn.Module,
     before: Structure,
     shapes: Mapping[nn.Parameter, torch.Size],
+    places: Mapping[str, nn.Module],
     roots: Mapping[str, Part],
     patterns: Mapping[str, str],
     request: GrowthRequest,
@@ -43,12 +46,14 @@ def compare(
 ) -> Change:
     """What has made the module what it is from what it was; brings what is new to the others' device and dtype.
 
-    A tensor that is gone is continued by the new one of its name, if there is one.
+    A tensor that is gone is continued by the new one of its name, if there is one; where a module has moved, by the
+    one that the module holds now.
 
     Args:
         module: The module after the growth.
         before: Its structure before, without names given by patterns.
         shapes: Shapes of its parameters before.
+        places: Its modules before, by path.
         roots: Its components before.
         patterns: Name pattern -> role.
         request: What was called.
@@ -59,8 +64,10 @@ def compare(
     """
     method = request.method
     now = {tensor: name for name, tensor in module.named_parameters()}
-    paths = {name: _path_now(roots[name].path, tensors, now) for name, tensors in before.parameters.items()}
-    successors = _successors(before, shapes, {name: roots[name].path for name in paths}, paths, now)
+    old_paths = {name: roots[name].path for name in before.parameters}
+    paths = _paths_now(module, old_paths, before, places, now)
+    successors = _successors(before, shapes, old_paths, paths, now)
+    absorbed = _absorbed(before, paths, now)
     continued = {successor.tensor: old for old, successor in successors.items() if successor is not None}
     for tensor, old in continued.items():
         tensor.data = tensor.data.to(old.device, old.dtype)
@@ -71,7 +78,7 @@ def compare(
     removed = [
         name
         for name, tensors in before.parameters.items()
-        if all(tensor in successors and successors[tensor] is None for tensor in tensors.values())
+        if name in absorbed or all(tensor in successors and successors[tensor] is None for tensor in tensors.values())
     ]
     depth, beside = _locate(request, before, roots)
     event = GrowthEvent(
@@ -83,7 +90,7 @@ def compare(
         role=method.role,
         depth=depth,
         beside=beside,
-        moved={name: path for name, path in paths.items() if path != roots[name].path}
+        moved={name: path for name, path in paths.items() if path != old_paths[name] and name not in removed}
         | {name: path for name, path in born.items() if path != name},
     )
     if not (event.born or event.moved or successors):
@@ -107,13 +114,16 @@ def _successors(
 ) -> dict[nn.Parameter, Successor | None]:
     """What has become of the tensors that are not what they were."""
     named = {name: tensor for tensor, name in now.items()}
+    occupied = {path for name, path in paths.items() if path != old_paths[name]}
     found: dict[nn.Parameter, Successor | None] = {}
     for component, tensors in before.parameters.items():
+        path, old_path = paths[component], old_paths[component]
+        supplanted = path == old_path and path in occupied and now.keys().isdisjoint(tensors.values())
         for name, old in tensors.items():
-            if old in now and old.shape == shapes[old]:
+            if old in now and old.shape == shapes[old] and not is_declared(old):
                 continue
-            new = old if old in now else named.get(paths[component] + name[len(old_paths[component]) :])
-            is_other = new is None or (new is not old and new in before.owner)
+            new = old if old in now else named.get(path + name[len(old_path) :])
+            is_other = new is None or (new is not old and new in before.owner) or supplanted
             found[old] = None if is_other else succeed(name, shapes[old], cast(nn.Parameter, new))
     return found
 
@@ -139,9 +149,10 @@ def _resized(
 
 def _neighbours(request: GrowthRequest, event: GrowthEvent, spine: Sequence[Component]) -> tuple[str, ...]:
     """The old components next to what is born: those that the call names, else those at most 1 deeper or less deep."""
-    old = [component for component in spine if component.name not in event.grown]
+    new = {one.name for one in spine if one.born == event.clock or one.name in event.widened}
+    old = [component for component in spine if component.name not in new]
     if request.method.adjacent is None:
-        depths = {component.depth for component in spine if component.name in event.grown}
+        depths = {component.depth for component in spine if component.name in new}
         return tuple(component.name for component in old if any(abs(component.depth - at) <= 1 for at in depths))
     patterns = listed(request.arguments[request.method.adjacent])
     if idle := [pattern for pattern in patterns if not any(component.matches(pattern) for component in old)]:
@@ -151,12 +162,35 @@ def _neighbours(request: GrowthRequest, event: GrowthEvent, spine: Sequence[Comp
     return tuple(component.name for component in old if any(map(component.matches, patterns)))
 
 
-def _path_now(path: str, tensors: Mapping[str, nn.Parameter], now: Mapping[nn.Parameter, str]) -> str:
-    """Where the component stands now whose module or parameter stood at ``path`` before."""
-    places = {now[tensor].removesuffix(name[len(path) :]) for name, tensor in tensors.items() if tensor in now}
-    if len(places) > 1:
-        raise NotImplementedError(f"growth tore component {path!r} apart, its tensors stand under {sorted(places)} now")
-    return places.pop() if places else path
+def _paths_now(
+    module: nn.Module,
+    old_paths: Mapping[str, str],
+    before: Structure,
+    places: Mapping[str, nn.Module],
+    now: Mapping[nn.Parameter, str],
+) -> dict[str, str]:
+    """Where each component stands now: where its tensors do, else its module, else where it stood before."""
+    places_now = {part: path for path, part in module.named_modules()}
+    paths = {}
+    for component, path in old_paths.items():
+        tensors = before.parameters[component]
+        found = {
+            now[tensor].removesuffix(name[len(path) :]).rstrip(".") for name, tensor in tensors.items() if tensor in now
+        }
+        if len(found) > 1:
+            raise NotImplementedError(
+                f"growth tore component {path!r} apart, its tensors stand under {sorted(found)} now"
+            )
+        elsewhere = places_now.get(places[path], path) if path in places else path
+        paths[component] = found.pop() if found else elsewhere
+    return paths
+
+
+def _absorbed(before: Structure, paths: Mapping[str, str], now: Mapping[nn.Parameter, str]) -> list[str]:
+    """The components that are gone but for tensors that they shared with another, which is left alone with them."""
+    alive = [name for name, tensors in before.parameters.items() if not now.keys().isdisjoint(tensors.values())]
+    heirs = {paths[name]: name for name in alive}  # the owner is the first of those that share, so the heir is the last
+    return [name for name in alive if heirs[paths[name]] != name]
 
 
 def _newborn_paths(module: nn.Module, new: Mapping[str, nn.Parameter]) -> list[str]:
@@ -198,14 +232,11 @@ def _locate(request: GrowthRequest, before: Structure, parts: Mapping[str, Part]
 
 def _conform(module: nn.Module, paths: Iterable[str], before: Structure) -> None:
     """Bring what is born to the device of the others, and to their dtype if they all have one."""
-    old = [tensor for tensor in before.owner if tensor.is_floating_point()]
-    if not old:
-        return
-    dtypes = {tensor.dtype for tensor in old}
-    dtype = dtypes.pop() if len(dtypes) == 1 else None
+    device, dtype = whereabouts(before.owner)
     for path in paths:
         newborn = functools.reduce(getattr, path.split("."), module)
         if isinstance(newborn, nn.Module):
-            newborn.to(device=old[0].device, dtype=dtype)
+            newborn.to(device)
+            bring(chain(newborn.parameters(), newborn.buffers()), device, dtype)
         else:
-            newborn.data = newborn.data.to(old[0].device, dtype if newborn.is_floating_point() else None)
+            bring([newborn], device, dtype)

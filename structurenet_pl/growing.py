@@ -17,6 +17,7 @@ from structurenet_pl.events import Clock, Component, GrowthEvent, dump_log, load
 from structurenet_pl.lightning import isolate_rng
 from structurenet_pl.methods import GrowthMethod, GrowthRequest
 from structurenet_pl.snapshots import Founding, Snapshot
+from structurenet_pl.successors import forget
 
 LOG_KEY = "growth_log"
 
@@ -153,11 +154,14 @@ def growing(module: Growing, request: GrowthRequest, clock: Clock) -> Iterator[t
     module._grows = True
     try:
         shapes = {tensor: tensor.shape for tensor in before.owner}
+        places = dict(module.named_modules())
+        for tensor in before.owner:
+            forget(tensor)
         # a validation loop runs in inference mode, and parameters born there could never be trained
         with torch.inference_mode(False), torch.enable_grad():
             result = request.method.function(module, **request.arguments)
             numbered = replace(clock, generation=len(module.growth_log) + 1)
-            change = compare(module, before, shapes, _roots(module), all_patterns(module), request, numbered)
+            change = compare(module, before, shapes, places, _roots(module), all_patterns(module), request, numbered)
         module.growth_log = (*module.growth_log, change.event)
         module._grows = False
         yield change, result
@@ -190,12 +194,12 @@ def replay(module: Growing, log: tuple[GrowthEvent, ...]) -> list[Change]:
                 f"{_describe(module.growth_log[len(log)])}, and cannot go back in a fit, or as a copy of the one that "
                 "grew. Load it into a module that has not grown."
             )
-        _FOUNDINGS.pop(module).restore()
+        _FOUNDINGS.pop(module).restore(module)
     changes = []
     for event in log[len(module.growth_log) :]:
         request = GrowthRequest(growth_method(module, event.method), event.arguments)
         with isolate_rng(), growing(module, request, event.clock) as (change, _):
-            if change.event.outcome != event.outcome:
+            if not _came_out_alike(change.event, event):
                 raise RuntimeError(
                     f"event {event.clock.generation} of the checkpoint, {_describe(event)}, came out as "
                     f"{event.outcome}, but this code makes it {change.event.outcome}. Load it with the code that "
@@ -218,6 +222,12 @@ def _roots(module: Growing) -> dict[str, Part]:
     founders = module._founders
     roots = dict(founders) if founders is not None else founding_roots(module)
     return reduce(with_event, module.growth_log, roots)
+
+
+def _came_out_alike(one: GrowthEvent, other: GrowthEvent) -> bool:
+    """Whether a growth did the same; names of what is resized depend on patterns, which may be of another Trainer."""
+    resized = bool(one.widened) == bool(other.widened) and bool(one.shrunk) == bool(other.shrunk)
+    return resized and (one.born, one.removed) == (other.born, other.removed)
 
 
 def _describe(event: GrowthEvent) -> str:

@@ -1,6 +1,7 @@
 """What a module refers to, remembered and put back. Tensors are not copied."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 from weakref import ref
 
@@ -16,11 +17,13 @@ class Snapshot:
 
     def __init__(self, module: nn.Module) -> None:
         self.parts = [(part, _content(vars(part)) or []) for part in module.modules()]
+        self.kinds = {part: type(part) for part, _ in self.parts}  # a parametrization changes it
         self.tensors = [(tensor, tensor.data, tensor.requires_grad) for tensor in module.parameters()]
 
     def restore(self) -> None:
         """Put everything back."""
         for part, content in self.parts:
+            part.__class__ = self.kinds[part]
             _put_back(vars(part), content)
         for tensor, data, requires_grad in self.tensors:
             tensor.data = data
@@ -37,8 +40,10 @@ class Founding:
 
     def __init__(self, snapshot: Snapshot, shapes: Mapping[str, torch.Size]) -> None:
         self._shapes = dict(shapes)
+        self._dtype = whereabouts(data for _, data, _ in snapshot.tensors)[1]
         self._parts = {id(part): ref(part) for part, _ in snapshot.parts}  # weak: it is kept beside the module
         self._changed: dict[tuple[int, str], tuple[Any, Content | None]] = {}
+        self._kinds: dict[int, type[nn.Module]] = {}
         self._reshaped: dict[Tensor, Tensor] = {}
 
     def note(self, before: Snapshot) -> None:
@@ -46,6 +51,8 @@ class Founding:
         for part, content in before.parts:
             if id(part) not in self._parts:
                 continue
+            if (kind := before.kinds[part]) is not type(part):
+                self._kinds.setdefault(id(part), kind)
             old = {key: (item, inner) for key, item, inner in content}
             for key in old.keys() | vars(part).keys():
                 item, inner = old.get(key, (ABSENT, None))
@@ -63,8 +70,13 @@ class Founding:
             for name, shape in self._shapes.items()
         )
 
-    def restore(self) -> None:
-        """Bring the module back to the structure it was founded with; the values of its tensors are what they are."""
+    def restore(self, module: nn.Module) -> None:
+        """Bring the module back to the structure it was founded with; the values of its tensors are what they are.
+
+        Args:
+            module: It may have been moved or cast since; what its growth had taken out follows.
+        """
+        device, dtype = whereabouts(module.parameters())
         for (number, key), (item, content) in self._changed.items():
             part = self._parts[number]()
             if part is None:
@@ -75,8 +87,25 @@ class Founding:
             else:
                 attributes[key] = item
                 _put_back(item, content)
+        for number, kind in self._kinds.items():
+            if (part := self._parts[number]()) is not None:
+                part.__class__ = kind
         for tensor, data in self._reshaped.items():
             tensor.data = data
+        bring(chain(module.parameters(), module.buffers()), device, dtype if self._dtype else None)
+
+
+def whereabouts(tensors: Iterable[Tensor]) -> tuple[torch.device | None, torch.dtype | None]:
+    """The device of the first floating point tensor, and the dtype of all if they have one in common."""
+    floating = [tensor for tensor in tensors if tensor.is_floating_point()]
+    dtypes = {tensor.dtype for tensor in floating}
+    return next((tensor.device for tensor in floating), None), dtypes.pop() if len(dtypes) == 1 else None
+
+
+def bring(tensors: Iterable[Tensor], device: torch.device | None, dtype: torch.dtype | None) -> None:
+    """Bring tensors to a device, and floating point ones to a dtype; None leaves them."""
+    for tensor in tensors:
+        tensor.data = tensor.data.to(device, dtype if tensor.is_floating_point() else None)
 
 
 def _content(value: Any) -> Content | None:

@@ -66,6 +66,16 @@ def came_from(parameter: nn.Parameter, positions: Sequence[int], dim: int = 0) -
     return parameter
 
 
+def is_declared(parameter: nn.Parameter) -> bool:
+    """Whether somebody has said where its entries came from."""
+    return DECLARED in vars(parameter)
+
+
+def forget(parameter: nn.Parameter) -> None:
+    """Drop what was declared in a growth that is over: it does not count in the next."""
+    vars(parameter).pop(DECLARED, None)
+
+
 def succeed(name: str, old_shape: torch.Size, new: nn.Parameter) -> Successor:
     """The successor of a tensor, with what was declared of it.
 

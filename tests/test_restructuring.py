@@ -10,10 +10,11 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.nn.utils import parametrize
 
 from helpers import Half, LRTrace, Plain, assert_same, fit, loader, weights
 from recipes import ORDINARY, make
-from structurenet_pl import GrowEvery, GrowthMixin, GrowthResponder, came_from, growth
+from structurenet_pl import Components, GrowEvery, GrowthMixin, GrowthResponder, RoleLR, came_from, growth, widen
 
 
 def larger(old, *shape):
@@ -410,3 +411,208 @@ def test_a_grown_module_is_freed():
     del net
     gc.collect()
     assert alive() is None
+
+
+# ------------------------------------------------------------------------------------ what a search for defects found
+
+
+class Grow(Callback):
+    """Calls something with the module at the end of each of the first epochs."""
+
+    def __init__(self, *acts):
+        self.acts = list(acts)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if self.acts:
+            self.acts.pop(0)(pl_module)
+
+
+def state_of(net, tensor, entry="exp_avg"):
+    return net.trainer.optimizers[0].state[tensor][entry].clone()
+
+
+class Odd(Net):
+    @growth()
+    def widen_and_shift(self):
+        widen(self.body[0], self.body[2], 12)
+        self.body.insert(0, nn.Linear(6, 6))
+        self.body.insert(1, nn.ReLU())
+
+    @growth()
+    def permute_in_place(self, order: list):
+        first, second = self.body[0], self.body[2]
+        for tensor, dim in ((first.weight, 0), (first.bias, 0), (second.weight, 1)):
+            tensor.data = tensor.data.index_select(dim, torch.tensor(order))
+            came_from(tensor, order, dim)
+
+    @growth()
+    def prune_and_fail(self, keep: list):
+        self.body[0].weight.data = self.body[0].weight.data[keep]
+        came_from(self.body[0].weight, keep)
+        raise OSError("out of luck")
+
+    @growth()
+    def widen_in_place(self):
+        for layer, name, shape in ((0, "weight", (12, 6)), (0, "bias", (12,)), (2, "weight", (8, 12))):
+            tensor = getattr(self.body[layer], name)
+            tensor.data = larger(tensor, *shape).data
+
+    @growth()
+    def parametrize_and_fail(self):
+        parametrize.register_parametrization(self.head, "weight", nn.Identity())
+        raise OSError("out of luck")
+
+    @growth()
+    def parametrize(self):
+        parametrize.register_parametrization(self.extra[0], "weight", nn.Identity())
+
+    @growth()
+    def replace_weight_and_shift(self):
+        self.extra[1].weight = nn.Parameter(self.extra[1].weight.detach().clone())
+        del self.extra[0]
+
+
+def test_state_goes_with_a_module_that_is_widened_and_moves():
+    def shift(net):
+        old = {name: state_of(net, getattr(net.body[0], name)) for name in ("weight", "bias")}
+        net.widen_and_shift()
+        for name, before in old.items():
+            assert torch.equal(state_of(net, getattr(net.body[2], name))[:8], before)
+        assert not net.trainer.optimizers[0].state.keys() & set(net.body[0].parameters())
+
+    net = Odd(optimizer=make("Adam"))
+    fit(net, [Grow(shift)], epochs=2)
+    (event,) = net.growth_log
+    assert kinds(event) == {"born": ("body.0@1",), "widened": ("body.0", "body.2"), "shrunk": (), "removed": ()}
+    assert event.moved == {"body.0": "body.2", "body.2": "body.4", "body.0@1": "body.0"}
+
+
+def test_two_tensors_are_not_continued_by_one():
+    class Two(Odd):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.extra.append(nn.Linear(6, 3))
+
+    def shift(net):
+        old = state_of(net, net.extra[1].weight)
+        net.replace_weight_and_shift()
+        assert torch.equal(state_of(net, net.extra[0].weight), old)
+
+    net = Two(optimizer=make("Adam"))
+    fit(net, [Grow(shift)], epochs=2)
+    assert net.growth_log[0].outcome == {"removed": ("extra.0",)}
+
+
+def test_entries_that_change_places_in_place_take_their_state_along():
+    order = [3, 2, 1, 0, 7, 6, 5, 4]
+
+    def permute(net):
+        old = state_of(net, net.body[0].weight), state_of(net, net.body[2].weight)
+        net.permute_in_place(order)
+        assert torch.equal(state_of(net, net.body[0].weight), old[0][order])
+        assert torch.equal(state_of(net, net.body[2].weight), old[1][:, order])
+
+    fit(Odd(optimizer=make("Adam")), [Grow(permute)], epochs=2)
+
+
+def test_what_a_failed_growth_declared_is_forgotten():
+    def fail(net):
+        with pytest.raises(OSError, match="out of luck"):
+            net.prune_and_fail([1, 2, 5])
+        old = state_of(net, net.body[0].weight)
+        net.widen_in_place()
+        assert torch.equal(state_of(net, net.body[0].weight)[:8], old)
+
+    fit(Odd(optimizer=make("Adam")), [Grow(fail)], epochs=2)
+
+
+def test_a_parametrization_is_taken_back():
+    net = Odd()
+    with pytest.raises(OSError, match="out of luck"):
+        net.parametrize_and_fail()
+    assert type(net.head) is nn.Linear
+    net.extra[0].register_parameter("bias", None)  # a bias would stay behind where the weight moves, which is refused
+    states = [copy.deepcopy(net.state_dict())]
+    net.parametrize()
+    states.append(copy.deepcopy(net.state_dict()))
+    for count in (0, 1, 0):
+        net.load_state_dict(states[count])
+        assert (type(net.extra[0]) is nn.Linear) == (count == 0)
+        net(torch.randn(2, 6))
+
+
+def test_a_module_that_was_cast_goes_back_in_its_new_dtype():
+    net = Net()
+    before = copy.deepcopy(net.state_dict())
+    net.widen()
+    net.drop()
+    net.double().load_state_dict(before)
+    assert {tensor.dtype for tensor in net.parameters()} == {torch.float64}
+    net(torch.randn(2, 6, dtype=torch.float64))
+
+
+def test_newborn_complex_and_whole_numbers_stay_what_they_are():
+    class Wave(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.phase = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+            self.amplitude = nn.Parameter(torch.ones(3))
+            self.index = nn.Parameter(torch.arange(3), requires_grad=False)
+
+    class Waves(Net):
+        @growth()
+        def add(self):
+            self.extra.append(Wave())
+
+    net = Waves().double()
+    net.add()
+    assert [tensor.dtype for tensor in net.extra[1].parameters()] == [torch.complex64, torch.float64, torch.int64]
+
+
+def test_patterns_may_split_what_is_born():
+    class Split(Net):
+        def configure_components(self):
+            return {"extra.*.0": "matrix", "extra.*.1": "norm"}
+
+        @growth()
+        def add(self):
+            self.extra.append(nn.Sequential(nn.Linear(6, 3), nn.LayerNorm(3)))
+
+    net = Split()
+    respond = GrowthResponder(grown=0.5, adjacent=0.25, distant=0.125)
+    trainer = fit(net, [Grow(Split.add), respond], epochs=2)
+    lrs = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
+    assert lrs == {"body.0": 0.0125, "body.2": 0.0125, "extra.0": 0.025, "head": 0.025} | {
+        "extra.1.0": 0.05,
+        "extra.1.1": 0.05,
+    }
+    assert {component.role for component in net.components.values()} == {None, "matrix", "norm"}
+
+
+def test_log_of_a_run_with_other_patterns_is_replayed():
+    net, patterns = Net(), {"body.*.weight": "matrix", "body.*.bias": "bias"}
+    fit(net, [Components(patterns), GrowEvery("widen", 1, limit=1), GrowEvery("drop", 2, limit=1)], epochs=3)
+    fresh = Net()
+    fresh.load_state_dict(net.state_dict())
+    assert_same(weights(fresh), weights(net))
+
+
+@pytest.mark.filterwarnings("ignore:component 'extra.0' shares tensors")
+def test_a_tied_tensor_goes_over_to_the_one_who_is_left():
+    class Tied(Net):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.tail = nn.Linear(6, 3)
+            self.tail.weight = self.extra[0].weight
+
+        def forward(self, x):
+            return super().forward(x) + self.tail(x)
+
+    net = Tied(optimizer=make("Adam"))
+    trainer = fit(net, [Grow(Tied.drop), RoleLR({"mine": 0.5}), Components({"tail": "mine"})], epochs=2)
+    assert net.growth_log[0].outcome == {"removed": ("extra.0",)}
+    lrs = {tensor: group["lr"] for group in trainer.optimizers[0].param_groups for tensor in group["params"]}
+    assert lrs == {tensor: 0.005 if tensor in set(net.tail.parameters()) else 0.01 for tensor in net.parameters()}
+    fresh = Tied()
+    fresh.load_state_dict(net.state_dict())
+    assert fresh.components.keys() == net.components.keys()

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from structurenet_pl.callbacks.base import LRFactor
-from structurenet_pl.events import Component, GrowthEvent, Moment, Unit, check_unit
+from structurenet_pl.events import Component, GrowthEvent, Moment, Unit, check_unit, lineage
 
 
 class GrowthResponder(LRFactor):
@@ -80,7 +80,7 @@ class GrowthResponder(LRFactor):
     def _dip(self, component: Component, event: GrowthEvent, now: Moment) -> float:
         if self.roles is not None:
             dip = self.roles.get(component.role or "", 1.0)
-        elif component.name in event.grown:
+        elif component.name in event.widened or any(path in event.born for path in lineage(component.name)):
             dip = self.grown
         else:
             dip = self.adjacent if component.name in event.adjacent else self.distant

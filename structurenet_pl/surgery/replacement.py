@@ -1,6 +1,7 @@
 """Tensors that are replaced or removed, followed into param groups and optimizer state."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def replace_tensors(
                     name = structure.parameter_names.get(successor.tensor, "")
                     if carried := carry(name, known, successor, moments):
                         state[successor.tensor] = carried
-        kept, after = _without_empty(groups, slots)
+        kept, after = _without_empty(groups, slots, structure)
         optimizer.param_groups[:] = [groups[index] for index in kept]
         for part in parts:
             reindex(part, kept, len(groups))
@@ -82,7 +83,9 @@ def _replace_in(
         group["param_names"] = names
 
 
-def _without_empty(groups: list[dict[str, Any]], slots: Mapping[str, Slot]) -> tuple[list[int], dict[str, Slot]]:
+def _without_empty(
+    groups: list[dict[str, Any]], slots: Mapping[str, Slot], structure: Structure
+) -> tuple[list[int], dict[str, Slot]]:
     """The indices of the groups that stay, and what they stand for; one for each of the user's stays in any case."""
     full = {slots[group["name"]].origin for group in groups if group["params"] and group.get("name") in slots}
     kept, after = [], {}
@@ -93,7 +96,8 @@ def _without_empty(groups: list[dict[str, Any]], slots: Mapping[str, Slot]) -> t
         kept.append(index)
         if slot is not None:
             full.add(slot.origin)
-            after[slot.name] = slot
+            owner = next((structure.owner[tensor] for tensor in group["params"] if tensor in structure.owner), None)
+            after[slot.name] = replace(slot, component=owner) if owner else slot
     return kept, after
 
 
