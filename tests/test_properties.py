@@ -290,7 +290,7 @@ def apply(net, method, at, by):
     event(chosen)
 
 
-# ------------------------------------------------------------------------------------------------------- random things
+# -------------------------------------------------------------------------------------------------------- random things
 
 recipes = st.builds(
     Recipe,
@@ -412,7 +412,7 @@ def train(recipe, plan, factors="none", callbacks=(), ckpt_path=None, **kwargs):
     return net, trainer, trace.rows
 
 
-# ------------------------------------------------------------------------------------------------------------ the laws
+# ------------------------------------------------------------------------------------------------------------- the laws
 
 
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided")
@@ -538,7 +538,7 @@ def test_state_dicts_are_replayed(recipe, plan, walk):
                 assert tensor.requires_grad
 
 
-# --------------------------------------------------------------------------------------------- growth that keeps the function
+# --------------------------------------------------------------------------------------- growth that keeps the function
 
 
 class Plain(GrowthMixin, LightningModule):
