@@ -538,7 +538,7 @@ def test_state_dicts_are_replayed(recipe, plan, walk):
                 assert tensor.requires_grad
 
 
-# --------------------------------------------------------------------------------------------- growth that keeps the function
+# ------------------------------------------------------------------------------------- growth that keeps the function
 
 
 class Plain(GrowthMixin, LightningModule):
