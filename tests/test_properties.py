@@ -29,6 +29,7 @@ from structurenet_pl import (
     widen,
 )
 from structurenet_pl.board import board_of
+from structurenet_pl.driver import Driver
 from structurenet_pl.surgery.schedulers import PER_GROUP, with_nested
 
 pytestmark = pytest.mark.filterwarnings(
@@ -323,7 +324,7 @@ def examples(count):
         max_examples=count,
         deadline=None,
         derandomize=True,
-        phases=[Phase.generate],
+        phases=[Phase.generate],  # shrinking would take minutes of fits; add Phase.shrink to minimise a failure
         database=None,
         # the fixture of all tests sets a seed; here every run sets its own
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -371,7 +372,7 @@ def check_bookkeeping(trainer, net):
     called = [group["name"] for group in groups]
     assert len(set(called)) == len(called)
     assert board.slots.keys() == set(called)
-    owners = {name: part for part, tensors in trainer_structure(trainer).items() for name in tensors}
+    owners = {name: part for part, tensors in Driver.of(trainer).structure.parameters.items() for name in tensors}
     for group in groups:
         if "param_names" in group:
             assert group["param_names"] == [names[tensor] for tensor in group["params"]]
@@ -381,12 +382,6 @@ def check_bookkeeping(trainer, net):
         for part in with_nested(config.scheduler):
             lists = [vars(part)[key] for key in PER_GROUP if isinstance(vars(part).get(key), list | tuple)]
             assert {len(values) for values in lists} == {len(groups)}
-
-
-def trainer_structure(trainer):
-    from structurenet_pl.driver import Driver
-
-    return Driver.of(trainer).structure.parameters
 
 
 class Trace(Callback):

@@ -616,3 +616,26 @@ def test_a_tied_tensor_goes_over_to_the_one_who_is_left():
     fresh = Tied()
     fresh.load_state_dict(net.state_dict())
     assert fresh.components.keys() == net.components.keys()
+
+
+def test_groups_of_what_is_born_are_named_as_a_resumed_run_names_them():
+    """What is born has tensors in both groups, those of the second group first."""
+
+    class Two(Net):
+        @growth()
+        def add(self):
+            self.extra.append(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 3)))
+
+        def configure_optimizers(self):
+            flat = [tensor for tensor in self.parameters() if tensor.ndim < 2]
+            return torch.optim.SGD(
+                [{"params": [tensor for tensor in self.parameters() if tensor.ndim > 1]}, {"params": flat}], lr=0.1
+            )
+
+    def names(trainer):
+        return [group["name"] for group in trainer.optimizers[0].param_groups]
+
+    trainer = fit(Two(), [GrowEvery("add", 1, limit=1)], epochs=2)
+    trainer.save_checkpoint("run.ckpt")
+    resumed = fit(Two(), [GrowEvery("add", 1, limit=1)], epochs=3, ckpt_path="run.ckpt")
+    assert names(resumed) == names(trainer)

@@ -158,7 +158,8 @@ def place_newborn(
             template = _template(name, tensor, component, structure, residents)
             key = (template.optimizer, template.slot.origin, split_1d and tensor.ndim <= 1)
             homes.setdefault(key, (template.slot, {}))[1][name] = tensor
-        for (optimizer, _, is_1d), (template_slot, tensors) in homes.items():
+        # named in the order of the user's groups, as a resumed run will name them
+        for (optimizer, _, is_1d), (template_slot, tensors) in sorted(homes.items(), key=lambda home: home[0][1]):
             taken = [*optimizers[optimizer], *(new.slot.name for new in joining[optimizer])]
             name = _unique_name(component, template_slot.suffix, taken, is_1d)
             slot = replace(template_slot, name=name, component=component, is_1d=is_1d)
