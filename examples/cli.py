@@ -46,7 +46,7 @@ class DeepeningNet(GrowableModule):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).relu()
         for layer in self.hidden:
-            x = x + layer(x).relu()
+            x = x + layer(x.relu())
         return self.head(x)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:

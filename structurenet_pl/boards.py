@@ -188,13 +188,17 @@ class Boards(dict[Optimizer, Board]):
         ]
 
 
-def _schedulers_in(values: Iterable[Any], depth: int = 2) -> Iterator[LRScheduler]:
+def _schedulers_in(values: Iterable[Any], depth: int = 2) -> Iterator[Any]:
     """The schedulers among some values, and in the short lists and dicts among them."""
     for value in values:
-        if isinstance(value, LRScheduler):
+        if isinstance(value, LRScheduler) or _is_timms(value):
             yield value
         elif isinstance(value, list | tuple | dict) and depth and len(value) <= FEW:
             yield from _schedulers_in(value.values() if isinstance(value, dict) else value, depth - 1)
+
+
+def _is_timms(value: Any) -> bool:
+    return isinstance(getattr(value, "optimizer", None), Optimizer) and hasattr(value, "step_update")
 
 
 def _optimizer_of(scheduler: Any) -> Any:

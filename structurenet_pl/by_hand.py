@@ -39,16 +39,18 @@ class ByHand:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if torch.compiler.is_compiling():
             return None
-        self.done = False
+        done, self.done = self.done, False  # under a gradient scaler Lightning calls its hooks before the step
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._act(optimizer)
+            if not done:
+                self._act(optimizer)
             return None
 
         def closed() -> Any:
             loss = closure()
             if not self.done:
                 self._act(optimizer)
+            self.done = False
             return loss
 
         return ((args[0], closed, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": closed})

@@ -172,7 +172,7 @@ class Driver(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Structure stands still from here to the end of the batch."""
-        self._in_batch = True
+        self._in_batch, self._by_hand.done = True, False
         self._step_before = trainer.global_step
         self.boards.bind()
         if self.boards.adopt(self.structure, self.factors.split_1d):

@@ -105,8 +105,8 @@ class GrowthEvent:
         arguments: Its arguments by name, plain values, enough to call it again.
         clock: When; its generation is the number of the event, from 1.
         born: Names of the new components.
-        adjacent: Names of the components whose depth differed by at most 1 from that of a new or widened one, as seen
-            when it happened.
+        adjacent: Names of the components next to the new or widened ones, as seen when it happened: those that the
+            call named, else those whose depth differed by at most 1.
         role: Role of the new components, None if the growth method did not declare one.
         depth: Explicit depth of the new components, None if it follows from the order of definition.
         beside: The component that stood at this depth, which the new ones share from then on.
@@ -128,11 +128,6 @@ class GrowthEvent:
     widened: tuple[str, ...] = ()
     shrunk: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-
-    @property
-    def grown(self) -> tuple[str, ...]:
-        """Names of the components that are new, or larger than before."""
-        return (*self.born, *self.widened)
 
     @property
     def outcome(self) -> dict[str, tuple[str, ...]]:

@@ -29,7 +29,7 @@ class Follower(Protocol):
         """Carry the request out, now or at the next safe moment."""
 
     def meet(self, module: "Growing") -> None:
-        """Called at the end of an epoch, where all processes are at the same point."""
+        """All processes are at the same point, between two batches."""
 
 
 class Growing(nn.Module):
@@ -64,7 +64,7 @@ class Growing(nn.Module):
         return result
 
     def meet(self) -> None:
-        """All processes are at this point."""
+        """Let the follower carry out what waits: all processes are at this point."""
         if (follower := _FOLLOWERS.get(self)) is not None:
             follower.meet(self)
 

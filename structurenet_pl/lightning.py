@@ -1,7 +1,8 @@
 """What we take from Lightning, which is installed under one of two names, or both.
 
 They hold the same code in classes of their own. Modules and Trainers are those of ``lightning`` where it is installed;
-callbacks are callbacks of all that are, so that the Trainer and the command line of each accept them.
+callbacks are callbacks of all that are, so that the Trainer and the command line of each accept them. Exceptions are
+those of ``lightning``, too.
 """
 
 from typing import Any

@@ -127,8 +127,13 @@ def growth(
         TypeError: If the parentheses are forgotten, ``depth`` or ``adjacent`` names no argument, or the method takes
             ``*args`` or ``**kwargs``; when called, if an argument is not a plain value (it is stored, and replayed on
             resume) or the class cannot grow.
-        ValueError: If ``moments`` is no policy; when called, if nothing has changed, or the depth is outside the
-            network.
+        ValueError: If ``moments`` is no policy; when called, if nothing has changed, the depth is outside the network,
+            ``adjacent`` names no component, a tensor has got another number of dimensions, or several param groups fit
+            what is born equally well.
+        NotImplementedError: When called, if the tensors of one component end up in different places.
+        MisconfigurationException: When called in a fit, if the module is a part of the one in training, or the strategy
+            is neither DDP nor a single device.
+        RuntimeError: Under DDP, if the processes differ.
 
     Example:
         >>> from structurenet_pl import GrowableModule, growth

@@ -64,7 +64,7 @@ def widen(
         TypeError: If a module is of another kind, or holds other tensors than torch gave it (pruning,
             parametrizations, masks).
         ValueError: If sizes do not fit, ``width`` is not larger, a convolution has groups, modules share a
-            parameter, nothing follows, or ``noise`` is negative. The modules are then as they were.
+            parameter, nothing follows, or ``noise`` is negative or not finite. The modules are then as they were.
 
     Example:
         >>> from structurenet_pl import widen
@@ -118,7 +118,7 @@ def identity_like(layer: Layer, noise: float = 0.0) -> Layer:
 
     Raises:
         TypeError: If the layer is of another kind.
-        ValueError: If ``noise`` is negative.
+        ValueError: If ``noise`` is negative or not finite.
 
     Example:
         >>> from structurenet_pl import identity_like

@@ -47,6 +47,7 @@ def came_from(parameter: nn.Parameter, positions: Sequence[int], dim: int = 0) -
     Raises:
         ValueError: If there are not as many positions as entries, or one is taken twice or below -1; in the growth, if
             one is outside the old tensor.
+        IndexError: If the tensor has no dimension ``dim``.
 
     Example:
         >>> from torch import nn

@@ -45,7 +45,7 @@ def try_out(optimizer: Optimizer) -> Trial:
     try:
         _train(_copy(optimizer, split=True), [LR, LR / 10])
         takes_lrs = True
-    except RuntimeError:
+    except Exception:  # in whatever way it refuses
         takes_lrs = False
     return Trial(
         follows_lr=not torch.equal(end, slowed_end) or torch.equal(end, START.flatten(0, 1)),

@@ -6,10 +6,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision
 from pytorch_optimizer import SAM
 from torch import nn
 
 from helpers import Half, LRTrace, Plain, assert_same, fit, loader, scalars, unfelt, weights
+from references import find_timm
 from structurenet_pl import LRFactor, StrataMonitor
 
 
@@ -230,3 +232,47 @@ def test_late_groups_with_names_of_ours_are_others():
     assert lrs == [0.05, 0.05, 0.05, 0.05, 0.3, 0.15]  # what is no part of the module has no factor
     names = [group["name"] for group in trainer.optimizers[0].param_groups]
     assert len(set(names)) == 6
+
+
+def test_a_scaler_in_manual_optimization_does_not_act_twice():
+    """Lightning then calls its hooks before the step, and the step without a closure."""
+    acted = []
+
+    class Watch(StrataMonitor):
+        def before_step(self, trainer, pl_module, optimizer):
+            acted.append(trainer.global_step)
+
+    class Manual(ByHand):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(nn.functional.cross_entropy(self(batch[0]), batch[1]))
+            optimizer.step()
+
+    scaled = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
+    logger = TensorBoardLogger("logs")
+    trainer = fit(Manual(), [Watch(), ByNorm()], epochs=2, plugins=[scaled], logger=logger)
+    assert acted == list(range(8))
+    assert trainer.global_step == 8
+
+
+def test_timm_schedulers_that_are_stepped_by_hand_see_base_lrs():
+    if find_timm() is None:
+        pytest.skip("timm is not installed")
+    from timm.scheduler import StepLRScheduler
+
+    class Steps(Plain):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            self.schedule = StepLRScheduler(optimizer, decay_t=1, decay_rate=0.5)
+            return optimizer
+
+        def on_train_epoch_end(self):
+            self.schedule.step(self.current_epoch + 1)
+
+    trace = LRTrace()
+    fit(Steps(), [Half(), trace], epochs=3)
+    assert [set(row.values()) for row in trace.rows[::4]] == [{0.05}, {0.025}, {0.0125}]

@@ -11,9 +11,10 @@ class ResetPatience(Callback):
     """Let early stopping and plateau schedulers wait anew after each growth event.
 
     What counts validations without improvement takes the shock of growth for the end of progress. On a growth event
-    this sets ``wait_count`` of every ``EarlyStopping`` and ``num_bad_epochs`` of every ``ReduceLROnPlateau``, timm's
-    included, to 0. Best values are kept: a network that has grown has to beat what it was before, as it has for the
-    best checkpoint. A cooldown that is under way goes on, since to end it would be less patient.
+    this sets ``wait_count`` of every ``EarlyStopping`` and ``num_bad_epochs`` of every ``ReduceLROnPlateau`` that
+    ``configure_optimizers`` returns, timm's included, to 0. Best values are kept: a network that has grown has to
+    beat what it was before, as it has for the best checkpoint. A cooldown that is under way goes on, since to end
+    it would be less patient.
 
     Growth often happens at the end of an epoch, and the metric of that very epoch may be the first to count again.
 

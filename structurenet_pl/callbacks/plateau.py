@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from structurenet_pl.callbacks.triggers import Trigger, check_count
+from structurenet_pl.driver import Driver
 from structurenet_pl.events import GrowthEvent
-from structurenet_pl.lightning import LightningModule, MisconfigurationException, Trainer, rank_zero_warn
+from structurenet_pl.lightning import Callback, LightningModule, MisconfigurationException, Trainer, rank_zero_warn
 
 
 @dataclass
@@ -30,11 +31,12 @@ class GrowOnPlateau(Trigger):
     before, and has ``cooldown + patience`` validations for that.
 
     It counts whenever validation ends, however often that is, but for the sanity check, and grows there and then, or
-    after the next update where an update is under way. Where there are several processes, the metric of the first
-    decides. A run that is resumed from the end of a validation or epoch grows exactly as one that never stopped; for
-    the same reason a growth that is due at the last validation is carried out, too. A checkpoint written between the
-    last batch of an epoch and its validation, as by ``ModelCheckpoint(every_n_train_steps=...)``, is another matter:
-    Lightning leaves out that validation when it resumes, so it is not counted.
+    after the next update where an update is under way (under DDP at the next end of a validation or epoch). Where
+    there are several processes, the metric of the first decides. A run that is resumed from the end of a validation
+    or epoch grows exactly as one that never stopped; for the same reason a growth that is due at the last
+    validation is carried out, too. A checkpoint written between the last batch of an epoch and its validation, as
+    by ``ModelCheckpoint(every_n_train_steps=...)``, is another matter: Lightning leaves out that validation when it
+    resumes, so it is not counted.
 
     Args:
         growth: Name of the growth method.
@@ -110,8 +112,8 @@ class GrowOnPlateau(Trigger):
             )
         if not trainer.enable_validation:
             rank_zero_warn("GrowOnPlateau will never grow, for there is no validation in this fit: see GrowEvery")
-        # a checkpoint or a stop at the same moment comes after the growth
-        trainer.callbacks = sorted(trainer.callbacks, key=lambda callback: not isinstance(callback, GrowOnPlateau))
+        # a checkpoint at the same moment comes after the growth, and without DDP a stop, too
+        trainer.callbacks = sorted(trainer.callbacks, key=_place)
         if trainer.global_step == 0:
             self._record = _Record()
 
@@ -165,3 +167,8 @@ class GrowOnPlateau(Trigger):
             return math.isfinite(value)
         gain = best - value if self.mode == "min" else value - best
         return gain > self.min_delta
+
+
+def _place(callback: Callback) -> int:
+    """Where a callback stands: the driver in front, if it is there yet, then the triggers."""
+    return 0 if isinstance(callback, Driver) else 1 if isinstance(callback, GrowOnPlateau) else 2

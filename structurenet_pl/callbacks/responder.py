@@ -18,7 +18,8 @@ class GrowthResponder(LRFactor):
 
     Args:
         grown: Dip of components that were born or widened in the event.
-        adjacent: Dip of components whose depth differed by at most 1 from a newborn's when the event happened.
+        adjacent: Dip of components next to what was born or widened: those whose depth differed by at most 1 when the
+            event happened, or that ``@growth(adjacent=...)`` named.
         distant: Dip of all others.
         roles: Role -> dip, in place of proximity; 1 for a role that is not listed. The seed's strategy 6 is
             ``{"scaffold": 0.5, "new": 1.0}``.

@@ -27,7 +27,8 @@ def check_strategy(trainer: Trainer) -> None:
     """Refuse growth where the gradients of what is born would not be followed.
 
     Raises:
-        MisconfigurationException: If the module is spread over processes by anything but DDP.
+        MisconfigurationException: If the module is spread over processes by anything but DDP, or a communication
+            hook has a state of its own.
     """
     strategy = trainer.strategy
     alone = trainer.world_size == 1 and strategy.model is strategy.lightning_module
@@ -36,6 +37,11 @@ def check_strategy(trainer: Trainer) -> None:
             f"growth during a fit is not supported under {type(strategy).__name__}, which would not follow it: grow "
             "before the fit, or train with strategy='ddp' or on a single device. The LR callbacks work under any "
             "strategy."
+        )
+    if getattr(strategy, "_ddp_comm_state", None) is not None:
+        raise MisconfigurationException(
+            "growth during a fit is not supported with ddp_comm_state, which is laid out for the parameters as they "
+            "were: leave it out, or grow before the fit."
         )
 
 
