@@ -9,6 +9,8 @@ from structurenet_pl.events import GrowthEvent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SIGNS = {"born": "+", "widened": "wider", "shrunk": "narrower", "removed": "-"}
+
 
 def plot_strata(log_dir: str | Path, growth_log: Iterable[GrowthEvent] = ()) -> "Figure":
     """Draw the effective lr of every component over the steps of a run, with its growth events.
@@ -65,7 +67,7 @@ def plot_strata(log_dir: str | Path, growth_log: Iterable[GrowthEvent] = ()) -> 
     for event in growth_log:
         axes.axvline(event.clock.step, color="0.5", linestyle="--", linewidth=1)
         axes.annotate(
-            f"+ {', '.join(event.born)}",
+            "; ".join(f"{SIGNS[kind]} {', '.join(names)}" for kind, names in event.outcome.items()),
             (event.clock.step, 1.01),
             xycoords=("data", "axes fraction"),
             rotation=20,

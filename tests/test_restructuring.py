@@ -9,12 +9,24 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.nn.utils import parametrize
 
 from helpers import Half, LRTrace, Plain, assert_same, fit, loader, weights
 from recipes import ORDINARY, make
-from structurenet_pl import Components, GrowEvery, GrowthMixin, GrowthResponder, RoleLR, came_from, growth, widen
+from structurenet_pl import (
+    Components,
+    GrowEvery,
+    GrowthMixin,
+    GrowthResponder,
+    RoleLR,
+    StrataMonitor,
+    came_from,
+    growth,
+    plot_strata,
+    widen,
+)
 
 
 def larger(old, *shape):
@@ -639,3 +651,11 @@ def test_groups_of_what_is_born_are_named_as_a_resumed_run_names_them():
     trainer.save_checkpoint("run.ckpt")
     resumed = fit(Two(), [GrowEvery("add", 1, limit=1)], epochs=3, ckpt_path="run.ckpt")
     assert names(resumed) == names(trainer)
+
+
+def test_events_of_all_kinds_are_marked_in_the_picture():
+    net, logger = Net(optimizer=make("Adam")), TensorBoardLogger("logs")
+    growing = [GrowEvery("widen", 1, limit=1), GrowEvery("drop", 2, limit=1)]
+    fit(net, [*growing, StrataMonitor()], epochs=3, logger=logger, log_every_n_steps=1)
+    figure = plot_strata(logger.log_dir, net.growth_log)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["wider body.0, body.2", "- extra.0"]
