@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -13,7 +13,7 @@ from structurenet_pl.board import Board, board_of
 from structurenet_pl.comparison import Change
 from structurenet_pl.components import Structure
 from structurenet_pl.lightning import Trainer
-from structurenet_pl.successors import Successor
+from structurenet_pl.successors import continued
 from structurenet_pl.surgery.checkpoints import (
     arrange,
     join_scheduler_state,
@@ -152,9 +152,8 @@ class Boards(dict[Optimizer, Board]):
             return
         expected = Counter[Tensor]()
         for tensor, count in count_places(self).items():
-            successor = change.successors.get(cast(nn.Parameter, tensor), tensor)
-            if successor is not None:
-                expected[successor.tensor if isinstance(successor, Successor) else successor] += count
+            if (now := continued(tensor, change.successors)) is not None:
+                expected[now] += count
         # by date, because a pattern may have split what was born
         born = [name for name in structure.parameters if structure.components[name].born == change.event.clock]
         expected.update(tensor for name in born for tensor in structure.parameters[name].values())
@@ -198,7 +197,8 @@ def _schedulers_in(values: Iterable[Any], depth: int = 2) -> Iterator[Any]:
 
 
 def _is_timms(value: Any) -> bool:
-    return isinstance(getattr(value, "optimizer", None), Optimizer) and hasattr(value, "step_update")
+    """The class first: this is asked of whatever module and callbacks hold, and nobody's property should be run."""
+    return hasattr(type(value), "step_update") and isinstance(getattr(value, "optimizer", None), Optimizer)
 
 
 def _optimizer_of(scheduler: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +100,14 @@ def succeed(name: str, old_shape: torch.Size, new: nn.Parameter) -> Successor:
         for dim, (size, before) in enumerate(zip(new.shape, old_shape, strict=True))
     ]
     return Successor(new, old_shape, tuple(origin))
+
+
+def continued(tensor: Tensor, successors: Mapping[nn.Parameter, Successor | None]) -> Tensor | None:
+    """What stands in the place of a tensor after the growth: itself, its successor, or nothing."""
+    if tensor not in successors:
+        return tensor
+    successor = successors[cast(nn.Parameter, tensor)]
+    return None if successor is None else successor.tensor
 
 
 def embed(old: Tensor, successor: Successor, fill: Tensor) -> Tensor:

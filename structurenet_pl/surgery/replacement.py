@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from structurenet_pl.components import Structure
-from structurenet_pl.successors import Successor
+from structurenet_pl.successors import Successor, continued
 from structurenet_pl.surgery.optimizer_state import Moments, carry
 from structurenet_pl.surgery.param_groups import LISTS, Slot
 from structurenet_pl.surgery.schedulers import reindex, with_nested
@@ -71,10 +71,8 @@ def _replace_in(
     params: list[Tensor] = []
     names: list[str] = []
     for index, tensor in enumerate(group["params"]):
-        successor = successors.get(tensor, tensor)
-        if successor is None:
+        if (now := continued(tensor, successors)) is None:
             continue
-        now = successor.tensor if isinstance(successor, Successor) else successor
         params.append(now)
         if "param_names" in group:
             names.append(structure.parameter_names.get(cast(nn.Parameter, now), group["param_names"][index]))
