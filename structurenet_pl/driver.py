@@ -40,6 +40,7 @@ from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
 from structurenet_pl.surgery.averaging import averaged_copies, grown_alike
 from structurenet_pl.surgery.distributed import agree, check_strategy, several, together
+from structurenet_pl.surgery.freezing import Frozen
 
 
 class Driver(Callback):
@@ -63,6 +64,7 @@ class Driver(Callback):
         self._left_out: list[str] = []
         self._unused: list[str] = []
         self._density: Callable[[Component], float | None] = no_density
+        self.frozen = Frozen()
 
     def __reduce__(self) -> tuple[type["Driver"], tuple[()]]:
         """Copies know nothing of the Trainer: projects copy and pickle lists of callbacks in the middle of a fit."""

@@ -13,8 +13,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Each may import from those above it, and from its own line.
 LAYERS = [
     {"events", "lightning"},
-    {"components", "rng", "norms", "successors", "snapshots", "net2net"},
-    {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"},
+    {"components", "rng", "norms", "successors", "snapshots", "net2net", "strata"},
+    {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"}
+    | {"surgery.freezing"},
     {"methods", "trial", "surgery.distributed"},
     {"comparison"},
     {"growing"},
