@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from structurenet_pl.lightning import rank_zero_warn
 from structurenet_pl.surgery.checkpoints import split_state
 from structurenet_pl.surgery.param_groups import Slot
-from structurenet_pl.surgery.replacement import wrapped
+from structurenet_pl.surgery.replacement import faces
 from structurenet_pl.surgery.schedulers import own
 
 STEPS = ("step", "step_update")  # step_update is timm's
@@ -42,7 +42,7 @@ class Board:
         self._stale = False
         self._warned = False
         self._hooks = []
-        for face in _faces(optimizer):
+        for face in faces(optimizer):
             self._hooks.append(face.register_state_dict_post_hook(self._save_base))
             self._hooks.append(face.register_load_state_dict_post_hook(self._load_base))
             self._hooks.append(face.register_step_post_hook(self._look_back))
@@ -224,11 +224,6 @@ class Board:
         self._seen.clear()
         self._adopt()
         self._write_effective()
-
-
-def _faces(optimizer: Optimizer) -> list[Optimizer]:
-    """The optimizer and those that it wraps, but for wrappers that lack the hooks of a torch optimizer."""
-    return [face for face in wrapped(optimizer) if hasattr(face, "_optimizer_state_dict_post_hooks")]
 
 
 def _on_base(board: Board, method: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, Optimizer
 
-from structurenet_pl.components import Structure, unmatched
+from structurenet_pl.components import Structure
 from structurenet_pl.events import Component
 from structurenet_pl.factors import Factors
 from structurenet_pl.lightning import MisconfigurationException, Trainer, rank_zero_info, rank_zero_warn
@@ -47,6 +47,7 @@ def check_fit(
     tell_about_tied(structure)
     for sentence in shared_basis(factors.basis, factors.acting):
         rank_zero_info(f"structurenet_pl: {sentence}")
+    warn_freeze_twice({label: acting for label, acting in factors.acting.items() if factors[label].freezes})
 
 
 def check_outermost(trainer: Trainer, module: nn.Module) -> None:
@@ -194,37 +195,10 @@ def tell_about_tied(structure: Structure) -> None:
         )
 
 
-def left_out(structure: Structure, optimizers: Iterable[Optimizer]) -> list[str]:
-    """Names of the parameters that could be trained but stand in no optimizer."""
-    held = {tensor for optimizer in optimizers for group in optimizer.param_groups for tensor in group["params"]}
-    return sorted(
-        name for tensor, name in structure.parameter_names.items() if tensor.requires_grad and tensor not in held
-    )
-
-
-def warn_left_out(now: Sequence[str], before: Sequence[str]) -> None:
-    """Warn of parameters that came into the module past all growth methods."""
-    if added := [name for name in now if name not in before]:
-        rank_zero_warn(
-            f"parameters {added} were added during the fit and stand in no optimizer, so they were not trained: add "
-            "them in a method marked with @growth()"
-        )
-
-
 def warn_too_late(waiting: Sequence[object]) -> None:
     """Warn of growth that still waits when the fit is over."""
     if waiting:
         rank_zero_warn(f"growth asked for after the last epoch was not carried out: {', '.join(map(str, waiting))}")
-
-
-def warn_unmatched(module: nn.Module, patterns: Mapping[str, str]) -> None:
-    """Warn of component patterns that match nothing."""
-    if idle := unmatched(module, patterns):
-        names = [name for name, _ in module.named_children()]
-        rank_zero_warn(
-            f"component patterns {idle} match no module or parameter; the outermost names are {names}. Patterns are "
-            "matched against whole dotted names, as in 'encoder.*'."
-        )
 
 
 def shared_basis(basis: Mapping[str, str | None], acting: Mapping[str, Iterable[Component]]) -> list[str]:
@@ -243,33 +217,15 @@ def shared_basis(basis: Mapping[str, str | None], acting: Mapping[str, Iterable[
     ]
 
 
-def warn_without_effect(labels: Iterable[str]) -> None:
-    """Warn of factors that were 1 all along."""
-    for label in labels:
-        rank_zero_warn(
-            f"{label} has changed no learning rate in this run: its factor was 1 for every component at every step. "
-            "Check its roles and durations, or leave it out."
-        )
-
-
-def warn_acts_on_nothing(where: Mapping[str, Sequence[str]], structure: Structure) -> list[str]:
-    """Warn of patterns in ``where`` that fit no component.
+def warn_freeze_twice(acting: Mapping[str, Iterable[Component]]) -> None:
+    """Warn of two factors that freeze the same components.
 
     Args:
-        where: What each factor is limited to.
-        structure: The components.
-
-    Returns:
-        The factors that act on nothing at all.
+        acting: The components that each of those that freeze acts on.
     """
-    nowhere = []
-    for label, patterns in where.items():
-        idle = [pattern for pattern in patterns if not any(part.matches(pattern) for part in structure.spine)]
-        for pattern in idle:
+    for one, other in combinations(acting, 2):
+        if common := [component.name for component in acting[one] if component in acting[other]]:
             rank_zero_warn(
-                f"{label}(where={pattern!r}) acts on nothing: it is neither role nor name pattern of any of the "
-                f"components {[(component.name, component.role) for component in structure.spine]}"
+                f"{one} and {other} both freeze {', '.join(common)}: these stand still while either of them says so. "
+                "Put all phases into one of them, or keep them apart with where=..."
             )
-        if idle and len(idle) == len(patterns):
-            nowhere.append(label)
-    return nowhere

@@ -8,17 +8,7 @@ from torch.optim import Optimizer
 
 from structurenet_pl.boards import CHECKPOINT_KEY, Boards
 from structurenet_pl.by_hand import ByHand
-from structurenet_pl.checks import (
-    check_fit,
-    check_outermost,
-    left_out,
-    shared_basis,
-    warn_acts_on_nothing,
-    warn_left_out,
-    warn_too_late,
-    warn_unmatched,
-    warn_without_effect,
-)
+from structurenet_pl.checks import check_fit, check_outermost, shared_basis, warn_too_late
 from structurenet_pl.companions import Rear, companions, patterns_of
 from structurenet_pl.components import Structure
 from structurenet_pl.density import Densities
@@ -26,7 +16,6 @@ from structurenet_pl.events import Clock, Component, Moment, no_density
 from structurenet_pl.factors import Factor, Factors
 from structurenet_pl.growing import (
     Growing,
-    all_patterns,
     follow,
     growing,
     growth_log,
@@ -34,13 +23,14 @@ from structurenet_pl.growing import (
     remember_patterns,
     structure_of,
 )
-from structurenet_pl.lightning import Callback, LightningModule, Trainer, rank_zero_info
+from structurenet_pl.idle import Idle
+from structurenet_pl.lightning import Callback, LightningModule, Trainer
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
 from structurenet_pl.surgery.averaging import averaged_copies, grown_alike
 from structurenet_pl.surgery.distributed import agree, check_strategy, several, together
-from structurenet_pl.surgery.freezing import Frozen
+from structurenet_pl.surgery.freezing import Freezing, Frozen, thaw_leftovers
 
 
 class Driver(Callback):
@@ -61,10 +51,9 @@ class Driver(Callback):
         self._in_batch = self._epoch_over = False
         self._rng: dict[str, Any] | None = None
         self._step_before = 0
-        self._left_out: list[str] = []
-        self._unused: list[str] = []
+        self._idle = Idle()
         self._density: Callable[[Component], float | None] = no_density
-        self.frozen = Frozen()
+        self._freezing = Freezing(None)
 
     def __reduce__(self) -> tuple[type["Driver"], tuple[()]]:
         """Copies know nothing of the Trainer: projects copy and pickle lists of callbacks in the middle of a fit."""
@@ -79,6 +68,11 @@ class Driver(Callback):
     def notes(self) -> list[str]:
         """What a user should know about the factors together."""
         return shared_basis(self.factors.basis, self.factors.acting)
+
+    @property
+    def frozen(self) -> Frozen:
+        """What is frozen."""
+        return self._freezing.frozen(self.structure)
 
     def moment(self, trainer: Trainer) -> Moment:
         """Now."""
@@ -113,6 +107,8 @@ class Driver(Callback):
         self._trainer = trainer
         self.boards, self._resumed, self._waiting = Boards(trainer), None, []
         self._in_batch = self._epoch_over = False
+        self._freezing = Freezing(trainer)
+        thaw_leftovers(pl_module)
         self._find_structure(trainer, pl_module)
         for module in pl_module.modules():
             if isinstance(module, Growing):
@@ -138,15 +134,11 @@ class Driver(Callback):
         self.boards.take_over()
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         check_fit(trainer.callbacks, trainer.optimizers, self.structure, self.factors, scaler)
-        if not isinstance(pl_module, Growing):  # in one that grows, what is meant may be yet unborn
-            self._unused = self._tell_unused(trainer, pl_module)
 
         saved = (resumed or {}).get(CHECKPOINT_KEY, {})
         if "groups" in saved:
             self.boards.arrange(self.structure, saved["groups"])
-        self._left_out = left_out(self.structure, trainer.optimizers)
-        if self._left_out:
-            rank_zero_info(f"structurenet_pl: in no optimizer, and so never trained: {self._left_out}")
+        self._idle.start(trainer, self.structure, self.factors)
         self.boards.lay_out(self.structure, self.factors.split_1d)
         if resumed is not None:
             self.boards.convert(resumed)
@@ -163,23 +155,24 @@ class Driver(Callback):
         if self._rng is not None and trainer.fit_loop.restarted_mid_epoch:
             restore_rng(self._rng)  # the rest of that epoch has taken an order of the data, as it had before
         self._rng = None
-        self._refresh(trainer)
+        self._settle(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock shows a new epoch."""
         self._epoch_over = False
         self.boards.bind()
         self._find_structure(trainer, pl_module)
-        self._refresh(trainer)
+        self._settle(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Structure stands still from here to the end of the batch."""
-        self._in_batch, self._by_hand.done = True, False
+        self._by_hand.done = False
         self._step_before = trainer.global_step
         self.boards.bind()
         if self.boards.adopt(self.structure, self.factors.split_1d):
             self.factors.look_at(self.structure.spine)
-        self._refresh(trainer)
+        self._settle(trainer)
+        self._in_batch = True
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Gradients are known, and the lr has not been read yet."""
@@ -201,28 +194,26 @@ class Driver(Callback):
             self._in_batch = False
             if not several(self._trainer):
                 self._serve(pl_module)
-        self._refresh(trainer)
+        self._freezing.count(self.structure)
+        self._settle(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is born from here on trains in the next epoch, also where the run was resumed in between."""
         self._in_batch, self._epoch_over = False, True
         if not several(self._trainer):
             self._serve(pl_module)
-        self._refresh(trainer)
+        self._settle(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock has gone on to the epoch that would follow."""
         self._in_batch = self._epoch_over = False
-        self._refresh(trainer)
-        if isinstance(pl_module, Growing):
-            self._unused = self._tell_unused(trainer, pl_module)
-            warn_left_out(left_out(structure_of(pl_module), trainer.optimizers), self._left_out)
-        if not trainer.fast_dev_run:
-            warn_without_effect(label for label in self.factors.without_effect if label not in self._unused)
+        self._settle(trainer)
+        self._idle.end(trainer, self.factors)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """From here on growth concerns the module alone."""
         warn_too_late(self._waiting)
+        self._freezing.leave(pl_module)
         self._trainer, self._waiting = None, []
         self._by_hand.release()
         for module in pl_module.modules():
@@ -256,11 +247,6 @@ class Driver(Callback):
         self.factors.look_at(self.structure.spine)
         self._density = Densities(pl_module, self.structure)
 
-    def _tell_unused(self, trainer: Trainer, pl_module: LightningModule) -> list[str]:
-        """Warn of patterns that match nothing; give the factors that therefore act on nothing."""
-        warn_unmatched(pl_module, all_patterns(pl_module) if isinstance(pl_module, Growing) else patterns_of(trainer))
-        return warn_acts_on_nothing(self.factors.where, self.structure)
-
     def _refresh(self, trainer: Trainer, with_gradients: Optimizer | None = None) -> None:
         """Bring every lr to what it should be now."""
         moment = self.moment(trainer)
@@ -276,6 +262,12 @@ class Driver(Callback):
                 factors = self.factors.measured(board.slots.values(), measured)
             board.refresh(factors)
 
+    def _settle(self, trainer: Trainer) -> None:
+        """Bring every lr to what it should be now and, unless gradients are under way, freeze and thaw."""
+        self._refresh(trainer)
+        if not self._in_batch:
+            self._freezing.settle(self.structure, self.factors.frozen)
+
     def _serve(self, module: LightningModule) -> None:
         """Carry out what has been waiting, in the order it was asked for."""
         waiting, self._waiting = self._waiting, []
@@ -285,6 +277,8 @@ class Driver(Callback):
     def _carry_out(self, module: Growing, request: GrowthRequest) -> Any:
         trainer = self._trainer
         clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
+        old = set(module.modules())
+        self._freezing.thaw()  # until it is settled anew: a growth method sees the flags that the user has set
         with (
             together(trainer, request) as wrap,
             growing(module, request, clock) as (change, result),
@@ -293,6 +287,9 @@ class Driver(Callback):
             wrap()
             with grown_alike(trainer.callbacks, module):
                 pass  # they start with the values that all processes have by now
+        if not module.training:  # in a validation, after which Lightning puts back the modes of those that it knew
+            for part in set(module.modules()) - old:
+                part.training = True
         self._find_structure(trainer, module)
         self._refresh(trainer)
         for callback in trainer.callbacks:

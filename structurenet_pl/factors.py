@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from structurenet_pl.events import Clock, Component, Moment, Unit, check_unit, listed
 from structurenet_pl.surgery.param_groups import Slot
@@ -16,6 +16,9 @@ class Factor(Protocol):
     skip_1d: bool
     basis: str | None
     unit: Unit
+    freezes: bool
+    norm: Literal["eval", "train"]
+    release_state: bool
     where: str | Sequence[str] | None
 
     def acts_on(self, component: Component) -> bool:
@@ -35,6 +38,11 @@ class Factors(dict[str, Factor]):
     def __init__(self, factors: Sequence[Factor] = ()) -> None:
         for factor in factors:
             check_unit(factor.unit)
+            if factor.freezes and factor.needs_gradients:
+                raise ValueError(
+                    f"{type(factor).__name__} has both `freezes` and `needs_gradients`, but what is frozen has no "
+                    "gradients that could thaw it: freeze by what else is known."
+                )
         names = [type(factor).__name__ for factor in factors]
         for index, (name, factor) in enumerate(zip(names, factors, strict=True)):
             number = "" if names.count(name) == 1 else f"_{names[: index + 1].count(name)}"
@@ -43,6 +51,7 @@ class Factors(dict[str, Factor]):
         self._times: dict[str, Clock] = {}
         self._values: dict[str, dict[str, float]] = {}
         self._inert = set(self)
+        self.frozen: dict[str, list[Factor]] = {}
 
     @property
     def split_1d(self) -> bool:
@@ -93,6 +102,8 @@ class Factors(dict[str, Factor]):
                 values = self._evaluate(label, now)
                 changed |= self._values.get(label) != values
                 self._times[label], self._values[label] = time, values
+        if changed:
+            self.frozen = self._find_frozen()
         return changed
 
     def known(self, slots: Iterable[Slot]) -> dict[str, dict[str, float]]:
@@ -103,6 +114,15 @@ class Factors(dict[str, Factor]):
         """The factors of each group that need gradients, by label."""
         labels = [label for label, factor in self.items() if factor.needs_gradients]
         return self._spread({label: self._evaluate(label, now) for label in labels}, slots)
+
+    def _find_frozen(self) -> dict[str, list[Factor]]:
+        """The components that are to be frozen, and the factors that say so."""
+        found: dict[str, list[Factor]] = {}
+        for label, values in self._values.items():
+            for component, value in values.items():
+                if value == 0 and self[label].freezes:
+                    found.setdefault(component, []).append(self[label])
+        return found
 
     def _evaluate(self, label: str, now: Moment) -> dict[str, float]:
         view = replace(now, spine=self._acting[label])

@@ -129,7 +129,7 @@ def loader(batches=BATCHES, shuffle=True):
     return DataLoader(TensorDataset(x, (x.sum(1) > 0).long() + (x[:, 0] > 1).long()), batch_size=8, shuffle=shuffle)
 
 
-def fit(module, callbacks=(), epochs=4, ckpt_path=None, data=None, **kwargs):
+def fit(module, callbacks=(), epochs=4, ckpt_path=None, data=None, validation=None, **kwargs):
     """A quiet fit; the Trainer comes back."""
     options = {
         "logger": False,
@@ -138,7 +138,7 @@ def fit(module, callbacks=(), epochs=4, ckpt_path=None, data=None, **kwargs):
         "enable_model_summary": False,
     }
     trainer = Trainer(max_epochs=epochs, accelerator="cpu", callbacks=list(callbacks), **options | kwargs)
-    trainer.fit(module, data or loader(), ckpt_path=ckpt_path)
+    trainer.fit(module, data or loader(), validation, ckpt_path=ckpt_path)
     return trainer
 
 

@@ -14,13 +14,13 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     {"events", "lightning"},
     {"components", "rng", "norms", "successors", "snapshots", "net2net", "strata"},
-    {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"}
-    | {"surgery.freezing"},
-    {"methods", "trial", "surgery.distributed"},
+    {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"},
+    {"methods", "trial", "surgery.distributed", "surgery.norm_layers", "surgery.parking", "work"},
+    {"surgery.freezing"},
     {"comparison"},
     {"growing"},
     {"factors", "companions", "surgery.checkpoints", "surgery.averaging"},
-    {"board", "boards", "checks", "by_hand"},
+    {"board", "boards", "checks", "by_hand", "idle"},
     {"driver"},
     {"driven"},
     {"callbacks.base"},

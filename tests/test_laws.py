@@ -94,9 +94,8 @@ def test_where_limits_it(kind):
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_needs_no_more_than_init_and_factor(kind):
     public = {name for name in vars(kind) if not name.startswith("_")}
-    assert public <= {"factor", "needs_gradients", "basis", "unit", "stratum", "stratum_number"} | EXCEPTIONS.get(
-        kind, set()
-    )
+    said = {"factor", "needs_gradients", "freezes", "basis", "unit", "stratum", "stratum_number"}
+    assert public <= said | EXCEPTIONS.get(kind, set())
 
 
 def trace(callbacks, **kwargs):
@@ -114,6 +113,9 @@ def test_order_free():
         assert trace(factors) == expected
 
 
+@pytest.mark.filterwarnings(
+    "ignore:ProgressiveFreeze_1 and ProgressiveFreeze_2 both freeze"
+)  # is said; they multiply, too
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_two_of_a_kind_multiply(kind):
     net, record = Net(), LRTrace()

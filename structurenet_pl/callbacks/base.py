@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from structurenet_pl.driven import Driven
 from structurenet_pl.events import Component, Moment, Unit, listed
@@ -45,6 +46,11 @@ class LRFactor(Driven, ABC):
     component, and when its factor was 1 all through a run."""
     unit: Unit = "step"
     """The finest unit of time that the factor depends on: it is evaluated when that has moved, or the structure has."""
+    freezes = False
+    """Whether a component at factor 0 is frozen for true: no gradients, no backward pass where nothing before it needs
+    one, and as ``norm`` and ``release_state`` say; see :class:`~structurenet_pl.ProgressiveFreeze`."""
+    norm: Literal["eval", "train"] = "eval"
+    release_state: bool = False
     where: str | Sequence[str] | None = None
 
     def __init__(self, where: str | Sequence[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Early components come to rest first."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from structurenet_pl.callbacks.base import LRFactor
 from structurenet_pl.events import Component, Moment, Unit, check_unit
@@ -30,19 +30,33 @@ class ProgressiveFreeze(LRFactor):
     .. math:: f = \begin{cases} \text{early}_p & i < \text{split}_p \\ \text{late}_p & \text{otherwise} \end{cases}
 
     where :math:`p` is the last phase that has started and :math:`i` the index of the component's depth among the
-    distinct depths of the network. A frozen component has lr 0: its parameters stand still in every optimizer that
-    follows its lr, while its norm layers still see the data.
+    distinct depths of the network.
+
+    A component with factor 0 is frozen for true: its parameters have ``requires_grad=False`` and no gradient, so no
+    optimizer moves them, they take no part in the norm that gradients are clipped by, and the backward pass ends where
+    nothing before it is trained. What is frozen follows from phase and depth alone: at the start of a phase, after
+    growth has moved the depths, and when a run is resumed. A later phase thaws; what you have frozen yourself stays
+    frozen. When the fit is over, what was frozen last has ``requires_grad=False`` until the next fit.
+
+    Dropout inside a frozen component is left as it is: call ``eval()`` on it if it should be off, Lightning keeps that.
+    So are buffers that a module of your own updates in its forward pass. If every component of an optimizer is to be
+    frozen, the last one gets lr 0 and a warning instead: without any gradient the backward pass would raise. Under
+    strategies that cannot follow (FSDP, DeepSpeed) all are frozen by lr 0, with a warning.
 
     Args:
         phases: ``(name, start in unit, early factor, late factor, split)`` of each phase, in order of time, the first
             one from 0. A split >= 1 or <= -1 counts depths, from the output if negative; one in (0, 1) is a share of
             them; 0 means that all are late.
         unit: What the start of a phase is counted in: ``"step"``, ``"epoch"`` or ``"generation"``.
+        norm: ``"eval"``: norm layers with running statistics use these in a frozen component, and leave them as they
+            are, whoever calls ``train()``; ``"train"``: they go on adapting to the data.
+        release_state: Whether the optimizer state of frozen parameters leaves the memory, for a temporary file. The
+            thaw brings it back, and checkpoints hold it in any case.
         where: Roles or name patterns of the components that it acts on; None for all.
 
     Raises:
         ValueError: If the phases do not start at 0 or are not sorted, a factor is negative, a split is neither a whole
-            number nor in (0, 1), or ``unit`` is unknown.
+            number nor in (0, 1), or ``unit`` or ``norm`` is unknown.
 
     Example:
         >>> from structurenet_pl import Clock, Component, Moment, ProgressiveFreeze
@@ -59,11 +73,14 @@ class ProgressiveFreeze(LRFactor):
     """
 
     basis = "phase"
+    freezes = True
 
     def __init__(
         self,
         phases: Sequence[tuple[str, float, float, float, float]] = PHASES,
         unit: Unit = "epoch",
+        norm: Literal["eval", "train"] = "eval",
+        release_state: bool = False,
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
@@ -81,7 +98,11 @@ class ProgressiveFreeze(LRFactor):
             if not (0 < split < 1 or split == int(split)):
                 raise ValueError(f"split must be a whole number or a share in (0, 1), got {split} in phase {name!r}")
         check_unit(unit)
+        if norm not in ("eval", "train"):
+            raise ValueError(f"norm must be 'eval' or 'train', got {norm!r}")
         self.unit = unit
+        self.norm = norm
+        self.release_state = release_state
 
     def factor(self, component: Component, now: Moment) -> float:
         """The early or late factor of the phase."""

@@ -1,6 +1,6 @@
-"""Growth on several processes: the ranks agree on it, grow alike or not at all, and are wrapped anew."""
+"""Several processes: the ranks agree on growth, grow and freeze alike or not at all, and are wrapped anew."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -23,6 +23,15 @@ def several(trainer: Trainer | None) -> bool:
     )
 
 
+def obstacle(trainer: Trainer) -> str | None:
+    """What cannot follow if tensors are added, frozen or thawed; None if all can."""
+    strategy = trainer.strategy
+    alone = trainer.world_size == 1 and strategy.model is strategy.lightning_module
+    if not alone and not isinstance(strategy.model, DistributedDataParallel):
+        return type(strategy).__name__
+    return None if getattr(strategy, "_ddp_comm_state", None) is None else "ddp_comm_state"
+
+
 def check_strategy(trainer: Trainer) -> None:
     """Refuse growth where the gradients of what is born would not be followed.
 
@@ -30,18 +39,11 @@ def check_strategy(trainer: Trainer) -> None:
         MisconfigurationException: If the module is spread over processes by anything but DDP, or a communication
             hook has a state of its own.
     """
-    strategy = trainer.strategy
-    alone = trainer.world_size == 1 and strategy.model is strategy.lightning_module
-    if not alone and not isinstance(strategy.model, DistributedDataParallel):
+    if (found := obstacle(trainer)) is not None:
         raise MisconfigurationException(
-            f"growth during a fit is not supported under {type(strategy).__name__}, which would not follow it: grow "
-            "before the fit, or train with strategy='ddp' or on a single device. The LR callbacks work under any "
+            f"growth during a fit is not supported under {found}, which would not follow it: grow before the fit, or "
+            "train with strategy='ddp' without ddp_comm_state, or on a single device. The LR callbacks work under any "
             "strategy."
-        )
-    if getattr(strategy, "_ddp_comm_state", None) is not None:
-        raise MisconfigurationException(
-            "growth during a fit is not supported with ddp_comm_state, which is laid out for the parameters as they "
-            "were: leave it out, or grow before the fit."
         )
 
 
@@ -95,6 +97,18 @@ def together(trainer: Trainer, request: GrowthRequest) -> Iterator[Callable[[], 
         raise
 
 
+def wrap_anew(trainer: Trainer, frozen: Iterable[str]) -> None:
+    """Have DDP follow what is frozen now; nothing without DDP.
+
+    Raises:
+        RuntimeError: On every rank, if they freeze different components.
+    """
+    if several(trainer):
+        when = f"freezing at step {trainer.global_step}"
+        _check_same(_gather(dict.fromkeys(sorted(frozen), "frozen")), when)
+        _wrap(trainer.strategy)
+
+
 def _wrap(strategy: Any) -> None:
     """Wrap the module anew, as Lightning does: rank 0's values for all, hooks on every parameter."""
     module = strategy.model = strategy.lightning_module
@@ -134,7 +148,7 @@ def _check_same(reports: Sequence[Mapping[str, Any]], when: str) -> None:
             if report.get(name) != reports[0].get(name):
                 raise RuntimeError(
                     f"{when}, rank {rank} differs from rank 0 in {name!r}: {report.get(name)} there, "
-                    f"{reports[0].get(name)} on rank 0. All ranks must hold the same parameters, and grow alike."
+                    f"{reports[0].get(name)} on rank 0. All ranks must hold the same parameters, grow and freeze alike."
                 )
 
 

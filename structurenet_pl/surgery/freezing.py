@@ -1,6 +1,26 @@
-"""Frozen components: no gradient, no backward pass, norm layers that stand still."""
+"""Frozen components: no gradient, no backward pass, norm layers that stand still; and their thaw."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import nn
+
+from structurenet_pl.components import Structure
+from structurenet_pl.lightning import Trainer, rank_zero_warn
+from structurenet_pl.surgery.distributed import obstacle, wrap_anew
+from structurenet_pl.surgery.norm_layers import HeldNorms, norm_layers
+from structurenet_pl.surgery.parking import Parking
+from structurenet_pl.work import Work
+
+MARK = "_frozen_by_structurenet_pl"
+
+
+class Freezer(Protocol):
+    """What wants a component frozen says how."""
+
+    norm: Literal["eval", "train"]
+    release_state: bool
 
 
 @dataclass(frozen=True)
@@ -16,3 +36,125 @@ class Frozen:
     components: frozenset[str] = frozenset()
     parameters: float = 0.0
     work: float | None = None
+
+
+class Freezing:
+    """Brings components to rest and lets go of them, at moments when no gradient is under way.
+
+    Nothing is remembered but what it has frozen itself: what the user has frozen is never thawed.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._settled: tuple[object, ...] = ()
+        self._names: frozenset[str] = frozenset()
+        self._tensors: set[nn.Parameter] = set()
+        self._norms = HeldNorms()
+        self._parking = Parking()
+        self._work = Work()
+        self._warned: set[str] = set()
+
+    def frozen(self, structure: Structure) -> Frozen:
+        """What is frozen."""
+        if not self._names:
+            return Frozen()
+        whole = sum(tensor.numel() for tensor in structure.owner)
+        resting = sum(tensor.numel() for tensor, name in structure.owner.items() if name in self._names)
+        trained = {name for tensor, name in structure.owner.items() if tensor.requires_grad}
+        return Frozen(self._names, resting / whole, self._work.saved(structure, trained))
+
+    def settle(self, structure: Structure, wanted: Mapping[str, Sequence[Freezer]]) -> None:
+        """Freeze what is wanted, and thaw what was frozen for somebody who does not want it any more.
+
+        Args:
+            structure: The components.
+            wanted: Who wants which of them frozen.
+        """
+        trainer, module = self._trainer, self._trainer.lightning_module
+        averaging = trainer.fit_loop._skip_backward  # the epoch in which SWA computes the statistics of all norms anew
+        if module._param_requires_grad_state or (wanted, structure, averaging) == self._settled:
+            return  # an optimizer is toggled, so flags are not what they are; or there is nothing new
+        self._settled = (wanted, structure, averaging)
+        if not wanted and not self._names:
+            return
+        if wanted and (found := obstacle(trainer)) is not None:
+            self._warn(f"freezing is by lr 0 under {found}, which would not follow it: the work is not saved")
+            return
+        names = wanted.keys() - self._spared(structure, wanted)
+        if names - self._names:
+            self._work.watch(module)
+        self._names = frozenset(names)
+        changed = self._switch({tensor for name in names for tensor in structure.parameters[name].values()})
+        still = {name for name in names if not averaging and any(one.norm == "eval" for one in wanted[name])}
+        self._norms.hold([layer for layer, name in norm_layers(module, structure).items() if name in still])
+        released = {name for name in names if any(one.release_state for one in wanted[name])}
+        tensors = {tensor for name in released for tensor in structure.parameters[name].values()}
+        self._parking.park(trainer.optimizers, tensors)
+        if changed:
+            wrap_anew(trainer, names)
+
+    def count(self, structure: Structure) -> None:
+        """A batch is over: note how much work each component was."""
+        self._work.count(self._trainer.lightning_module, structure)
+
+    def thaw(self) -> None:
+        """Thaw everything until it is settled anew."""
+        self._switch(set())
+        self._norms.release()
+        self._parking.park([], set())
+        self._names, self._settled = frozenset(), ()
+
+    def leave(self, module: nn.Module) -> None:
+        """The fit is over: its gradients stay off until another one starts, norm layers follow ``train()`` again."""
+        for part in module.modules():
+            if names := [name for name, tensor in part._parameters.items() if tensor in self._tensors]:
+                vars(part)[MARK] = names
+        self._norms.release()
+        self._parking.park([], set())
+        self._work.stop()
+
+    def _switch(self, frozen: set[nn.Parameter]) -> bool:
+        """Have these without gradients, and those of earlier times with; tell if there was any difference."""
+        thawed = self._tensors - frozen
+        for tensor in thawed:
+            tensor.requires_grad_(True)
+        stopped = {tensor for tensor in frozen if tensor.requires_grad}
+        for tensor in stopped:
+            tensor.requires_grad_(False)
+            tensor.grad = None  # or the optimizer would go on with it
+        self._tensors = (self._tensors & frozen) | stopped
+        return bool(thawed or stopped)
+
+    def _spared(self, structure: Structure, wanted: Mapping[str, object]) -> set[str]:
+        """The last component of each optimizer that would have none left: without any, backward would raise."""
+        spared = set()
+        for optimizer in self._trainer.optimizers:
+            trainable = {
+                structure.owner[tensor]
+                for group in optimizer.param_groups
+                for tensor in group["params"]
+                if tensor in structure.owner and (tensor.requires_grad or tensor in self._tensors)
+            }
+            if trainable and trainable <= wanted.keys():
+                last = [name for name in structure.components if name in trainable][-1]
+                spared.add(last)
+                self._warn(
+                    f"all components of {type(optimizer).__name__} are to be frozen, but without a gradient the "
+                    f"backward pass would raise: {last!r} has lr 0 instead. Let late components train, or end the "
+                    "training there."
+                )
+        return spared
+
+    def _warn(self, message: str) -> None:
+        """Say it once in a fit."""
+        if message not in self._warned:
+            self._warned.add(message)
+            rank_zero_warn(message)
+
+
+def thaw_leftovers(module: nn.Module) -> None:
+    """Thaw what an earlier fit has left frozen, also in a copy of its module."""
+    for part in module.modules():
+        for name in vars(part).pop(MARK, ()):
+            if (tensor := part._parameters.get(name)) is not None:
+                tensor.requires_grad_(True)

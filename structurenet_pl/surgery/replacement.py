@@ -65,6 +65,11 @@ def wrapped(optimizer: Optimizer) -> list[Optimizer]:
     return [optimizer, *(value for value in vars(optimizer).values() if isinstance(value, Optimizer))]
 
 
+def faces(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimizer and those that it wraps, but for wrappers that lack the hooks of a torch optimizer."""
+    return [face for face in wrapped(optimizer) if hasattr(face, "_optimizer_state_dict_post_hooks")]
+
+
 def _replace_in(
     group: dict[str, Any], successors: Mapping[nn.Parameter, Successor | None], structure: Structure
 ) -> None:
