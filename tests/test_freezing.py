@@ -468,7 +468,7 @@ def test_work_of_convolutions_lookups_and_attention():
 
 def test_files_of_released_state_are_gone_after_the_fit(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    seen = See(lambda trainer, module: [path for path in Path(tmp_path).rglob("*.pt")])
+    seen = See(lambda trainer, module: list(Path(tmp_path).rglob("*.pt")))
     trainer = fit(Normed(), [ProgressiveFreeze(REST, release_state=True), seen], epochs=2)
     assert len(seen.in_epoch(1)[0]) == 6  # momentum of two linear and one affine norm layer
     assert list(tmp_path.iterdir()) == []
