@@ -57,18 +57,22 @@ class Boards(dict[Optimizer, Board]):
         """What may hold lists by group: the schedulers of an optimizer, and it itself (``base_lrs`` of AdaBound)."""
         return [*self.schedulers(optimizer), optimizer]
 
-    def schedulers(self, optimizer: Optimizer) -> list[Any]:
+    def schedulers(self, optimizer: Optimizer, everywhere: bool = True) -> list[Any]:
         """The schedulers of an optimizer: those that Lightning knows, and those that module or callbacks step."""
         known = [config.scheduler for config in self._trainer.lr_scheduler_configs]
-        keepers = [self._trainer.lightning_module, *self._trainer.callbacks]
+        keepers = [self._trainer.lightning_module, *self._trainer.callbacks] if everywhere else []
         kept = [scheduler for keeper in keepers for scheduler in _schedulers_in(vars(keeper).values())]
         mine = [scheduler for scheduler in [*known, *kept] if _optimizer_of(scheduler) in wrapped(optimizer)]
         return list({id(scheduler): scheduler for scheduler in mine}.values())
 
-    def bind(self) -> None:
-        """Keep all schedulers on base lrs, those included that have been put in place of others."""
+    def bind(self, everywhere: bool = True) -> None:
+        """Keep all schedulers on base lrs, those included that have been put in place of others.
+
+        Args:
+            everywhere: Whether to look for those that module and callbacks keep, too, which takes its time.
+        """
         for optimizer, board in self.items():
-            for scheduler in self.schedulers(optimizer):
+            for scheduler in self.schedulers(optimizer, everywhere):
                 board.bind(scheduler)
 
     def take_over(self) -> None:

@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 
 from structurenet_pl.boards import CHECKPOINT_KEY, Boards
 from structurenet_pl.by_hand import ByHand
-from structurenet_pl.checks import check_fit, check_outermost, shared_basis, warn_too_late
-from structurenet_pl.companions import Rear, companions, patterns_of
+from structurenet_pl.checks import check_fit, check_outermost, warn_too_late
+from structurenet_pl.companions import Companion, Rear, companions, patterns_of
 from structurenet_pl.components import Structure
 from structurenet_pl.density import Densities
 from structurenet_pl.events import Clock, Component, Moment, no_density
@@ -42,6 +42,7 @@ class Driver(Callback):
     def __init__(self) -> None:
         self._rear = Rear(self.before_step, self.meet)
         self._by_hand = ByHand(self._act_by_hand)
+        self._companions: list[Companion] = []
         self.factors = Factors()
         self.boards = Boards(None)
         self.structure = Structure({}, {}, {})
@@ -63,11 +64,6 @@ class Driver(Callback):
     def of(trainer: Trainer) -> "Driver | None":
         """The driver of a Trainer, None if nothing needed one."""
         return next((callback for callback in trainer.callbacks if isinstance(callback, Driver)), None)
-
-    @property
-    def notes(self) -> list[str]:
-        """What a user should know about the factors together."""
-        return shared_basis(self.factors.basis, self.factors.acting)
 
     @property
     def frozen(self) -> Frozen:
@@ -129,6 +125,7 @@ class Driver(Callback):
                 redate_log(pl_module)
             with grown_alike(trainer.callbacks, pl_module):
                 pass  # copies from before the log was dated anew, or from before anybody followed
+        self._companions = companions(trainer)
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
         self._find_structure(trainer, pl_module)
         self.boards.take_over()
@@ -168,7 +165,7 @@ class Driver(Callback):
         """Structure stands still from here to the end of the batch."""
         self._by_hand.done = False
         self._step_before = trainer.global_step
-        self.boards.bind()
+        self.boards.bind(everywhere=batch_idx == 0)
         if self.boards.adopt(self.structure, self.factors.split_1d):
             self.factors.look_at(self.structure.spine)
         self._settle(trainer)
@@ -182,7 +179,7 @@ class Driver(Callback):
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Nobody has a say in gradients and lrs after this."""
         self._refresh(trainer)
-        for callback in companions(trainer):
+        for callback in self._companions:
             callback.before_step(trainer, pl_module, optimizer)
 
     def on_train_batch_end(

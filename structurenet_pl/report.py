@@ -11,6 +11,7 @@ from rich.table import Table
 from torch.optim import Optimizer
 
 from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
+from structurenet_pl.checks import shared_basis
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Clock, Component
 from structurenet_pl.lightning import Trainer
@@ -138,6 +139,7 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
     console.width = max(before, console.measure(table, options=unlimited).maximum)
     console.print(table)
     console.width = before
-    for note in cast(Driver, Driver.of(trainer)).notes:
+    factors = cast(Driver, Driver.of(trainer)).factors
+    for note in shared_basis(factors.basis, factors.acting):
         console.print(note, soft_wrap=True)
     return found
