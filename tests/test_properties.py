@@ -22,6 +22,7 @@ from structurenet_pl import (
     GrowthMixin,
     GrowthResponder,
     LARSScaler,
+    ProgressiveFreeze,
     Warmup,
     came_from,
     growth,
@@ -36,6 +37,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:component patterns",  # some are never born
     "ignore:the optimizer state '(row|col)_var'",  # with one entry it cannot be told what it is an average of
     "ignore:A `OneCycleLR` scheduler is using 'interval'",  # here it may
+    "ignore:all components of .* are to be frozen",  # there may be just one
 )
 
 EPOCHS, STEPS = 4, 2
@@ -54,7 +56,10 @@ FACTORS = {
     "age": lambda: [Warmup(2), AgeDecay(0.5)],
     "growth": lambda: [GrowthResponder(recovery=1.5), DepthDecay()],
     "norms": lambda: [LARSScaler(trust_coefficient=0.1, clip=1.0)],
+    "freeze": lambda: [ProgressiveFreeze(PHASES), StandsStill()],
+    "freeze released": lambda: [ProgressiveFreeze(PHASES, unit="step", release_state=True), StandsStill()],
 }
+PHASES = [("all", 0, 1.0, 1.0, 0), ("early", 1, 0.0, 1.0, 0.7), ("late", 2, 1.0, 0.0, 1), ("thaw", 3, 0.5, 1.0, 1)]
 
 
 class Recipe(NamedTuple):
@@ -357,6 +362,31 @@ class Plan(Callback):
         check_bookkeeping(trainer, pl_module)
 
 
+class StandsStill(Callback):
+    """Checks at every step that what has factor 0 is frozen, and that no byte of it moves."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        driver = Driver.of(trainer)
+        (board,) = driver.boards.values()
+        at_rest = {slot.component for slot in board.slots.values() if 0.0 in board.factors(slot.name).values()}
+        frozen = driver.frozen.components
+        spared = at_rest - frozen
+        assert frozen <= at_rest
+        assert not spared or (len(spared) == 1 and at_rest == driver.structure.components.keys())
+        for tensor, name in driver.structure.owner.items():
+            assert tensor.requires_grad == (name not in frozen)
+            assert name not in frozen or tensor.grad is None
+        paths = tuple(path for name in frozen for path in driver.structure.parameters[name])
+        self.modules = {path.rpartition(".")[0] for path in paths}
+        self.before = self.bytes(pl_module)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        assert_same(self.before, self.bytes(pl_module))
+
+    def bytes(self, net):
+        return {path: weights(net.get_submodule(path)) for path in self.modules}
+
+
 def check_bookkeeping(trainer, net):
     """Law 9: every parameter stands in one group; state and schedulers fit."""
     (optimizer,) = trainer.optimizers
@@ -401,7 +431,7 @@ def train(recipe, plan, factors="none", callbacks=(), ckpt_path=None, **kwargs):
     seed_everything(1, verbose=False)
     net, trace = Living(recipe), Trace()
     plan = plan if isinstance(plan, Plan) else Plan(plan)
-    everything = [plan, *FACTORS[factors](), trace, *callbacks]
+    everything = [*FACTORS[factors](), plan, trace, *callbacks]
     data = loader(STEPS, shuffle=kwargs.pop("shuffle", True))
     trainer = fit(net, everything, EPOCHS, ckpt_path, data=data, **kwargs)
     return net, trainer, trace.rows
@@ -411,7 +441,7 @@ def train(recipe, plan, factors="none", callbacks=(), ckpt_path=None, **kwargs):
 
 
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided")
-@examples(30)
+@examples(40)
 @given(recipe=recipes, plan=plans(GROW), factors=st.sampled_from(sorted(FACTORS)), stop=st.integers(0, EPOCHS - 2))
 def test_resumed_equals_uninterrupted(recipe, plan, factors, stop):
     """Law 6, and law 9 on the way."""
