@@ -1,5 +1,6 @@
 """How much of the work of a training step each component is."""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -69,7 +70,7 @@ class Work:
         forward = sum(counted.values())
 
         def cost(trained: Collection[str]) -> int:
-            first = min(depths[name] for name in trained)
+            first = min((depths[name] for name in trained), default=math.inf)
             weights = sum(counted[name] for name in trained)
             return forward + weights + sum(count for name, count in counted.items() if depths[name] > first)
 
