@@ -68,16 +68,14 @@ class Normed(Grown):
 
 
 class Statistics(Callback):
-    """The buffers of both norms at the start of every epoch and at the end, and the modes they are in."""
+    """The buffers of both norms at the end of every epoch."""
 
     def __init__(self):
         self.rows = []
 
-    def note(self, trainer, pl_module):
+    def on_train_epoch_end(self, trainer, pl_module):
         norms = [part for part in pl_module.body if isinstance(part, nn.BatchNorm1d)]
         self.rows.append([{name: value.clone() for name, value in norm.named_buffers()} for norm in norms])
-
-    on_train_epoch_start = on_train_end = note
 
 
 class EachItsOwn(LRFactor):
@@ -140,7 +138,6 @@ TRAINS = {
     "static-epoch": row(by_epoch, ddp={"static_graph": True}),
     "view": row(by_step, ddp={"gradient_as_bucket_view": True}),
     "view-accumulate": row(by_step, ddp={"gradient_as_bucket_view": True}, accumulate_grad_batches=2),
-    "no-sync": row(by_step, ddp={"init_sync": True, "broadcast_buffers": False}),
     "by-hand": patched(by_epoch),
     "by-hand-step": patched(by_step),
     "validation": ASKED,

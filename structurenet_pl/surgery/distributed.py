@@ -107,12 +107,7 @@ def wrap_anew(trainer: Trainer, frozen: Iterable[str]) -> None:
     if isinstance(strategy.model, DistributedDataParallel):
         when = f"freezing at step {trainer.global_step}"
         _check_same(_gather(dict.fromkeys(sorted(frozen), "frozen")), when)
-        settings = strategy._ddp_kwargs
-        strategy._ddp_kwargs = settings | {"init_sync": False}  # or all would get the running statistics of rank 0
-        try:
-            _wrap(strategy)
-        finally:
-            strategy._ddp_kwargs = settings
+        _wrap(strategy)
 
 
 def _wrap(strategy: Any) -> None:

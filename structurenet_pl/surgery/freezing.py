@@ -122,10 +122,10 @@ class Freezing:
         """Have these without gradients, and those of earlier times with; tell if there was any difference."""
         thawed = self._tensors - frozen
         for tensor in thawed:
-            tensor.requires_grad_(True)
+            tensor.requires_grad = True
         stopped = {tensor for tensor in frozen if tensor.requires_grad}
         for tensor in stopped:
-            tensor.requires_grad_(False)
+            tensor.requires_grad = False  # the method is refused by those of lazy modules
             tensor.grad = None  # or the optimizer would go on with it
         self._tensors = (self._tensors & frozen) | stopped
         return bool(thawed or stopped)
