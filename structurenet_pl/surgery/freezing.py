@@ -161,14 +161,13 @@ def thaw_leftovers(module: nn.Module) -> None:
     """Thaw what an earlier fit has left frozen, also in a copy that was made of its module at any time."""
     release_copies(module)
     for part in module.modules():
-        for name in vars(part).pop(MARK, ()):
-            if (tensor := part._parameters.get(name)) is not None:
-                tensor.requires_grad_(True)
+        for tensor in vars(part).pop(MARK, ()):
+            tensor.requires_grad = True
 
 
 def _mark(module: nn.Module, frozen: set[nn.Parameter]) -> None:
     """Note what we have frozen where copies of the module carry it along."""
     for part in module.modules():
         vars(part).pop(MARK, None)
-        if names := [name for name, tensor in part._parameters.items() if tensor in frozen]:
-            vars(part)[MARK] = names
+        if marked := [tensor for tensor in part._parameters.values() if tensor in frozen]:
+            vars(part)[MARK] = marked
