@@ -44,7 +44,7 @@ class Work:
         counted: Counter[str] = Counter()
         for name, tensors in structure.parameters.items():
             for path, tensor in tensors.items():
-                around = [places[outer] for outer in reversed(["", *lineage(path)[:-1]])]
+                around = [places[outer] for outer in reversed(["", *lineage(path)[:-1]]) if outer in places]
                 used = next((self._positions[part] for part in around if part in self._positions), 0)
                 lookup = isinstance(around[0], nn.Embedding | nn.EmbeddingBag)
                 counted[name] += 0 if tensor.ndim < 2 or lookup else used * tensor.numel()

@@ -281,8 +281,8 @@ def train(row, rank=0, world=1, more=(), ckpt_path=None, epochs=EPOCHS):
     make, ddp, around = row.pop("make", Grown), row.pop("ddp", {}), row.pop("around", nullcontext)
     mine = row.pop("callbacks", list)()
     look = Look()
-    kind = row.pop("strategy", DDPStrategy)
-    if world > 1:
+    kind = row.pop("strategy", DDPStrategy if world > 1 else None)
+    if kind is not None:
         row["strategy"] = kind(**ddp, process_group_backend="gloo", timeout=timedelta(seconds=30))
     torch.manual_seed(1)
     module = make(scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS))

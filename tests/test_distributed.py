@@ -25,22 +25,22 @@ def free_port():
         return str(listener.getsockname()[1])
 
 
-def both(part, folder):
-    """What two processes make of a part of the worker, by rank. They run into a timeout rather than wait forever."""
+def both(part, folder, worker=ddp_worker, world=ddp_worker.WORLD):
+    """What two processes make of a part of a worker, by rank. They run into a timeout rather than wait forever."""
     place = {key: value for key, value in os.environ.items() if key != "PL_GLOBAL_SEED"}  # equal seeds would hide a lot
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "NODE_RANK": "0"}
-    command = [sys.executable, "-W", "ignore", str(WORKER), part, str(folder)]
+    command = [sys.executable, "-W", "ignore", worker.__file__, part, str(folder)]
     processes = [
         subprocess.Popen(command, env=place | {"LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(ddp_worker.WORLD)
+        for rank in range(world)
     ]
     try:
         said = [process.communicate(timeout=600)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
-    return [torch.load(folder / f"{part}-{rank}.pt", weights_only=False) for rank in range(ddp_worker.WORLD)]
+    assert [process.returncode for process in processes] == [0] * world, said
+    return [torch.load(folder / f"{part}-{rank}.pt", weights_only=False) for rank in range(world)]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""Train 2N == train N, save, resume in a fresh process, N more: every kind of growth, from anywhere in an epoch."""
+"""Train 2N == train N, save, resume in a fresh process, N more: every kind of growth, from anywhere in an epoch.
+
+Some of it grows while its first half is frozen, from before the growth till after it.
+"""
 
 import subprocess
 import sys
@@ -12,7 +15,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from helpers import LRTrace, Plain, assert_same, fit
-from structurenet_pl import DepthDecay, GrowEvery, GrowthMixin, GrowthResponder, Warmup, growth, widen
+from structurenet_pl import (
+    DepthDecay,
+    GrowEvery,
+    GrowthMixin,
+    GrowthResponder,
+    ProgressiveFreeze,
+    Warmup,
+    growth,
+    widen,
+)
 
 BATCHES, EPOCHS = 6, 4
 STOP = {"epoch end": 2, "within an epoch": 15}  # in epochs, in steps
@@ -28,7 +40,8 @@ OPTIMIZERS = {
 }
 EVENTS = ["add", "insert", "widen_linear", "widen_conv", "remove"]
 WHEN = {"before": -1, "at": 0, "after": 1}
-ROWS = {"-".join(row): row for row in product(OPTIMIZERS, EVENTS, WHEN, STOP)}
+FROZEN = product(["sgd", "adamw fused"], ["insert", "widen_conv"], WHEN, STOP, ["kept", "released"])
+ROWS = {"-".join(row): row for row in [*product(OPTIMIZERS, EVENTS, WHEN, STOP), *FROZEN]}
 
 
 class Net(GrowthMixin, Plain):
@@ -98,8 +111,15 @@ class Loader:
         self.resumed = 0 < self.position < BATCHES
 
 
+def frozen(unit, growth, states):
+    """The first four components, from an epoch or two steps before a growth on."""
+    early, late = (1, 1) if unit == "epoch" else (2, 4)
+    phases = [("all", 0, 1.0, 1.0, 0), ("rest", growth - early, 0.0, 1.0, 4), ("thaw", growth + late, 1.0, 1.0, 0)]
+    return ProgressiveFreeze(phases[growth == early :], unit, release_state=states == "released")
+
+
 def start(row, callbacks=(), epochs=EPOCHS, ckpt_path=None, **kwargs):
-    name, event, when, stop = row
+    name, event, when, stop, *states = row
     unit = "epoch" if stop == "epoch end" else "step"
     module = Net(
         optimizer=OPTIMIZERS[name],
@@ -107,7 +127,9 @@ def start(row, callbacks=(), epochs=EPOCHS, ckpt_path=None, **kwargs):
     )
     record = LRTrace()
     factors = [Warmup(2), DepthDecay(), GrowthResponder(recovery=1.0)]
-    grow = GrowEvery(event, STOP[stop] + WHEN[when] * (1 if unit == "epoch" else 5), unit=unit, limit=1)
+    at = STOP[stop] + WHEN[when] * (1 if unit == "epoch" else 5)
+    grow = GrowEvery(event, at, unit=unit, limit=1)
+    factors += [frozen(unit, at, each) for each in states]
     trainer = fit(module, [grow, *factors, record, *callbacks], epochs, ckpt_path, data=Loader(), **kwargs)
     optimizer = trainer.optimizers[0]
     for group in optimizer.param_groups if name == "adafactor" else ():
@@ -117,6 +139,7 @@ def start(row, callbacks=(), epochs=EPOCHS, ckpt_path=None, **kwargs):
         "optimizer": optimizer.state_dict(),
         "lrs": [float(group["lr"]) for group in optimizer.param_groups],
         "rows": record.rows,
+        "trained": [name for name, tensor in module.named_parameters() if tensor.requires_grad],
     }
 
 
@@ -127,11 +150,11 @@ def resumed(tmp_path_factory):
     torch.set_num_threads(1)
     for name, row in ROWS.items():
         seed_everything(1, verbose=False)
-        within = row[-1] == "within an epoch"
-        when = {"every_n_train_steps": STOP[row[-1]]} if within else {"save_on_train_epoch_end": True}
+        within = row[3] == "within an epoch"
+        when = {"every_n_train_steps": STOP[row[3]]} if within else {"save_on_train_epoch_end": True}
         save = ModelCheckpoint(folder / name, filename="half", **when)
-        steps = {"max_steps": STOP[row[-1]]} if within else {}
-        start(row, [save], epochs=EPOCHS if within else STOP[row[-1]], enable_checkpointing=True, **steps)
+        steps = {"max_steps": STOP[row[3]]} if within else {}
+        start(row, [save], epochs=EPOCHS if within else STOP[row[3]], enable_checkpointing=True, **steps)
     worker = Path(__file__).with_name("resume_matrix_worker.py")
     subprocess.run([sys.executable, str(worker), str(folder)], check=True, timeout=600)
     return {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in ROWS}
@@ -145,6 +168,7 @@ def test_resumed_equals_uninterrupted(resumed, name):
     assert 0 < len(second["rows"]) < len(whole["rows"])
     assert second["rows"] == whole["rows"][-len(second["rows"]) :]
     assert second["lrs"] == whole["lrs"]
+    assert second["trained"] == whole["trained"]
     assert_same(second["optimizer"], whole["optimizer"])
     assert_same(second["weights"], whole["weights"])
     assert "growth_log" in whole["weights"]

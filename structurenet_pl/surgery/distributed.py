@@ -103,10 +103,11 @@ def wrap_anew(trainer: Trainer, frozen: Iterable[str]) -> None:
     Raises:
         RuntimeError: On every rank, if they freeze different components.
     """
-    if several(trainer):
+    strategy = trainer.strategy
+    if isinstance(strategy.model, DistributedDataParallel):
         when = f"freezing at step {trainer.global_step}"
         _check_same(_gather(dict.fromkeys(sorted(frozen), "frozen")), when)
-        _wrap(trainer.strategy)
+        _wrap(strategy)
 
 
 def _wrap(strategy: Any) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from structurenet_pl.components import Structure
 from structurenet_pl.lightning import Trainer, rank_zero_warn
 from structurenet_pl.surgery.distributed import obstacle, wrap_anew
-from structurenet_pl.surgery.norm_layers import HeldNorms, norm_layers
+from structurenet_pl.surgery.norm_layers import HeldNorms, norm_layers, release_copies
 from structurenet_pl.surgery.parking import Parking
 from structurenet_pl.work import Work
 
@@ -49,6 +49,7 @@ class Freezing:
         self._settled: tuple[object, ...] = ()
         self._names: frozenset[str] = frozenset()
         self._tensors: set[nn.Parameter] = set()
+        self._loose = False  # whether something was thawed that has not been settled since
         self._norms = HeldNorms()
         self._parking = Parking()
         self._work = Work()
@@ -75,7 +76,7 @@ class Freezing:
         if module._param_requires_grad_state or (wanted, structure, averaging) == self._settled:
             return  # an optimizer is toggled, so flags are not what they are; or there is nothing new
         self._settled = (wanted, structure, averaging)
-        if not wanted and not self._names:
+        if not (wanted or self._names or self._loose):
             return
         if wanted and (found := obstacle(trainer)) is not None:
             self._warn(f"freezing is by lr 0 under {found}, which would not follow it: the work is not saved")
@@ -90,8 +91,10 @@ class Freezing:
         released = {name for name in names if any(one.release_state for one in wanted[name])}
         tensors = {tensor for name in released for tensor in structure.parameters[name].values()}
         self._parking.park(trainer.optimizers, tensors)
-        if changed:
+        _mark(module, self._tensors)
+        if changed or self._loose:
             wrap_anew(trainer, names)
+        self._loose = False
 
     def count(self, structure: Structure) -> None:
         """A batch is over: note how much work each component was."""
@@ -99,17 +102,19 @@ class Freezing:
 
     def thaw(self) -> None:
         """Thaw everything until it is settled anew."""
-        self._switch(set())
-        self._norms.release()
-        self._parking.park([], set())
+        if self._names:
+            module = self._trainer.lightning_module
+            self._switch(set())
+            _mark(module, set())
+            self._norms.release(module.training)
+            self._parking.park([], set())
+            self._loose = True
         self._names, self._settled = frozenset(), ()
 
     def leave(self, module: nn.Module) -> None:
         """The fit is over: its gradients stay off until another one starts, norm layers follow ``train()`` again."""
-        for part in module.modules():
-            if names := [name for name, tensor in part._parameters.items() if tensor in self._tensors]:
-                vars(part)[MARK] = names
-        self._norms.release()
+        self._norms.release(module.training)
+        self._norms = HeldNorms()
         self._parking.park([], set())
         self._work.stop()
 
@@ -117,10 +122,10 @@ class Freezing:
         """Have these without gradients, and those of earlier times with; tell if there was any difference."""
         thawed = self._tensors - frozen
         for tensor in thawed:
-            tensor.requires_grad_(True)
+            tensor.requires_grad = True
         stopped = {tensor for tensor in frozen if tensor.requires_grad}
         for tensor in stopped:
-            tensor.requires_grad_(False)
+            tensor.requires_grad = False  # the method is refused by those of lazy modules
             tensor.grad = None  # or the optimizer would go on with it
         self._tensors = (self._tensors & frozen) | stopped
         return bool(thawed or stopped)
@@ -153,8 +158,16 @@ class Freezing:
 
 
 def thaw_leftovers(module: nn.Module) -> None:
-    """Thaw what an earlier fit has left frozen, also in a copy of its module."""
+    """Thaw what an earlier fit has left frozen, also in a copy that was made of its module at any time."""
+    release_copies(module)
     for part in module.modules():
-        for name in vars(part).pop(MARK, ()):
-            if (tensor := part._parameters.get(name)) is not None:
-                tensor.requires_grad_(True)
+        for tensor in vars(part).pop(MARK, ()):
+            tensor.requires_grad = True
+
+
+def _mark(module: nn.Module, frozen: set[nn.Parameter]) -> None:
+    """Note what we have frozen where copies of the module carry it along."""
+    for part in module.modules():
+        vars(part).pop(MARK, None)
+        if marked := [tensor for tensor in part._parameters.values() if tensor in frozen]:
+            vars(part)[MARK] = marked

@@ -1,0 +1,173 @@
+"""Freezing beside what people do in the middle of a fit, and after it."""
+
+import copy
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from helpers import Plain, fit, loader
+from structurenet_pl import ProgressiveFreeze
+from structurenet_pl.driver import Driver
+from test_freezing import REST, THAW, Grows, KeepBytes, Normed, See, modes, moved, parameters, trainable
+
+FROZEN = [("rest", 0, 0.0, 1.0, 2)]
+
+
+class WithTest(Normed):
+    def test_step(self, batch, batch_idx):
+        self(batch[0])
+
+
+class Validated(Grows):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.insert(at=0)
+
+    def validation_step(self, batch, batch_idx):
+        self(batch[0])
+
+
+class GrowsIn(Callback):
+    """Adds a neck in the second epoch."""
+
+    def __init__(self, hook):
+        setattr(self, hook, self.grow)
+
+    def grow(self, trainer, pl_module, *args):
+        if trainer.current_epoch == 1 and len(pl_module.necks) == 0:
+            pl_module.add_neck()
+
+
+def in_training(module):
+    return [name for name, part in module.named_modules() if part.training]
+
+
+@pytest.mark.parametrize("hook", ["on_validation_start", "on_validation_batch_start", "on_validation_batch_end"])
+def test_growth_within_a_validation_leaves_the_statistics_of_what_is_frozen(hook):
+    net, keep = Validated(), KeepBytes()
+    freeze = ProgressiveFreeze([("rest", 0, 0.0, 1.0, -1)])
+    fit(net, [freeze, GrowsIn(hook), keep], validation=loader(3, shuffle=False))
+    assert len(net.necks) == 1
+    assert moved(keep.epochs[0], keep.epochs[-1], "body", "patches") == set()
+
+
+def test_a_thaw_by_growth_at_the_end_of_a_validation_puts_norms_back_in_training():
+    net = Validated()
+    freeze = ProgressiveFreeze([("rest", 0, 0.0, 1.0, -1), ("thaw", 2, 1.0, 1.0, 0)], unit="generation")
+    see = See(lambda trainer, module: (module.patches[0][1].training, module.patches[0][1].weight.requires_grad))
+    fit(net, [freeze, GrowsIn("on_validation_end"), see], validation=loader(1, shuffle=False))
+    assert [set(see.in_epoch(epoch)) for epoch in range(4)] == [{(False, False)}] * 2 + [{(True, True)}] * 2
+
+
+def test_norms_follow_eval_when_the_fit_is_over():
+    class Evaluates(Callback):
+        def on_train_end(self, trainer, pl_module):
+            pl_module.eval()
+
+    module = WithTest()
+    trainer = fit(module, [ProgressiveFreeze(REST), Evaluates()], epochs=2)
+    assert in_training(module) == []
+    module.train()
+    assert in_training(module) == [name for name, _ in module.named_modules()]
+    for mode in (False, True):
+        module.train(mode)
+        before = in_training(module)
+        trainer.test(module, loader(1, shuffle=False), verbose=False)
+        assert in_training(module) == before
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_copy_from_a_frozen_phase_is_trained_as_any_other(copied):
+    class Copies(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            if trainer.global_step == 6:
+                pl_module.trainer = None
+                self.copy = copied(pl_module)
+                pl_module.trainer = trainer
+
+    module, copies = Normed(optimizer=partial(torch.optim.AdamW, lr=0.01)), Copies()
+    fit(module, [ProgressiveFreeze(REST), copies], epochs=3)
+    flags, mode = See(trainable), See(modes)
+    assert trainable(None, copies.copy) == parameters(module, "body.5", "head")
+    fit(copies.copy, [ProgressiveFreeze(THAW), flags, mode], epochs=2)
+    assert flags.in_epoch(0)[0] == parameters(module, "body", "head")
+    assert flags.in_epoch(1)[0] == parameters(module, "body.5", "head")
+    assert mode.in_epoch(0)[0] == [True] * 5
+    assert mode.in_epoch(1)[0] == [False] * 3 + [True] * 2
+
+
+class OwnNorm(nn.Module):
+    """A norm layer that is none of torch's."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x):
+        if self.training:
+            self.running_var = 0.9 * self.running_var + 0.1 * x.detach().var(0)
+        return self.scale * x / self.running_var.sqrt()
+
+
+@pytest.mark.parametrize("norm", ["eval", "train"])
+def test_spectral_norms_and_norms_that_are_not_from_torch_are_held_too(norm):
+    module, keep = Plain(), KeepBytes()
+    module.body[0] = parametrizations.spectral_norm(module.body[0])
+    module.body[3] = nn.utils.spectral_norm(module.body[3])
+    module.body[4] = OwnNorm(8)
+    fit(module, [ProgressiveFreeze([("rest", 0, 0.0, 1.0, -1)], norm=norm), keep], epochs=2)
+    gather = {f"body.0.parametrizations.weight.0._{vector}" for vector in "uv"} | {"body.3.weight_u", "body.3.weight_v"}
+    assert moved(keep.epochs[0], keep.epochs[-1], "body") - {"body.3.weight"} == (
+        set() if norm == "eval" else gather | {"body.4.running_var"}
+    )
+
+
+def test_what_was_frozen_can_be_asked_for_when_nothing_is_trained_any_more():
+    module = Normed()
+    trainer = fit(module, [ProgressiveFreeze(REST)], epochs=2)
+    module.freeze()
+    assert Driver.of(trainer).frozen.components == {"body.0", "body.1"}
+
+
+@pytest.mark.filterwarnings("ignore:.*(Lazy modules are a new feature|uninitialized|contains an uninitialized)")
+def test_lazy_modules_are_frozen_before_they_know_their_shape():
+    module, flags = Plain(), See(trainable)
+    module.body = nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.ReLU(), nn.Linear(8, 8))
+    fit(module, [ProgressiveFreeze(FROZEN), flags], epochs=1)
+    assert set(map(frozenset, flags.in_epoch(0))) == {frozenset(parameters(module, "body.3", "head"))}
+
+
+class EpochToggled(Normed):
+    """One optimizer in each epoch, toggled from its start to its end."""
+
+    automatic_optimization = False
+
+    def on_train_epoch_start(self):
+        self.toggle_optimizer(self.optimizers()[self.current_epoch % 2])
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()[self.current_epoch % 2]
+        optimizer.zero_grad()
+        self.manual_backward(nn.functional.cross_entropy(self(batch[0]), batch[1]))
+        optimizer.step()
+
+    def on_train_epoch_end(self):
+        self.untoggle_optimizer(self.optimizers()[self.current_epoch % 2])
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part, lr=0.1) for part in (self.parameters(), self.head.parameters())]
+
+
+def test_an_optimizer_that_is_toggled_for_a_whole_epoch():
+    module, flags = EpochToggled(), See(trainable)
+    fit(module, [ProgressiveFreeze(THAW), flags, keep := KeepBytes()], epochs=5)
+    whole, late = parameters(module, "body", "head"), parameters(module, "body.5", "head")
+    head = parameters(module, "head")
+    assert [seen for _, seen in flags.seen[::4]] == [whole, head, late, head, whole]
+    assert moved(keep.epochs[1], keep.epochs[3], "body.0", "body.1") == set()

@@ -1,0 +1,87 @@
+"""Freezing under DDP, two gloo processes: ranks stay equal to the last bit through freeze, growth and thaw."""
+
+import pytest
+import torch
+
+import freezing_worker
+from ddp_worker import train
+from freezing_worker import NORMED, RESUMED, TRAINS
+from helpers import assert_same
+from test_distributed import apart, both
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("freezing")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder):
+    return both("first", folder, freezing_worker)
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_ranks_are_equal_to_the_last_bit(ranks, name):
+    first, second = (rank[name] for rank in ranks)
+    assert (first["error"], second["error"]) == (None, None)
+    assert first["log"], "it should have grown while something was frozen"
+    for part in ("weights", "optimizer", "log"):
+        assert_same(first[part], second[part])
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_equal_to_one_process_on_the_same_batches(ranks, name):
+    torch.set_num_threads(1)
+    alone = train({key: value for key, value in TRAINS[name].items() if key != "ddp"})
+    assert alone["error"] is None
+    assert alone["log"] == ranks[0][name]["log"]
+    assert apart(alone, ranks[0][name]) < 1e-5
+
+
+def test_without_our_wrapping_at_the_thaw_the_ranks_go_apart(ranks):
+    assert apart(*(rank["control"] for rank in ranks)) > 1e-3
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_norms_hold_the_statistics_of_their_rank(ranks, name):
+    first, second = (rank[name] for rank in ranks)
+    assert (first["error"], second["error"]) == (None, None)
+    for rank in ranks:
+        (before, _), (frozen, late), (still, later), (thawed, _) = rank[name]["statistics"]
+        if name == "norms-apart" or rank is ranks[0]:  # else DDP gives it those of rank 0 in the next forward pass
+            assert_same(before, frozen)
+        assert_same(frozen, still)
+        assert not torch.equal(still["running_mean"], thawed["running_mean"])
+        assert not torch.equal(late["running_mean"], later["running_mean"])
+    means = [rank[name]["statistics"][1][0]["running_mean"] for rank in ranks]
+    assert torch.equal(*means) == (name == "norms")
+    unequal = {key for key, value in first["weights"].items() if not torch.equal(value, second["weights"][key])}
+    assert all("running" in key for key in unequal)
+
+
+def test_other_components_on_each_rank_raise_on_every_rank(ranks):
+    for rank in ranks:
+        with pytest.raises(AssertionError, match=r"freezing at step 8, rank 1 differs from rank 0 in 'body.0'"):
+            raise AssertionError(rank["own"]["error"])
+
+
+def test_a_thaw_is_followed_where_growth_has_failed_at_that_moment(ranks):
+    first, second = (rank["forgiven"] for rank in ranks)
+    assert "no room" in first["error"]
+    assert_same(first["weights"], second["weights"])
+
+
+def test_resumed_in_new_processes_bit_for_bit(ranks, folder):
+    for whole, resumed in zip(ranks, both("second", folder, freezing_worker), strict=True):
+        for name in RESUMED:
+            assert resumed[name]["error"] is None
+            for part in ("log", "weights", "optimizer", "rng"):
+                assert_same(resumed[name][part], whole[name][part])
+
+
+def test_one_process_under_ddp(folder):
+    (found,) = both("alone", folder, freezing_worker, world=1)
+    for name, one in found.items():
+        assert one["error"] is None
+        alone = train({key: value for key, value in TRAINS[name].items() if key != "ddp"})
+        assert apart(one, alone) < 1e-5
