@@ -1,6 +1,5 @@
 """The one writer of learning rates: base lr × product of factors, for one optimizer."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from structurenet_pl.factors import product
 from structurenet_pl.lightning import rank_zero_warn
 from structurenet_pl.surgery.checkpoints import split_state
 from structurenet_pl.surgery.param_groups import Slot
@@ -93,8 +93,7 @@ class Board:
         self._adopt()
         for name, values in factors.items():
             self._factors[name] = {**self._factors.get(name, {}), **values}
-            # sorted, because the last bit of a product of floats depends on the order
-            self._product[name] = math.prod(sorted(self._factors[name].values()))
+            self._product[name] = product(self._factors[name])
         if self._stale or factors:
             self._write_effective()
 

@@ -14,6 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     {"events", "lightning"},
     {"components", "rng", "norms", "successors", "snapshots", "net2net", "strata"},
+    {"plots", "reading"},
     {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"}
     | {"surgery.freezing"},
     {"methods", "trial", "surgery.distributed"},
@@ -27,9 +28,10 @@ LAYERS = [
     {"callbacks.warmup", "callbacks.sedimentary", "callbacks.responder", "callbacks.freeze", "callbacks.lars"}
     | {"callbacks.age", "callbacks.depth", "callbacks.role", "callbacks.density"}
     | {"callbacks.components", "callbacks.triggers", "callbacks.plateau", "callbacks.patience"}
-    | {"growable", "plots"},
-    {"report", "presets"},
-    {"callbacks.monitor"},
+    | {"growable"},
+    {"report", "presets", "rehearsal"},
+    {"callbacks.monitor", "previews"},
+    {"looking"},
     {""},
     {"pytorch_lightning"},
 ]

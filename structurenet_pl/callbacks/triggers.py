@@ -105,8 +105,17 @@ class GrowEvery(Trigger):
         if self.unit == "epoch":
             self._grow_if_due(pl_module, trainer.current_epoch, trainer.current_epoch + 1)
 
+    def due(self, before: int, after: int) -> int:
+        """How many growths are due when time moves on, in the trigger's unit.
+
+        Example:
+            >>> GrowEvery("add_patch", every=10, limit=3).due(before=9, after=20)
+            2
+        """
+        counts = range(before // self.every + 1, after // self.every + 1)
+        return len(counts) if self.limit is None else len([count for count in counts if count <= self.limit])
+
     def _grow_if_due(self, pl_module: LightningModule, before: int, after: int) -> None:
-        for count in range(before // self.every + 1, after // self.every + 1):
-            if self.limit is None or count <= self.limit:
-                method = growth_method(pl_module, self.growth)
-                pl_module.request_growth(GrowthRequest(method, self.complete(pl_module), by_clock=True))
+        for _ in range(self.due(before, after)):
+            method = growth_method(pl_module, self.growth)
+            pl_module.request_growth(GrowthRequest(method, self.complete(pl_module), by_clock=True))

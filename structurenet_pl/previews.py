@@ -1,0 +1,114 @@
+"""The strata of a run that has not been trained: from callbacks and growth alone."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from torch import nn
+
+from structurenet_pl.callbacks.freeze import ProgressiveFreeze
+from structurenet_pl.callbacks.triggers import GrowEvery, Trigger, check_count
+from structurenet_pl.companions import Companion
+from structurenet_pl.components import first_wins
+from structurenet_pl.events import Clock, GrowthEvent, Moment, lineage
+from structurenet_pl.factors import Factor, Factors, product
+from structurenet_pl.growing import Growing
+from structurenet_pl.lightning import Callback, rank_zero_warn
+from structurenet_pl.rehearsal import dated, rehearse
+from structurenet_pl.strata import Strata, mark
+from structurenet_pl.surgery.param_groups import Slot
+
+
+def preview(
+    callbacks: Iterable[Callback],
+    growth_log: Iterable[GrowthEvent] = (),
+    module: nn.Module | None = None,
+    epochs: int = 60,
+    steps_per_epoch: int | None = None,
+    base_lr: float | Callable[[int], float] = 1.0,
+) -> Strata:
+    """What the learning rates of a run would be, without training.
+
+    They are those that the run would have, to the last bit, but for what only training can tell: factors that go by
+    gradients or densities count as 1, and what grows by a metric does not grow. A warning names them.
+
+    Args:
+        callbacks: Those that the Trainer would get. Factors, ``Components`` and ``GrowEvery`` have a part in it.
+        growth_log: When the network grows, and what is born. Without it the module grows: as it has already, or else
+            as each ``GrowEvery`` says, on a copy.
+        module: What would be trained. Without it one component with the role ``scaffold`` stands for the founding
+            network.
+        epochs: How many there would be.
+        steps_per_epoch: Optimizer steps in an epoch; None: as in the growth log, 1 if that does not tell.
+        base_lr: What optimizer and scheduler alone would give: a number, or a function of the step.
+
+    Returns:
+        A row for each step, to be given to :func:`~structurenet_pl.plot_strata`.
+
+    Raises:
+        ValueError: If ``epochs`` or ``steps_per_epoch`` is no positive whole number.
+        RuntimeError: If the module cannot grow as the growth log says.
+
+    Example:
+        >>> from structurenet_pl import Clock, GrowthEvent, SedimentaryDecay, Warmup, preview
+        >>> log = [GrowthEvent("add_patch", {}, Clock(epoch=2), born=("patches.0",), role="patch")]
+        >>> strata = preview([Warmup(2), SedimentaryDecay([("active", 0, 1.0), ("old", 3, 0.1)])], log, epochs=5)
+        >>> strata.components
+        ('founding network', 'patches.0')
+        >>> strata.lrs.tolist()
+        [[1.0, 1.0, 1.0, 0.1, 0.1], [nan, nan, 0.25, 0.5, 0.5]]
+    """
+    callbacks = list(callbacks)
+    log = tuple(growth_log or getattr(module, "growth_log", ()))
+    if steps_per_epoch is None:
+        clocks = [event.clock for event in log if event.clock.step and event.clock.epoch]
+        steps_per_epoch = min((clock.step // clock.epoch for clock in clocks), default=1)
+    check_count("epochs", epochs)
+    check_count("steps_per_epoch", steps_per_epoch)
+
+    triggers = [] if log else [callback for callback in callbacks if isinstance(callback, Trigger)]
+    clockwork = [one for one in triggers if isinstance(one, GrowEvery) and isinstance(module, Growing)]
+    factors = [callback for callback in callbacks if isinstance(callback, Factor)]
+    foreseen = [one for one in factors if not one.needs_gradients and one.basis != "density"]
+    if left_out := [one for one in factors if one not in foreseen] + [one for one in triggers if one not in clockwork]:
+        rank_zero_warn(
+            f"the preview is without {', '.join(type(one).__name__ for one in left_out)}: only training can tell what "
+            "goes by gradients, densities or metrics, and GrowEvery needs preview(module=...)"
+        )
+
+    patterns = first_wins(*(callback.patterns for callback in callbacks if isinstance(callback, Companion)))
+    log, known = rehearse(module, dated(log, steps_per_epoch), clockwork, patterns, epochs, steps_per_epoch)
+    known.sort(key=lambda component: (component.born.generation, component.depth))
+    base = base_lr if callable(base_lr) else lambda step: base_lr
+
+    evaluated = Factors(foreseen)
+    freezers = [label for label, factor in evaluated.items() if isinstance(factor, ProgressiveFreeze)]
+    lrs = np.full((len(known), epochs * steps_per_epoch), np.nan)
+    frozen = np.zeros(lrs.shape, dtype=bool)
+    generation = -1
+    for step in range(lrs.shape[1]):
+        clock = Clock(step, step // steps_per_epoch, bisect_right(log, step, key=lambda event: event.clock.step))
+        grown, generation = clock.generation != generation, clock.generation
+        if grown:
+            gone = {name for event in log[:generation] for name in event.removed}
+            alive = [
+                row
+                for row, component in enumerate(known)
+                if component.born.generation <= generation and not gone.intersection(lineage(component.name))
+            ]
+            spine = tuple(sorted((known[row] for row in alive), key=lambda component: component.depth))
+            evaluated.look_at(spine)
+        if evaluated.advance(Moment(clock, log[:generation], spine)) or grown:
+            values = evaluated.known(Slot(known[row].name, known[row].name, origin=0) for row in alive).values()
+            products = np.array([product(factors) for factors in values])
+            resting = [any(factors[label] == 0 for label in freezers) for factors in values]
+        lrs[alive, step] = base(step) * products
+        frozen[alive, step] = resting
+    lived = np.isfinite(lrs).any(axis=1)
+    return Strata(
+        components=tuple(component.name for component, shown in zip(known, lived, strict=True) if shown),
+        steps=np.arange(lrs.shape[1]),
+        lrs=lrs[lived],
+        frozen=frozen[lived],
+        events=tuple(mark(event) for event in log if 0 < event.clock.step < lrs.shape[1]),
+    )
