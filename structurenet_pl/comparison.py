@@ -92,6 +92,8 @@ def compare(
         beside=beside,
         moved={name: path for name, path in paths.items() if path != old_paths[name] and name not in removed}
         | {name: path for name, path in born.items() if path != name},
+        asked_by=request.asked_by,
+        parameters=(sum(shape.numel() for shape in shapes.values()), sum(tensor.numel() for tensor in now)),
     )
     if not (event.born or event.moved or successors):
         raise ValueError(

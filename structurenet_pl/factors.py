@@ -14,6 +14,7 @@ class Factor(Protocol):
     """What is asked of a factor; :class:`~structurenet_pl.LRFactor` answers it."""
 
     needs_gradients: bool
+    freezes: bool
     skip_1d: bool
     basis: str | None
     unit: Unit

@@ -1,20 +1,20 @@
 """The strata of a run that has not been trained: from callbacks and growth alone."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
-from structurenet_pl.callbacks.freeze import ProgressiveFreeze
 from structurenet_pl.callbacks.triggers import GrowEvery, Trigger, check_count
 from structurenet_pl.companions import Companion
 from structurenet_pl.components import first_wins
-from structurenet_pl.events import Clock, GrowthEvent, Moment, lineage
+from structurenet_pl.events import Clock, Component, GrowthEvent, Moment, lineage
 from structurenet_pl.factors import Factor, Factors, product
 from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import Callback, rank_zero_warn
-from structurenet_pl.rehearsal import dated, rehearse
+from structurenet_pl.rehearsal import Log, dated, rehearse
 from structurenet_pl.strata import Strata, mark
 from structurenet_pl.surgery.param_groups import Slot
 
@@ -79,36 +79,47 @@ def preview(
     patterns = first_wins(*(callback.patterns for callback in callbacks if isinstance(callback, Companion)))
     log, known = rehearse(module, dated(log, steps_per_epoch), clockwork, patterns, epochs, steps_per_epoch)
     known.sort(key=lambda component: (component.born.generation, component.depth))
-    base = base_lr if callable(base_lr) else lambda step: base_lr
+    products, frozen = _evaluate(foreseen, known, log, epochs, steps_per_epoch)
+    steps = np.arange(epochs * steps_per_epoch)
+    bases = np.array([base_lr(step) if callable(base_lr) else base_lr for step in steps.tolist()])
+    lived = np.flatnonzero(np.isfinite(products).any(axis=1))
+    return Strata(
+        components=tuple(known[row].name for row in lived),
+        steps=steps,
+        lrs=bases * products[lived],
+        frozen=frozen[lived],
+        events=tuple(mark(event) for event in log if 0 < event.clock.step < len(steps)),
+    )
 
-    evaluated = Factors(foreseen)
-    freezers = [label for label, factor in evaluated.items() if isinstance(factor, ProgressiveFreeze)]
-    lrs = np.full((len(known), epochs * steps_per_epoch), np.nan)
-    frozen = np.zeros(lrs.shape, dtype=bool)
+
+def _evaluate(
+    factors: Sequence[Factor], known: Sequence[Component], log: Log, epochs: int, steps_per_epoch: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The product of the factors, and what they freeze, by component and step."""
+    labelled = Factors(factors)
+    products = np.full((len(known), epochs * steps_per_epoch), np.nan)
+    frozen = np.zeros(products.shape, dtype=bool)
     generation = -1
-    for step in range(lrs.shape[1]):
+    for step in range(epochs * steps_per_epoch):
         clock = Clock(step, step // steps_per_epoch, bisect_right(log, step, key=lambda event: event.clock.step))
-        grown, generation = clock.generation != generation, clock.generation
-        if grown:
+        if grown := clock.generation != generation:
+            generation = clock.generation
             gone = {name for event in log[:generation] for name in event.removed}
-            alive = [
+            rows = [
                 row
                 for row, component in enumerate(known)
                 if component.born.generation <= generation and not gone.intersection(lineage(component.name))
             ]
-            spine = tuple(sorted((known[row] for row in alive), key=lambda component: component.depth))
-            evaluated.look_at(spine)
-        if evaluated.advance(Moment(clock, log[:generation], spine)) or grown:
-            values = evaluated.known(Slot(known[row].name, known[row].name, origin=0) for row in alive).values()
-            products = np.array([product(factors) for factors in values])
-            resting = [any(factors[label] == 0 for label in freezers) for factors in values]
-        lrs[alive, step] = base(step) * products
-        frozen[alive, step] = resting
-    lived = np.isfinite(lrs).any(axis=1)
-    return Strata(
-        components=tuple(component.name for component, shown in zip(known, lived, strict=True) if shown),
-        steps=np.arange(lrs.shape[1]),
-        lrs=lrs[lived],
-        frozen=frozen[lived],
-        events=tuple(mark(event) for event in log if 0 < event.clock.step < lrs.shape[1]),
-    )
+            rows.sort(key=lambda row: known[row].depth)
+            spine = tuple(known[row] for row in rows)
+            labelled.look_at(spine)
+        if labelled.advance(Moment(clock, log[:generation], spine)) or grown:
+            values = list(labelled.known(Slot(one.name, one.name, origin=0) for one in spine).values())
+            now = [product(each) for each in values]
+            resting = [
+                any(each[label] == 0 and factor.freezes for label, factor in labelled.items()) for each in values
+            ]
+            resting[-1] = resting[-1] and not all(resting)  # without any gradient, backward would raise
+        products[rows, step] = now
+        frozen[rows, step] = resting
+    return products, frozen

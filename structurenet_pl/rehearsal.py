@@ -8,9 +8,8 @@ from torch import nn
 
 from structurenet_pl.callbacks.triggers import GrowEvery
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage
-from structurenet_pl.growing import Growing, growing, growth_method, remember_patterns, replay, structure_of
+from structurenet_pl.growing import Growing, growing, remember_patterns, replay, structure_of
 from structurenet_pl.lightning import isolate_rng
-from structurenet_pl.methods import GrowthRequest
 
 Log = tuple[GrowthEvent, ...]
 FOUNDERS = Component("founding network", role="scaffold")
@@ -72,6 +71,5 @@ def _grow(module: Growing, triggers: Sequence[GrowEvery], steps: int, steps_per_
         before, after = (Clock(time, time // steps_per_epoch) for time in (step - 1, step))
         for trigger in steps_first:
             for _ in range(trigger.due(before.count(trigger.unit), after.count(trigger.unit))):
-                request = GrowthRequest(growth_method(module, trigger.growth), trigger.complete(module))
-                with isolate_rng(), growing(module, request, after):
+                with isolate_rng(), growing(module, trigger.request(module), after):
                     pass

@@ -38,6 +38,8 @@ class LRFactor(Driven, ABC):
 
     needs_gradients = False
     """Whether the factor reads ``now.norms``. It is then evaluated after backward, before the update."""
+    freezes = False
+    """Whether a factor of 0 is a true freeze: no gradient, no backward pass, norm layers that stand still."""
     skip_1d = False
     """Whether tensors of one dimension (biases, norms) stand in a group of their own, where the factor is 1."""
     basis: str | None = None

@@ -18,6 +18,9 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 class Trigger(Callback):
     """Calls a growth method of the module by name; what is derived from it says when."""
 
+    by_clock = False
+    """Whether the clock alone says when, so that under DDP the processes need not agree first."""
+
     def __init__(self, growth: str, limit: int | None, arguments: Mapping[str, Any]) -> None:
         if limit is not None:
             check_count("limit", limit)
@@ -37,8 +40,13 @@ class Trigger(Callback):
         return growth_method(pl_module, self.growth).bind(pl_module, **self.arguments)
 
     def grow(self, pl_module: LightningModule) -> None:
-        """Call the growth method."""
-        getattr(pl_module, self.growth)(**self.arguments)
+        """Ask for the growth."""
+        pl_module.request_growth(self.request(pl_module))
+
+    def request(self, pl_module: LightningModule) -> GrowthRequest:
+        """What it asks for."""
+        method = growth_method(pl_module, self.growth)
+        return GrowthRequest(method, self.complete(pl_module), self.by_clock, asked_by=type(self).__name__)
 
 
 class GrowEvery(Trigger):
@@ -64,6 +72,8 @@ class GrowEvery(Trigger):
         >>> from structurenet_pl import GrowEvery
         >>> trigger = GrowEvery("add_patch", every=10, limit=3, arguments={"at": 2})
     """
+
+    by_clock = True
 
     def __init__(
         self,
@@ -117,5 +127,4 @@ class GrowEvery(Trigger):
 
     def _grow_if_due(self, pl_module: LightningModule, before: int, after: int) -> None:
         for _ in range(self.due(before, after)):
-            method = growth_method(pl_module, self.growth)
-            pl_module.request_growth(GrowthRequest(method, self.complete(pl_module), by_clock=True))
+            self.grow(pl_module)
