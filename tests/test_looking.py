@@ -10,7 +10,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers import LRTrace, Net, Plain, example_factors, fit
-from structurenet_pl import GrowEvery, LARSScaler, SedimentaryDecay, StrataMonitor, Warmup, explain, plot_strata
+from structurenet_pl import GrowEvery, LARSScaler, SedimentaryDecay, StrataMonitor, Warmup, explain
 
 GROWING = [GrowEvery("add_patch", 1, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 2, limit=1)]
 
@@ -118,22 +118,3 @@ def test_two_factors_of_a_class_are_told_apart():
 def test_explain_without_us():
     with pytest.raises(ValueError, match="give it an LR callback"):
         explain(Trainer(logger=False, enable_checkpointing=False))
-
-
-def test_picture_shows_every_component_and_growth(tmp_path):
-    net, logger = Net(), TensorBoardLogger("logs", name=None)
-    options = {"logger": logger, "log_every_n_steps": 1}
-    fit(net, [Warmup(), SedimentaryDecay(), *GROWING, StrataMonitor()], epochs=3, **options)
-    figure = plot_strata(logger.log_dir, net.growth_log)
-    (axes,) = figure.axes
-    labels = [line.get_label() for line in axes.get_lines() if not line.get_label().startswith("_")]
-    assert set(labels) == set(net.components)
-    assert labels[-2:] == ["patches.0", "necks.0"]
-    assert [text.get_text() for text in axes.texts] == ["+ patches.0", "+ necks.0"]
-    assert axes.get_yscale() == "log"
-    figure.savefig(tmp_path / "strata.png")
-
-
-def test_picture_of_nothing(tmp_path):
-    with pytest.raises(ValueError, match="train with StrataMonitor"):
-        plot_strata(tmp_path)
