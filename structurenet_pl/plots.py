@@ -17,7 +17,8 @@ COLUMNS = 1000  # of a heat map; what is narrower than one of them could not be 
 LABELLED = 14  # components that have a label beside an axis
 LISTED = 20  # curves that have an entry in the legend, growth events that have a line
 LABEL = 320  # points, about, that a label may take
-FROZEN = {"facecolor": "#c9d6e6", "edgecolor": "#5d7896", "hatch": "//", "linewidth": 0}
+LARGE: dict[str, Any] = {"fontsize": 20, "fontweight": "bold"}  # TensorBoard makes it smaller by leaving pixels out
+FROZEN: dict[str, Any] = {"facecolor": "#c9d6e6", "edgecolor": "#5d7896", "hatch": "//", "linewidth": 0}
 ZERO = {"facecolor": "#e8998d"}
 
 
@@ -42,6 +43,7 @@ def heat_map(strata: Strata) -> "Figure":
     from matplotlib.collections import PatchCollection
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Patch, Rectangle
+    from matplotlib.ticker import MaxNLocator
 
     axes = figure.subplots()
     first, last = strata.steps[[0, -1]]
@@ -56,8 +58,8 @@ def heat_map(strata: Strata) -> "Figure":
     if coloured.any():
         ticks = _ticks(low, high)
         bar = figure.colorbar(mesh, pad=0.02)
-        bar.set_label("learning rate", fontsize=20)
-        bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks], fontsize=20)
+        bar.set_label("learning rate", **LARGE)
+        bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks], **LARGE)
         bar.minorticks_off()
 
     legend: list[Any] = []
@@ -71,16 +73,18 @@ def heat_map(strata: Strata) -> "Figure":
     if len(lrs) <= LABELLED:
         axes.hlines(between[1:-1], first, last + 1, color="white", linewidth=2)
     if strata.events:
-        legend.append(_mark_growth([axes], strata, fontsize=18, room=0.12))
+        legend.append(_mark_growth([axes], strata, 0.16, fontsize=18, fontweight="bold"))
     if legend:
-        figure.legend(handles=legend, loc="outside lower center", ncols=3, fontsize=20, frameon=False)
+        figure.legend(
+            handles=legend, loc="outside lower center", ncols=3, prop={"size": 20, "weight": "bold"}, frameon=False
+        )
 
     labelled = range(0, len(lrs), -(-len(lrs) // LABELLED))
-    axes.set_yticks(labelled, [_end(strata.components[row], 20) for row in labelled], fontsize=20)
+    axes.set_yticks(labelled, [_end(strata.components[row], 20) for row in labelled], **LARGE)
     axes.set(xlim=(first, last + 1), ylim=(-0.5, len(lrs) - 0.5))
-    axes.locator_params(axis="x", nbins=5, integer=True)
-    axes.tick_params(axis="x", labelsize=20)
-    axes.set_xlabel("optimizer step", fontsize=20)
+    steps = [step for step in MaxNLocator(4, integer=True).tick_values(first, last + 1) if first <= step <= last + 1]
+    axes.set_xticks(steps, [f"{step:.0f}" for step in steps], **LARGE)
+    axes.set_xlabel("optimizer step", **LARGE)
     return figure
 
 
@@ -140,7 +144,7 @@ def curves(strata: Strata) -> "Figure":
         if where.any():
             legend.append(Line2D([], [], color="0.3", **style))
     if strata.events:
-        _mark_growth([axes, bottom] if resting else [axes], strata, fontsize=9, room=0.08)
+        _mark_growth([axes, bottom] if resting else [axes], strata, 0.08, fontsize=9)
 
     bottom.set(xlabel="optimizer step", xlim=edges[[0, -1]])
     bottom.xaxis.get_major_locator().set_params(integer=True)
@@ -166,7 +170,9 @@ def _figure(strata: Strata, size: tuple[float, float]) -> "Figure":
     return Figure(figsize=size, layout="constrained")
 
 
-def _mark_growth(charts: Sequence["Axes"], strata: Strata, fontsize: int, room: float) -> "Line2D":
+def _mark_growth(
+    charts: Sequence["Axes"], strata: Strata, room: float, fontsize: int, fontweight: str = "normal"
+) -> "Line2D":
     """Draw a line for each growth event, and a label where there is room for one; give what explains it in a legend.
 
     Many lines would hide what they cross: they become ticks at the top of the first chart.
@@ -174,8 +180,9 @@ def _mark_growth(charts: Sequence["Axes"], strata: Strata, fontsize: int, room: 
     Args:
         charts: Drawn one above the other.
         strata: What they show.
-        fontsize: Of the labels, in points.
         room: What a label needs, as a share of the width.
+        fontsize: Of the labels, in points.
+        fontweight: Of the labels.
     """
     from matplotlib.lines import Line2D
 
@@ -201,6 +208,7 @@ def _mark_growth(charts: Sequence["Axes"], strata: Strata, fontsize: int, room: 
                 xycoords=("data", "axes fraction"),
                 rotation=25,
                 fontsize=fontsize,
+                fontweight=fontweight,
             )
     return Line2D([], [], label="growth", **style)
 
