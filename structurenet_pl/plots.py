@@ -5,11 +5,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from structurenet_pl.events import GrowthEvent
+from structurenet_pl.strata import Strata
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIGNS = {"born": "+", "widened": "wider", "shrunk": "narrower", "removed": "-"}
+
+
+def heat_map(strata: Strata) -> "Figure":
+    """Draw the effective lr of every component at every step as a colour; a placeholder."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes = figure.subplots()
+    mesh = axes.pcolormesh(strata.steps, range(len(strata.components)), strata.lrs, norm="log", shading="nearest")
+    axes.set_yticks(range(len(strata.components)), strata.components)
+    figure.colorbar(mesh)
+    return figure
 
 
 def plot_strata(log_dir: str | Path, growth_log: Iterable[GrowthEvent] = ()) -> "Figure":

@@ -13,7 +13,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Each may import from those above it, and from its own line.
 LAYERS = [
     {"events", "lightning"},
-    {"components", "rng", "norms", "successors", "snapshots", "net2net", "strata"},
+    {"components", "rng", "norms", "successors", "snapshots", "net2net", "strata", "tensorboard"},
     {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"}
     | {"surgery.freezing"},
     {"methods", "trial", "surgery.distributed"},
@@ -28,7 +28,9 @@ LAYERS = [
     | {"callbacks.age", "callbacks.depth", "callbacks.role", "callbacks.density"}
     | {"callbacks.components", "callbacks.triggers", "callbacks.plateau", "callbacks.patience"}
     | {"growable", "plots"},
-    {"report", "presets"},
+    {"rates"},
+    {"report", "rows", "presets"},
+    {"record", "corners"},
     {"callbacks.monitor"},
     {""},
     {"pytorch_lightning"},
