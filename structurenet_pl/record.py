@@ -60,24 +60,26 @@ class Record:
         """
         depths = {component.name: (component.born.generation, depth) for depth, component in enumerate(components)}
         born = {name: event.clock.generation for event in log for name in event.born}
-        names = sorted(self._names(), key=lambda name: depths.get(name, (born.get(name, 0), -1)))
+        names = sorted(_names(self._columns), key=lambda name: depths.get(name, (born.get(name, 0), -1)))
+        # with several optimizers the row of a corner may come after a later step of another one
+        columns = sorted({column.step: column for column in self._columns}.values(), key=lambda column: column.step)
         return Strata(
             components=tuple(names),
-            steps=np.array([column.step for column in self._columns], dtype=np.int64),
-            lrs=self._lrs(names),
-            frozen=self._frozen(names),
+            steps=np.array([column.step for column in columns], dtype=np.int64),
+            lrs=_lrs(names, columns),
+            frozen=_frozen(names, columns),
             events=tuple(map(mark, log)),
         )
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs in order to go on; tensors, because they are small in a checkpoint."""
-        names = self._names()
+        names = _names(self._columns)
         columns = [[column.number, column.corner, column.step] for column in self._columns]
         return {
             "names": names,
             "columns": torch.tensor(columns, dtype=torch.int64).reshape(-1, 3),
-            "lrs": torch.from_numpy(self._lrs(names)),
-            "frozen": torch.from_numpy(self._frozen(names)),
+            "lrs": torch.from_numpy(_lrs(names, self._columns)),
+            "frozen": torch.from_numpy(_frozen(names, self._columns)),
             "number": self._number,
             "stride": self._stride,
         }
@@ -98,20 +100,23 @@ class Record:
             )
         ]
 
-    def _names(self) -> list[str]:
-        return list(dict.fromkeys(name for column in self._columns for name in column.lrs))
-
-    def _lrs(self, names: Sequence[str]) -> NDArray[np.float64]:
-        lrs = np.empty((len(names), len(self._columns)))
-        for index, column in enumerate(self._columns):
-            lrs[:, index] = [column.lrs.get(name, np.nan) for name in names]
-        return lrs
-
-    def _frozen(self, names: Sequence[str]) -> NDArray[np.bool_]:
-        frozen = np.empty((len(names), len(self._columns)), dtype=np.bool_)
-        for index, column in enumerate(self._columns):
-            frozen[:, index] = [name in column.frozen for name in names]
-        return frozen
-
     def _stays(self, column: _Column) -> bool:
         return column.corner or column.number % self._stride == 0
+
+
+def _names(columns: Sequence[_Column]) -> list[str]:
+    return list(dict.fromkeys(name for column in columns for name in column.lrs))
+
+
+def _lrs(names: Sequence[str], columns: Sequence[_Column]) -> NDArray[np.float64]:
+    lrs = np.empty((len(names), len(columns)))
+    for index, column in enumerate(columns):
+        lrs[:, index] = [column.lrs.get(name, np.nan) for name in names]
+    return lrs
+
+
+def _frozen(names: Sequence[str], columns: Sequence[_Column]) -> NDArray[np.bool_]:
+    frozen = np.empty((len(names), len(columns)), dtype=np.bool_)
+    for index, column in enumerate(columns):
+        frozen[:, index] = [name in column.frozen for name in names]
+    return frozen
