@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary, ref
 
@@ -17,6 +18,21 @@ from structurenet_pl.surgery.replacement import wrapped
 from structurenet_pl.surgery.schedulers import own
 
 STEPS = ("step", "step_update")  # step_update is timm's
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What stands in the param groups of an optimizer at one moment, by name of the group.
+
+    Args:
+        bases: Base lrs.
+        factors: Factors by label.
+        lrs: Effective lrs.
+    """
+
+    bases: Mapping[str, float | Tensor]
+    factors: Mapping[str, Mapping[str, float]]
+    lrs: Mapping[str, float | Tensor]
 
 
 class Board:
@@ -42,7 +58,7 @@ class Board:
         self._stale = False
         self._warned = False
         self._hooks = []
-        for face in _faces(optimizer):
+        for face in faces(optimizer):
             self._hooks.append(face.register_state_dict_post_hook(self._save_base))
             self._hooks.append(face.register_load_state_dict_post_hook(self._load_base))
             self._hooks.append(face.register_step_post_hook(self._look_back))
@@ -68,21 +84,15 @@ class Board:
             hook.remove()
         del _BOARDS[self.optimizer]
 
-    def bases(self) -> dict[str, float]:
-        """The base lr of every group."""
+    def rates(self) -> Rates:
+        """What stands in the groups now; it stays as it is when that changes."""
         self._adopt()
-        return {name: float(base) for name, base in self._base.items()}
+        lrs = {group["name"]: own(group["lr"]) for group in self._groups()}
+        return Rates(dict(self._base), dict(self._factors), lrs)
 
     def factors(self, name: str) -> Mapping[str, float]:
         """The factors of a group, by label."""
         return self._factors.get(name, {})
-
-    def leading(self) -> dict[str, str]:
-        """Component -> the group that speaks for it: its first, if possible one with tensors of several dimensions."""
-        found: dict[str, str] = {}
-        for slot in sorted(self.slots.values(), key=lambda slot: slot.is_1d):
-            found.setdefault(slot.component, slot.name)
-        return found
 
     def refresh(self, factors: Mapping[str, Mapping[str, float]]) -> None:
         """Set every effective lr from its base and the factors.
@@ -225,7 +235,7 @@ class Board:
         self._write_effective()
 
 
-def _faces(optimizer: Optimizer) -> list[Optimizer]:
+def faces(optimizer: Optimizer) -> list[Optimizer]:
     """The optimizer and those that it wraps, but for wrappers that lack the hooks of a torch optimizer."""
     return [face for face in wrapped(optimizer) if hasattr(face, "_optimizer_state_dict_post_hooks")]
 

@@ -31,7 +31,7 @@ def plot_strata(
         source: A Trainer with a :class:`~structurenet_pl.StrataMonitor`, in a fit or after it; the directory of a run
             that was logged to TensorBoard or as CSV; or what :func:`~structurenet_pl.preview` gives, without training.
         growth_log: The events to mark, such as the module's ``growth_log``. Without it they are those that the source
-            knows of; a log directory knows of births only.
+            knows of; a CSV file knows of births only.
         kind: ``"curves"``: lr against step, a curve for each component; ``"heat_map"``: component against step, the lr
             a colour, which stays readable with many components.
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from structurenet_pl.strata import Strata
+from structurenet_pl.strata import SIGNS, Strata
 
+GROWTH_TAG = "strata/growth/text_summary"
 Curve = dict[int, float]  # step -> value
+Events = tuple[tuple[int, str], ...]
 
 
 def read_strata(log_dir: str | Path) -> Strata:
@@ -26,7 +28,7 @@ def read_strata(log_dir: str | Path) -> Strata:
     if not folder.is_dir():
         raise ValueError(f"{log_dir} is no directory: give the log_dir of the run's TensorBoardLogger or CSVLogger")
     table = folder / "metrics.csv"
-    curves = _read_csv(table) if table.exists() else _read_tensorboard(folder)
+    curves, events = (_read_csv(table), ()) if table.exists() else _read_tensorboard(folder)
     lrs = {tag.removeprefix("lr/"): curve for tag, curve in curves.items() if tag.startswith("lr/")}
     if not lrs:
         raise ValueError(
@@ -44,17 +46,30 @@ def read_strata(log_dir: str | Path) -> Strata:
         steps=steps,
         lrs=np.array([_filled(lrs[component], steps) for component in components]),
         frozen=np.array([_filled(curves.get(f"frozen/{component}", {}), steps) for component in components]) == 1,
-        events=tuple((step, f"+ {', '.join(born)}") for step, born in later.items()),
+        events=events or tuple((step, f"+ {', '.join(born)}") for step, born in later.items()),
     )
 
 
-def _read_tensorboard(folder: Path) -> dict[str, Curve]:
+def _read_tensorboard(folder: Path) -> tuple[dict[str, Curve], Events]:
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}; pictures of logs need pip install 'structurenet-pl[plots]'") from error
     log = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()  # 0: all of them
-    return {tag: {point.step: point.value for point in log.Scalars(tag)} for tag in log.Tags()["scalars"]}
+    curves = {tag: {point.step: point.value for point in log.Scalars(tag)} for tag in log.Tags()["scalars"]}
+    if GROWTH_TAG not in log.Tags()["tensors"]:
+        return curves, ()
+    return curves, _read_growth(log.Tensors(GROWTH_TAG)[-1].tensor_proto.string_val[0].decode())
+
+
+def _read_growth(table: str) -> Events:
+    """The events of the table that :func:`~structurenet_pl.tensorboard.growth_table` makes."""
+    events = []
+    for line in table.splitlines()[2:]:
+        _, step, _, what, *_ = line.strip("| ").split(" | ")
+        changes = (change.split(": ") for change in what.replace("`", "").split("<br>"))
+        events.append((int(step), "; ".join(f"{SIGNS[kind]} {names}" for kind, names in changes)))
+    return tuple(events)
 
 
 def _read_csv(table: Path) -> dict[str, Curve]:

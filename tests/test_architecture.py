@@ -13,7 +13,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Each may import from those above it, and from its own line.
 LAYERS = [
     {"events", "lightning"},
-    {"components", "rng", "norms", "successors", "snapshots", "net2net", "strata"},
+    {"components", "rng", "norms", "successors", "snapshots", "net2net", "strata", "tensorboard"},
     {"plots", "reading"},
     {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"}
     | {"surgery.freezing"},
@@ -29,7 +29,9 @@ LAYERS = [
     | {"callbacks.age", "callbacks.depth", "callbacks.role", "callbacks.density"}
     | {"callbacks.components", "callbacks.triggers", "callbacks.plateau", "callbacks.patience"}
     | {"growable"},
-    {"report", "presets", "rehearsal"},
+    {"rates"},
+    {"report", "rows", "presets", "rehearsal"},
+    {"record", "corners"},
     {"callbacks.monitor", "previews"},
     {"looking"},
     {""},

@@ -12,7 +12,9 @@ from matplotlib.colors import LogNorm, to_hex
 
 from helpers import LRTrace, Net, fit
 from structurenet_pl import (
+    Clock,
     GrowEvery,
+    GrowthEvent,
     SedimentaryDecay,
     Strata,
     StrataMonitor,
@@ -21,7 +23,9 @@ from structurenet_pl import (
     preview,
 )
 from structurenet_pl.plots import FROZEN, ZERO, curves, heat_map
-from structurenet_pl.reading import read_strata
+from structurenet_pl.reading import _read_growth, read_strata
+from structurenet_pl.strata import mark
+from structurenet_pl.tensorboard import growth_table
 
 GROWING = [GrowEvery("add_patch", 1, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 2, limit=1)]
 PICTURES = [curves, heat_map]
@@ -230,6 +234,15 @@ def test_logs_are_read_back(run, format, rounding):
     assert not strata.frozen.any()
 
 
+def test_growth_is_read_back_from_the_table():
+    log = [
+        GrowthEvent("a", {}, Clock(7, 1, 1), born=("b.0", "b.1"), adjacent=("stem",), parameters=(1000, 2000)),
+        GrowthEvent("b", {}, Clock(9, 2, 2), widened=("stem", "b.0"), removed=("b.1",), asked_by="GrowEvery"),
+        GrowthEvent("c", {}, Clock(9, 2, 3), shrunk=("stem",), depth=3),
+    ]
+    assert _read_growth(growth_table(log)) == tuple(map(mark, log))
+
+
 def test_a_log_with_gaps(tmp_path):
     """Two optimizers take turns; what is frozen says so; a component that is gone leaves no trace."""
     logger = CSVLogger(tmp_path, name=None)
@@ -254,9 +267,8 @@ def test_a_log_with_gaps(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["curves", "heat_map"])
-def test_a_picture_of_every_source(run, kind, monkeypatch):
+def test_a_picture_of_every_source(run, kind):
     net, trainer, _, folders = run
-    monkeypatch.setattr(StrataMonitor, "strata", read_strata(folders[1]), raising=False)
     sources = [trainer, *folders, preview([Warmup()], module=net, epochs=3)]
     for source in sources:
         axes = plot_strata(source, kind=kind).axes[0]

@@ -23,6 +23,13 @@ def several(trainer: Trainer | None) -> bool:
     )
 
 
+def whole(trainer: Trainer) -> bool:
+    """Whether every process holds the whole module; in a fit."""
+    strategy = trainer.strategy
+    alone = trainer.world_size == 1 and strategy.model is strategy.lightning_module
+    return alone or isinstance(strategy.model, DistributedDataParallel)
+
+
 def check_strategy(trainer: Trainer) -> None:
     """Refuse growth where the gradients of what is born would not be followed.
 
@@ -31,8 +38,7 @@ def check_strategy(trainer: Trainer) -> None:
             hook has a state of its own.
     """
     strategy = trainer.strategy
-    alone = trainer.world_size == 1 and strategy.model is strategy.lightning_module
-    if not alone and not isinstance(strategy.model, DistributedDataParallel):
+    if not whole(trainer):
         raise MisconfigurationException(
             f"growth during a fit is not supported under {type(strategy).__name__}, which would not follow it: grow "
             "before the fit, or train with strategy='ddp' or on a single device. The LR callbacks work under any "
