@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import io
 import pickle
 import warnings
 from dataclasses import asdict
@@ -9,26 +10,32 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from rich.console import Console
 from tbparse import SummaryReader
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from torch import nn
 
 import structurenet_pl.callbacks.monitor as monitor_file
-from helpers import LRTrace, Net, Plain, Validated, assert_same, example_factors, fit, loader, run, weights
+from helpers import Net, Plain, Validated, assert_same, example_factors, fit, loader, run
 from structurenet_pl import (
     GrowEvery,
     GrowOnPlateau,
+    GrowthMixin,
     LARSScaler,
     LRFactor,
-    ProgressiveFreeze,
     SedimentaryDecay,
     StrataMonitor,
     Warmup,
+    explain,
+    growth,
+    record,
 )
+from structurenet_pl.driver import Driver
+from structurenet_pl.surgery.freezing import Frozen as NowFrozen
 from structurenet_pl.tensorboard import LAYOUT
 
 quiet = pytest.mark.filterwarnings("ignore:StrataMonitor has no logger")
@@ -371,3 +378,237 @@ def test_without_matplotlib_it_says_so(monkeypatch, caplog):
         fit(Plain(), [StrataMonitor()], epochs=1, logger=logger)
     assert "structurenet-pl[plots]" in caplog.text
     assert events_of(logger.log_dir).Tags()["images"] == []
+
+
+class Measured(Callback):
+    """Norms of every step, the plain way."""
+
+    def __init__(self):
+        self.before, self.rows = {}, []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.before = {name: tensor.detach().clone() for name, tensor in pl_module.named_parameters()}
+        self.grads = {name: tensor.grad.clone() for name, tensor in pl_module.named_parameters()}
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        now = dict(pl_module.named_parameters())
+        rows = {}
+        for part in ("body.0", "body.3", "body.4", "head"):
+            names = [name for name in self.before if name.startswith(part)]
+            update, weight, grad = (
+                torch.cat([tensors(name).flatten().double() for name in names]).norm().item()
+                for tensors in (lambda name: now[name] - self.before[name], self.before.get, self.grads.get)
+            )
+            rows[part] = grad, update / weight
+        self.rows.append(rows)
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_norms_of_gradients_and_updates(clip):
+    measured, logger = Measured(), TensorBoardLogger("logs", name=None)
+    options = {"logger": logger, "log_every_n_steps": 3, "gradient_clip_val": clip}
+    fit(Plain(), [measured, StrataMonitor(norms=True)], epochs=3, **options)
+    curves = logged(logger.log_dir)
+    for part in ("body.0", "body.3", "body.4", "head"):
+        assert list(curves[f"grad_norm/{part}"]) == list(curves[f"update_ratio/{part}"]) == [0, 2, 5, 8, 11]
+        for step, value in curves[f"grad_norm/{part}"].items():
+            assert value == pytest.approx(measured.rows[step][part][0], rel=1e-5)  # sums of float32
+        for step, value in curves[f"update_ratio/{part}"].items():
+            assert value == pytest.approx(measured.rows[step][part][1], rel=1e-5)
+
+
+def test_norms_of_what_is_still_zero_or_has_no_gradient():
+    class Partly(Plain):
+        def __init__(self):
+            super().__init__()
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+            self.body[3].requires_grad_(False)
+
+    logger = TensorBoardLogger("logs", name=None)
+    fit(Partly(), [StrataMonitor(norms=True)], epochs=1, logger=logger, log_every_n_steps=1)
+    curves = logged(logger.log_dir)
+    assert list(curves["update_ratio/head"]) == [1, 2, 3]
+    assert list(curves["grad_norm/head"]) == [0, 1, 2, 3]
+    assert set(curves["grad_norm/body.3"].values()) == set(curves["update_ratio/body.3"].values()) == {0}
+
+
+class Wide(Plain):
+    """A component in each layer."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.body = nn.Sequential(*(nn.Linear(6, 6, bias=False) for _ in range(layers)))
+        self.head = nn.Linear(6, 3)
+
+
+def test_many_components_are_summed_up(caplog):
+    used, logger = Used(), TensorBoardLogger("logs", name=None)
+    decay = SedimentaryDecay([("active", 0, 1.0), ("sediment", 1, 0.1)], where="body.*")
+    monitor = StrataMonitor(norms=True)
+    with caplog.at_level("INFO"):
+        fit(Wide(1000), [decay, used, monitor], epochs=2, logger=logger, log_every_n_steps=2)
+    assert "it has 1001 components" in caplog.text
+    curves = logged(logger.log_dir)
+    assert len(curves) < 60
+    assert set(curves["lr/active/mean"]) == {0, 1, 3}
+    assert set(curves["lr/sediment/mean"]) == {4, 5, 7}
+    assert curves["components/sediment"][5] == 1000
+    assert curves["components/others"][5] == 1
+    assert curves["lr/sediment/max"][5] == curves["lr/sediment/min"][5] == np.float32(used.lrs[5]["body.7"])
+    assert curves["factor/SedimentaryDecay/sediment/mean"][5] == np.float32(0.1)
+    assert curves["grad_norm/sediment"].keys() == curves["lr/sediment/mean"].keys()
+    assert monitor.strata.lrs.shape == (1001, 6)
+
+
+def test_the_record_is_bounded_and_keeps_corners(monkeypatch):
+    monkeypatch.setattr(record, "COLUMNS", 40)
+    monitor = StrataMonitor()
+    fit(Plain(), [ByStep(), monitor], epochs=1, data=loader(150), logger=CSVLogger("logs"), log_every_n_steps=1)
+    steps = monitor.strata.steps.tolist()
+    assert 20 <= len(steps) <= 40
+    assert {0, 5, 12} <= set(steps)
+    assert max(np.diff(steps)) <= 8
+
+
+def test_the_record_is_bounded_where_all_are_corners(monkeypatch):
+    class Restless(LRFactor):
+        def factor(self, component, now):
+            return 1.0 + now.clock.step // 2 % 2
+
+    monkeypatch.setattr(record, "COLUMNS", 40)
+    monitor = StrataMonitor()
+    fit(Plain(), [Restless(), monitor], epochs=1, data=loader(150), logger=CSVLogger("logs"), log_every_n_steps=1)
+    assert 20 <= len(monitor.strata.steps) <= 40
+    assert max(np.diff(monitor.strata.steps)) <= 8
+
+
+class Freezes(LRFactor):
+    freezes = True
+
+    def factor(self, component, now):
+        return 0.0 if now.clock.epoch > 0 and component.name == "body.0" else 1.0
+
+
+def test_what_is_frozen_is_logged():
+    class Freeze(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                Driver.of(trainer).frozen = NowFrozen(frozenset({"body.0"}), 0.25, 0.5)
+
+    logger, monitor, console = TensorBoardLogger("logs", name=None), StrataMonitor(), io.StringIO()
+    trainer = fit(Plain(), [Freezes(), Freeze(), monitor], epochs=2, logger=logger, log_every_n_steps=50)
+    curves = logged(logger.log_dir)
+    assert curves["frozen/body.0"] == {0: 0, 3: 0, 4: 1}
+    assert curves["frozen/head"] == {0: 0, 3: 0, 4: 0}
+    assert curves["frozen_share/parameters"] == {0: 0, 3: 0, 4: 0.25}
+    assert curves["frozen_share/work"] == {4: 0.5}
+    assert monitor.strata.frozen.tolist() == [[False, False, True], *[[False] * 3] * 3]
+    rates = explain(trainer, Console(file=console))
+    assert [rate.component.name for rate in rates if rate.frozen] == ["body.0"]
+    lines = {line.split()[0]: line for line in console.getvalue().splitlines() if line.split()}
+    assert lines["body.0"].split()[-1] == "frozen"
+    assert lines["frozen:"] == "frozen: 1 of 4 components, 25% of the parameters, saves 50% of the work of a step"
+
+
+def test_nothing_of_freezing_where_nothing_freezes():
+    logger = TensorBoardLogger("logs", name=None)
+    fit(Plain(), [StrataMonitor()], epochs=1, logger=logger)
+    assert not [tag for tag in logged(logger.log_dir) if tag.startswith("frozen")]
+
+
+@pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
+def test_short_line_in_the_progress_bar(bar):
+    shown = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            metrics = trainer.progress_bar_callback.get_metrics(trainer, pl_module)
+            shown.append({name: value for name, value in metrics.items() if name.startswith("lr_")})
+
+    decay = SedimentaryDecay([("active", 0, 1.0), ("sediment", 1, 0.1)], roles={"patch": 0.5})
+    net, logger = Net(), CSVLogger("logs")
+    callbacks = [decay, *growing()[:1], StrataMonitor(progress_bar=True), Look(), bar()]
+    fit(net, callbacks, epochs=2, enable_progress_bar=True, logger=logger, log_every_n_steps=1)
+    assert shown[0] == {"lr_active": pytest.approx(0.1)}
+    assert shown[-1] == pytest.approx({"lr_active": 0.1, "lr_sediment": 0.01, "lr_patch": 0.05})
+    assert not rows_of(logger, "lr_active")
+
+
+@quiet
+def test_the_table_can_be_left_out(capsys):
+    fit(Net(), [Warmup(), *growing(), StrataMonitor()], epochs=3)
+    told = capsys.readouterr().out
+    assert told.count("Learning rates of the next step") == 3
+    assert "necks.0" in told
+    fit(Net(), [Warmup(), *growing(), StrataMonitor(table=False)], epochs=3)
+    assert capsys.readouterr().out == ""
+
+
+def test_explain_in_every_hook():
+    found = {}
+
+    class Everywhere(Callback):
+        pass
+
+    def look(hook):
+        def called(self, trainer, *args, **kwargs):
+            found[hook] = explain(trainer, Console(file=io.StringIO()))
+
+        return called
+
+    early = {"setup", "configure_sharded_model", "load_state_dict", "state_dict", "on_load_checkpoint"}
+    hooks = [name for name in vars(Callback) if name.startswith("on_") and name not in early]
+    for hook in hooks:
+        setattr(Everywhere, hook, look(hook))
+    run([Everywhere(), Warmup()], max_epochs=1)
+    assert {"on_fit_start", "on_train_batch_end", "on_before_zero_grad", "on_before_optimizer_step"} <= found.keys()
+    for rates in found.values():
+        assert [rate.component.name for rate in rates] == ["body.0", "body.3", "body.4", "head"]
+
+
+class Growable(GrowthMixin, Validated):
+    @growth(role="new")
+    def deepen(self):
+        self.body.append(nn.Linear(8, 8))
+
+    def configure_callbacks(self):
+        return [*super().configure_callbacks(), GrowEvery("deepen", 1, limit=2)]
+
+
+@pytest.mark.parametrize("options", [{}, {"norms": True, "progress_bar": True}, {"max_components": 0, "norms": True}])
+@pytest.mark.parametrize("make", [Validated, Growable])
+def test_it_changes_nothing_else(make, options):
+    without, logs, _ = run(make=make)
+    with_it, more, _ = run([StrataMonitor(**options)], make=make)
+    assert_same(with_it, without)
+    ours = ("lr/", "base_lr/", "age/", "lr_range/", "components/", "grad_norm/", "update_ratio/")
+    assert {tag: points for tag, points in more.items() if not tag.startswith(ours)} == logs
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_copies_of_a_busy_monitor_start_anew(way):
+    class Copy(Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            self.copy = way(monitor)
+
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            self.copy = way(monitor)
+
+    monitor, busy = StrataMonitor(norms=True), Copy()
+    fit(Net(), [Warmup(), *growing(), monitor, busy], epochs=3, logger=CSVLogger("logs"), log_every_n_steps=2)
+    np.testing.assert_array_equal(busy.copy.strata.steps, monitor.strata.steps)
+    logger = CSVLogger("again")
+    fit(Plain(), [Warmup(), busy.copy], epochs=1, logger=logger, log_every_n_steps=2)
+    assert [int(row["step"]) for row in rows_of(logger, "update_ratio/head")] == [0, 1, 3]
+
+
+def test_optimizers_are_left_alone_after_the_fit():
+    trainer = fit(Plain(), [StrataMonitor(norms=True)], epochs=1, logger=CSVLogger("logs"))
+    held = [hook for hook in trainer.optimizers[0]._optimizer_step_post_hooks.values() if "Monitor" in repr(hook)]
+    assert held == []
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="max_components must be a whole number >= 0, got -1"):
+        StrataMonitor(max_components=-1)
