@@ -1,7 +1,7 @@
 """The record of a run that a picture is made of: learning rates at enough of its steps, and no more."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,10 @@ class _Column:
 
 
 class Record:
-    """Rows of the log, thinned evenly where they become too many; those at corners of the curves stay longest."""
+    """Rows of the log, thinned evenly where they become too many; those at corners of the curves stay longest.
+
+    Where most are corners, even these are thinned.
+    """
 
     def __init__(self) -> None:
         self._columns: list[_Column] = []
@@ -46,10 +49,9 @@ class Record:
         most = min(COLUMNS, CELLS // max(1, len(row.lrs)))
         while len(self._columns) > most:
             self._stride *= 2
-            kept = [column for column in self._columns if self._stays(column)]
-            if len(kept) > most // 2:  # nearly all are corners
-                kept = kept[len(kept) % 2 :: 2]
-            self._columns = kept
+            if sum(column.corner for column in self._columns) > most // 2:
+                self._columns = [replace(column, corner=False) for column in self._columns]
+            self._columns = list(filter(self._stays, self._columns))
 
     def strata(self, components: Iterable[Component], log: Iterable[GrowthEvent]) -> Strata:
         """What has been recorded.
