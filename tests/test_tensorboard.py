@@ -128,6 +128,7 @@ def page(tensorboard, tmp_path_factory):
 
 def test_scalars(page):
     with page.open("scalars"):
+        page.wait_for_texts("lr_range")
         page.click("button.heading:not([open-button])")  # only the first two groups of tags are open
         page.wait_for_texts(*(f"{kind}/{component}" for kind in ("lr", "base_lr", "age") for component in COMPONENTS))
         page.wait_for_texts(*(f"lr_range/{word}" for word in ("min", "mean", "max")))
@@ -135,6 +136,7 @@ def test_scalars(page):
 
 def test_custom_scalars(page):
     with page.open("custom_scalars"):
+        page.wait_for_texts("Matches (7)", "Matches (1)")
         page.click(".toggle-matches-button")
         page.wait_for_texts(*(f"lr/{component} ({RUN})" for component in COMPONENTS), f"lr_range/mean ({RUN})")
         page.wait_for(lambda: len(page.shown("vz-line-chart2[data-loaded-once]")) == 2)
