@@ -63,10 +63,10 @@ def _strata(source: Trainer | Strata | str | Path) -> Strata:
         return source
     if isinstance(source, str | Path):
         return read_strata(source)
-    monitors = [callback for callback in source.callbacks if isinstance(callback, StrataMonitor)]
+    monitors = [one for one in getattr(source, "callbacks", ()) if isinstance(one, StrataMonitor)]
     if not monitors:
         raise ValueError(
-            "the Trainer has no StrataMonitor that would remember its learning rates: give it one before the fit, or "
-            "give plot_strata the log_dir of a run"
+            f"there is no StrataMonitor in the {type(source).__name__}: give plot_strata a Trainer that had one in the "
+            "fit, the log_dir of a run, or preview(callbacks, growth_log)"
         )
     return monitors[0].strata

@@ -137,12 +137,12 @@ def curves(strata: Strata) -> "Figure":
 
     if resting:
         bottom.set(ylim=(-1, count), yticks=[(count - 1) / 2], yticklabels=["0"])
-    style: dict[str, Any] = {"linewidth": 2.5}
-    for style["label"], where, style["linestyle"] in (("frozen", strata.frozen, ":"), ("lr 0", zero, "-")):
+    for label, where, linestyle in (("frozen", strata.frozen, ":"), ("lr 0", zero, "-")):
+        style: dict[str, Any] = {"linestyle": linestyle, "linewidth": 2.5}
         for row, start, end in _stretches(where):
             bottom.plot(edges[[start, end]], [row, row], color=colors(row), **style)
         if where.any():
-            legend.append(Line2D([], [], color="0.3", **style))
+            legend.append(Line2D([], [], color="0.3", label=label, **style))
     if strata.events:
         _mark_growth([axes, bottom] if resting else [axes], strata, 0.08, fontsize=9)
 

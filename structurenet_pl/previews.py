@@ -34,8 +34,8 @@ def preview(
 
     Args:
         callbacks: Those that the Trainer would get. Factors, ``Components`` and ``GrowEvery`` have a part in it.
-        growth_log: When the network grows, and what is born. Without it the module grows: as it has already, or else
-            as each ``GrowEvery`` says, on a copy.
+        growth_log: When the network grows, and what is born. Without it a copy of the module grows: as the module has
+            in a run that is over, or else as each ``GrowEvery`` says.
         module: What would be trained. Without it one component with the role ``scaffold`` stands for the founding
             network.
         epochs: How many there would be.
@@ -66,7 +66,8 @@ def preview(
     check_count("epochs", epochs)
     check_count("steps_per_epoch", steps_per_epoch)
 
-    triggers = [] if log else [callback for callback in callbacks if isinstance(callback, Trigger)]
+    planned = any(event.clock.step or event.clock.epoch for event in log)  # else it grew before the run
+    triggers = [] if planned else [callback for callback in callbacks if isinstance(callback, Trigger)]
     clockwork = [one for one in triggers if isinstance(one, GrowEvery) and isinstance(module, Growing)]
     factors = [callback for callback in callbacks if isinstance(callback, Factor)]
     foreseen = [one for one in factors if not one.needs_gradients and one.basis != "density"]

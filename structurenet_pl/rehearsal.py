@@ -45,13 +45,15 @@ def rehearse(
     known: dict[str, Component] = {}
     if module is None:
         known[FOUNDERS.name] = FOUNDERS
-    elif isinstance(module, Growing) and not module.growth_log and (log or triggers):
+    elif isinstance(module, Growing):
         module = deepcopy(module)
         remember_patterns(module, patterns)
         known |= structure_of(module).components  # growth may remove some
-        replay(module, log)
-        _grow(module, triggers, epochs * steps_per_epoch, steps_per_epoch)
-        log = module.growth_log
+        if not module.growth_log:
+            replay(module, log)
+        if triggers:
+            _grow(module, triggers, epochs * steps_per_epoch, steps_per_epoch)
+            log = module.growth_log
     if module is not None:
         known |= structure_of(module, patterns).components
     for event in log:

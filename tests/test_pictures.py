@@ -283,8 +283,10 @@ def test_sources_without_strata(tmp_path):
         plot_strata(tmp_path)
     with pytest.raises(ValueError, match="is no directory"):
         plot_strata(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="has no StrataMonitor"):
+    with pytest.raises(ValueError, match="no StrataMonitor in the Trainer"):
         plot_strata(Trainer(logger=False, enable_checkpointing=False))
+    with pytest.raises(ValueError, match=r"no StrataMonitor in the list.* preview\(callbacks"):
+        plot_strata([Warmup()])
     with pytest.raises(ValueError, match="kind must be one of curves, heat_map, got 'pie'"):
         plot_strata(example(), kind="pie")
 

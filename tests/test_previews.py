@@ -98,6 +98,20 @@ def test_patterns_split_what_is_born_on_the_way():
     assert {"necks.0", "necks.0.1"} < used[-1].keys()
 
 
+def test_a_module_that_grew_before_the_run():
+    net = Net()
+    net.add_neck()
+    callbacks = [Components({"necks.*": "adapter", "body.0": "pretrained"}), *FORESEEN, *TRIGGERS[:2]]
+    seen = preview(callbacks, (), net, EPOCHS, BATCHES, base_lr=0.1)
+    assert net.components["body.0"].role == "scaffold"
+    assert rows(seen) == trained(net, callbacks)
+
+
+def test_roles_come_from_the_callbacks():
+    callbacks = [Components({"body.0": "pretrained"}), *FORESEEN]
+    assert rows(preview(callbacks, (), Net(), EPOCHS, BATCHES, base_lr=0.1)) == trained(Net(), callbacks)
+
+
 def test_log_and_callbacks_are_enough():
     """What goes by age and role needs no module; the founding network is one component then."""
     callbacks = [Warmup(3), AgeDecay(0.5), SedimentaryDecay([("active", 0, 1.0), ("old", 2, 0.1)])]
