@@ -87,8 +87,7 @@ class Board:
     def rates(self) -> Rates:
         """What stands in the groups now; it stays as it is when that changes."""
         self._adopt()
-        lrs = {group["name"]: own(group["lr"]) for group in self._groups()}
-        return Rates(dict(self._base), dict(self._factors), lrs)
+        return Rates(dict(self._base), dict(self._factors), {name: lr for name, (lr, _) in self._seen.items()})
 
     def factors(self, name: str) -> Mapping[str, float]:
         """The factors of a group, by label."""

@@ -1,7 +1,7 @@
 """What stood in an optimizer at one moment: taken quickly at every step, spelled out when somebody looks."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from torch.optim import Optimizer
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from structurenet_pl.board import Rates
 from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
 from structurenet_pl.driver import Driver
-from structurenet_pl.events import Component, Moment, no_density
+from structurenet_pl.events import Component, Moment
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.surgery.freezing import Frozen
 from structurenet_pl.surgery.param_groups import Slot, leading
@@ -35,7 +35,8 @@ class Reading:
     def of(cls, driver: Driver, trainer: Trainer, optimizer: Optimizer) -> "Reading":
         """What stands in an optimizer now."""
         board = driver.boards[optimizer]
-        now = replace(driver.moment(trainer), density=no_density)  # the density would hold on to the module
+        now = driver.moment(trainer)
+        now = Moment(now.clock, now.log, now.spine)  # without the density, which would hold on to the module
         return cls(now, board.slots, board.rates(), driver.frozen)
 
     @cached_property
