@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -20,6 +21,7 @@ from structurenet_pl import (
     LARSScaler,
     LRFactor,
     SedimentaryDecay,
+    StrataMonitor,
     Warmup,
     growth,
     preview,
@@ -96,6 +98,16 @@ def test_patterns_split_what_is_born_on_the_way():
     used = trained(Changing(), callbacks)
     assert rows(preview(callbacks, (), Changing(), EPOCHS, BATCHES, base_lr=0.1)) == used
     assert {"necks.0", "necks.0.1"} < used[-1].keys()
+
+
+def test_preview_is_what_the_monitor_records():
+    monitor = StrataMonitor(table=False)
+    options = {"logger": CSVLogger("logs"), "log_every_n_steps": 1}
+    fit(Net(), [*FORESEEN, *TRIGGERS[:1], monitor], epochs=EPOCHS, **options)
+    seen, recorded = preview([*FORESEEN, *TRIGGERS[:1]], (), Net(), EPOCHS, BATCHES, base_lr=0.1), monitor.strata
+    assert (seen.components, seen.events) == (recorded.components, recorded.events)
+    for name in ("steps", "lrs", "frozen"):
+        np.testing.assert_array_equal(getattr(seen, name), getattr(recorded, name))
 
 
 def test_a_module_that_grew_before_the_run():
