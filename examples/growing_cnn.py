@@ -158,7 +158,7 @@ def main() -> None:
             changes = [f"{kind} {', '.join(names)}" for kind, names in event.outcome.items()]
             print(f"  end of epoch {event.clock.epoch:2}: {'; '.join(changes)}")
         explain(trainer)
-        print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000")
+        print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000,images=200,text=200")
 
 
 if __name__ == "__main__":

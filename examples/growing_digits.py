@@ -166,9 +166,9 @@ def main() -> None:
 
     explain(trainer)
     picture = Path(trainer.logger.log_dir) / "strata.png"
-    plot_strata(trainer.logger.log_dir, net.growth_log).savefig(picture, dpi=100)
+    plot_strata(trainer).savefig(picture, dpi=100)
     print(f"Learning rates over time: {picture}")
-    print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000")
+    print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000,images=200,text=200")
 
 
 if __name__ == "__main__":

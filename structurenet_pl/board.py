@@ -1,8 +1,8 @@
 """The one writer of learning rates: base lr × product of factors, for one optimizer."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary, ref
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from structurenet_pl.factors import product
 from structurenet_pl.lightning import rank_zero_warn
 from structurenet_pl.surgery.checkpoints import split_state
 from structurenet_pl.surgery.param_groups import Slot
@@ -17,6 +18,21 @@ from structurenet_pl.surgery.replacement import faces
 from structurenet_pl.surgery.schedulers import own
 
 STEPS = ("step", "step_update")  # step_update is timm's
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What stands in the param groups of an optimizer at one moment, by name of the group.
+
+    Args:
+        bases: Base lrs.
+        factors: Factors by label.
+        lrs: Effective lrs.
+    """
+
+    bases: Mapping[str, float | Tensor]
+    factors: Mapping[str, Mapping[str, float]]
+    lrs: Mapping[str, float | Tensor]
 
 
 class Board:
@@ -68,21 +84,14 @@ class Board:
             hook.remove()
         del _BOARDS[self.optimizer]
 
-    def bases(self) -> dict[str, float]:
-        """The base lr of every group."""
+    def rates(self) -> Rates:
+        """What stands in the groups now; it stays as it is when that changes."""
         self._adopt()
-        return {name: float(base) for name, base in self._base.items()}
+        return Rates(dict(self._base), dict(self._factors), {name: lr for name, (lr, _) in self._seen.items()})
 
     def factors(self, name: str) -> Mapping[str, float]:
         """The factors of a group, by label."""
         return self._factors.get(name, {})
-
-    def leading(self) -> dict[str, str]:
-        """Component -> the group that speaks for it: its first, if possible one with tensors of several dimensions."""
-        found: dict[str, str] = {}
-        for slot in sorted(self.slots.values(), key=lambda slot: slot.is_1d):
-            found.setdefault(slot.component, slot.name)
-        return found
 
     def refresh(self, factors: Mapping[str, Mapping[str, float]]) -> None:
         """Set every effective lr from its base and the factors.
@@ -93,8 +102,7 @@ class Board:
         self._adopt()
         for name, values in factors.items():
             self._factors[name] = {**self._factors.get(name, {}), **values}
-            # sorted, because the last bit of a product of floats depends on the order
-            self._product[name] = math.prod(sorted(self._factors[name].values()))
+            self._product[name] = product(self._factors[name])
         if self._stale or factors:
             self._write_effective()
 

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from structurenet_pl.components import CONTAINERS, Part, Structure, build, refine, with_event
+from structurenet_pl.components import CONTAINERS, Part, Structure, build, count, refine, with_event
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage, listed
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.snapshots import bring, whereabouts
@@ -92,6 +92,8 @@ def compare(
         beside=beside,
         moved={name: path for name, path in paths.items() if path != old_paths[name] and name not in removed}
         | {name: path for name, path in born.items() if path != name},
+        asked_by=request.asked_by,
+        parameters=(sum(shape.numel() for shape in shapes.values()), count(now)),
     )
     if not (event.born or event.moved or successors):
         raise ValueError(

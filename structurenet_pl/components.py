@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage
 
@@ -159,6 +160,11 @@ def first_wins(*patterns: Mapping[str, str]) -> dict[str, str]:
     for some in patterns:
         merged |= {pattern: role for pattern, role in some.items() if pattern not in merged}
     return merged
+
+
+def count(tensors: Iterable[Tensor]) -> int:
+    """The number of entries; a lazy tensor has none before the first batch."""
+    return sum(0 if is_lazy(tensor) else tensor.numel() for tensor in tensors)
 
 
 def unmatched(module: nn.Module, patterns: Iterable[str]) -> list[str]:

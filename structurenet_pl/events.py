@@ -114,6 +114,11 @@ class GrowthEvent:
         widened: Names of the components that have got more entries in a tensor.
         shrunk: Names of the components that have lost tensors, or entries of one.
         removed: Names of the components that are gone.
+        asked_by: Who asked for it: the class name of a trigger, or ``"user"`` for a call of the method.
+        parameters: Number of parameters of the module before and after.
+
+    Events are equal if they did the same at the same time, whoever asked. Logs that were written before ``asked_by``
+    and ``parameters`` were noted have None and ``()``.
     """
 
     method: str
@@ -128,6 +133,8 @@ class GrowthEvent:
     widened: tuple[str, ...] = ()
     shrunk: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    asked_by: str | None = field(default=None, compare=False)
+    parameters: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def outcome(self) -> dict[str, tuple[str, ...]]:
@@ -136,7 +143,7 @@ class GrowthEvent:
         return {kind: names for kind, names in kinds.items() if names}
 
 
-_TUPLES = ("born", "widened", "shrunk", "removed", "adjacent")
+_TUPLES = ("born", "widened", "shrunk", "removed", "adjacent", "parameters")
 
 
 def dump_log(log: Iterable[GrowthEvent]) -> str:

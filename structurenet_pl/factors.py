@@ -1,5 +1,6 @@
 """The factors of a Trainer, evaluated together."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
@@ -139,3 +140,8 @@ class Factors(dict[str, Factor]):
             }
             for slot in slots
         }
+
+
+def product(factors: Mapping[str, float]) -> float:
+    """All factors of a group multiplied; sorted, because the last bit of a product of floats depends on the order."""
+    return math.prod(sorted(factors.values()))

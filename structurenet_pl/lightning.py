@@ -12,22 +12,29 @@ from torch.nn import Module
 try:
     from lightning.pytorch import Callback as _Callback
     from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.loggers import TensorBoardLogger as _TensorBoardLogger
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
     from lightning.pytorch.utilities.seed import isolate_rng
 except ModuleNotFoundError:
     from pytorch_lightning import Callback as _Callback
     from pytorch_lightning import LightningModule, Trainer
+    from pytorch_lightning.loggers import TensorBoardLogger as _TensorBoardLogger
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
     from pytorch_lightning.utilities.seed import isolate_rng
 
 try:
     from pytorch_lightning import Callback as _OtherCallback
+    from pytorch_lightning.loggers import TensorBoardLogger as _OtherTensorBoardLogger
 except ModuleNotFoundError:
     _OtherCallback = _Callback
+    _OtherTensorBoardLogger = _TensorBoardLogger
+
+TENSORBOARD_LOGGERS = (_TensorBoardLogger, _OtherTensorBoardLogger)
 
 __all__ = [
+    "TENSORBOARD_LOGGERS",
     "Callback",
     "LightningModule",
     "MisconfigurationException",

@@ -81,11 +81,13 @@ class GrowthRequest:
         method: What was called.
         arguments: Its arguments by name, with defaults.
         by_clock: Whether the clock alone decided, so that every process asks for the same at the same moment.
+        asked_by: Who asks: the class name of a trigger, or ``"user"``.
     """
 
     method: GrowthMethod
     arguments: Mapping[str, Any]
     by_clock: bool = False
+    asked_by: str = "user"
 
     def __str__(self) -> str:
         return f"{self.method.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"

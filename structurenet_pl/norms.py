@@ -1,12 +1,13 @@
 """Norms of all components in one pass, with one synchronisation with the device."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from structurenet_pl.events import Component, Norms
 
@@ -55,6 +56,65 @@ class GradientNorms:
             norms = Norms(weight_norm, grad_norm, decay * weight_norm)
             rows.setdefault(self._owner[weight], []).append((weight.ndim, norms))
         return rows
+
+
+class PartNorms(Metric):
+    """Euclidean norms over the tensors of each part of the network, of several kinds: weights, gradients, updates.
+
+    Where DDP averages gradients and keeps weights equal, all processes measure the same. Where each of them steps on
+    gradients of its own they do not, and the root mean square over the processes speaks for all.
+
+    Args:
+        kinds: Number of kinds.
+        parts: Number of parts.
+    """
+
+    full_state_update = False
+    squares: Tensor
+
+    def __init__(self, kinds: int, parts: int) -> None:
+        super().__init__()
+        self.add_state("squares", torch.zeros(kinds, parts, dtype=torch.float64), dist_reduce_fx="mean")
+
+    @torch.no_grad()
+    def update(self, kind: int, tensors: Sequence[Tensor], parts: Sequence[int]) -> None:
+        """Take in tensors of one kind, each with the number of its part."""
+        if tensors:
+            norms = torch.stack([norm.to(self.squares) for norm in torch._foreach_norm(list(map(_dense, tensors)))])
+            self.squares[kind].index_add_(0, torch.tensor(parts, device=norms.device), norms.square())
+
+    def compute(self) -> Tensor:
+        """The norms by kind and part."""
+        return self.squares.sqrt()
+
+
+class StepNorms:
+    """Norms of gradients and updates of one step: made before the update, asked once after it.
+
+    Args:
+        parts: The tensors of each part of the network.
+    """
+
+    def __init__(self, parts: Mapping[str, Sequence[Tensor]]) -> None:
+        self._names = list(parts)
+        self._weights = [tensor.detach() for tensors in parts.values() for tensor in tensors]
+        self._before = [weight.clone() for weight in self._weights]
+        self._parts = [number for number, tensors in enumerate(parts.values()) for _ in tensors]
+        tensors = [tensor for tensors in parts.values() for tensor in tensors]
+        grads = [(tensor.grad, part) for tensor, part in zip(tensors, self._parts, strict=True)]
+        known = [(grad, part) for grad, part in grads if grad is not None]
+        self._norms = PartNorms(3, len(parts)).to(self._weights[0].device)
+        self._norms.update(0, self._before, self._parts)
+        self._norms.update(1, [grad for grad, _ in known], [part for _, part in known])
+
+    def scalars(self) -> dict[str, float]:
+        """By tag; the ratio is left out where all weights were 0."""
+        self._norms.update(2, torch._foreach_sub(self._weights, self._before), self._parts)
+        weights, grads, updates = self._norms.compute().tolist()
+        ratios = zip(self._names, updates, weights, strict=True)
+        return {f"grad_norm/{name}": grad for name, grad in zip(self._names, grads, strict=True)} | {
+            f"update_ratio/{name}": update / weight for name, update, weight in ratios if weight
+        }
 
 
 def coupled_weight_decay(optimizer: Optimizer, group: Mapping[str, Any]) -> float:

@@ -1,20 +1,22 @@
 """Why each learning rate is what it is, as data and as a table."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from torch.optim import Optimizer
 
-from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
 from structurenet_pl.checks import shared_basis
+from structurenet_pl.components import count
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Clock, Component
 from structurenet_pl.lightning import Trainer
+from structurenet_pl.rates import Reading, decay_of, decays
+from structurenet_pl.surgery.freezing import Frozen
+from structurenet_pl.surgery.param_groups import leading
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class GroupLR:
         lr: The effective lr, as it stands in the optimizer.
         stratum: Name of the stratum it has reached, None without :class:`~structurenet_pl.SedimentaryDecay`.
         stratum_number: Number of this stratum, from 0; None for a role with a factor of its own.
+        frozen: Whether the component is frozen: its lr counts for nothing then.
     """
 
     component: Component
@@ -44,14 +47,14 @@ class GroupLR:
     lr: float
     stratum: str | None
     stratum_number: int | None
+    frozen: bool
 
 
-def group_lrs(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -> list[GroupLR]:
+def group_lrs(trainer: Trainer) -> list[GroupLR]:
     """The learning rates of all param groups, by component in order of depth.
 
     Args:
         trainer: A Trainer in a fit or after it.
-        optimizers: Those of interest, None for all.
 
     Raises:
         ValueError: If no callback of this package has been at work in the Trainer.
@@ -62,31 +65,31 @@ def group_lrs(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -
             "the Trainer holds no learning rates of components: give it an LR callback of structurenet_pl, or a "
             "GrowableModule, and call fit first"
         )
-    now = driver.moment(trainer)
-    decays = [factor for factor in driver.factors.values() if isinstance(factor, SedimentaryDecay)]
-    order = {component.name: position for position, component in enumerate(now.spine)}
+    strata = decays(driver)
+    order = {component.name: position for position, component in enumerate(driver.structure.spine)}
     found = []
-    for optimizer in driver.boards if optimizers is None else optimizers:
-        board = driver.boards[optimizer]
-        leading, bases = board.leading(), board.bases()
+    for optimizer in driver.boards:
+        reading = Reading.of(driver, trainer, optimizer)
+        leads = set(leading(reading.slots.values()).values())
         for group in optimizer.param_groups:
-            slot = board.slots.get(group.get("name", ""))
+            slot = reading.slots.get(group.get("name", ""))
             if slot is None or slot.component not in order:
                 continue
-            component = now.spine[order[slot.component]]
-            decay = next((decay for decay in decays if decay.acts_on(component)), None)
+            component = reading.components[slot.component]
+            decay = decay_of(component, strata)
             found.append(
                 GroupLR(
                     component=component,
                     group=slot.name,
-                    leads=leading[component.name] == slot.name,
-                    age=now.age(component),
-                    parameters=sum(tensor.numel() for tensor in group["params"]),
-                    base_lr=bases[slot.name],
-                    factors=board.factors(slot.name),
+                    leads=slot.name in leads,
+                    age=reading.now.age(component),
+                    parameters=count(group["params"]),
+                    base_lr=float(reading.rates.bases[slot.name]),
+                    factors=reading.rates.factors.get(slot.name, {}),
                     lr=float(group["lr"]),
-                    stratum=decay.stratum(component, now) if decay else None,
-                    stratum_number=decay.stratum_number(component, now) if decay else None,
+                    stratum=decay.stratum(component, reading.now) if decay else None,
+                    stratum_number=decay.stratum_number(component, reading.now) if decay else None,
+                    frozen=component.name in reading.frozen.components,
                 )
             )
     return sorted(found, key=lambda entry: order[entry.component.name])
@@ -94,6 +97,8 @@ def group_lrs(trainer: Trainer, optimizers: Iterable[Optimizer] | None = None) -
 
 def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
     """Print a table that says why each learning rate is what it is, and return the same as data.
+
+    It may be called in any hook from ``on_fit_start`` on; of several processes the first prints.
 
     After a fit these are the learning rates that a next step would have; what was used at each step is in the log of
     :class:`~structurenet_pl.StrataMonitor`.
@@ -104,12 +109,14 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
 
     Returns:
         An entry for each param group, with ``component``, ``group``, ``age``, ``parameters``, ``base_lr``, ``factors``,
-        ``lr`` and ``stratum``.
+        ``lr``, ``stratum`` and ``frozen``.
 
     Raises:
         ValueError: If no callback of this package has been at work in the Trainer.
     """
     found = group_lrs(trainer)
+    if not trainer.is_global_zero:
+        return found
     labels = list(dict.fromkeys(label for entry in found for label in entry.factors))
     title = f"Learning rates of the next step, {trainer.global_step} (epoch {trainer.current_epoch})"
     table = Table(title=title, box=SIMPLE)
@@ -132,14 +139,25 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
             f"{entry.parameters:,}",
             f"{entry.base_lr:.3g}",
             *(f"{entry.factors[label]:.3g}" if label in entry.factors else "" for label in labels),
-            f"{entry.lr:.3g}",
+            "frozen" if entry.frozen else f"{entry.lr:.3g}",
         )
     console = console or Console()
     before, unlimited = console.width, console.options.update(max_width=10_000)
     console.width = max(before, console.measure(table, options=unlimited).maximum)
     console.print(table)
     console.width = before
-    factors = cast(Driver, Driver.of(trainer)).factors
-    for note in shared_basis(factors.basis, factors.acting):
+    driver = cast(Driver, Driver.of(trainer))
+    notes = shared_basis(driver.factors.basis, driver.factors.acting)
+    for note in [*notes, *_what_is_frozen(driver.frozen, len(driver.structure.components))]:
         console.print(note, soft_wrap=True)
     return found
+
+
+def _what_is_frozen(frozen: Frozen, components: int) -> list[str]:
+    """A line that says how much is frozen, if anything is."""
+    if not frozen.components:
+        return []
+    parts = [f"{len(frozen.components)} of {components} components", f"{frozen.parameters:.0%} of the parameters"]
+    if frozen.work is not None:
+        parts.append(f"saves {frozen.work:.0%} of the work of a step")
+    return [f"frozen: {', '.join(parts)}"]

@@ -5,10 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from structurenet_pl.events import GrowthEvent
+
+SIGNS = {"born": "+", "widened": "wider", "shrunk": "narrower", "removed": "-"}
+
 
 @dataclass(frozen=True)
 class Strata:
     """Effective learning rates over time.
+
+    Steps need not be evenly spaced: what is said of one holds until the next.
 
     Args:
         components: Their names, by birth, those of one birth in order of depth.
@@ -23,3 +29,14 @@ class Strata:
     lrs: NDArray[np.float64]
     frozen: NDArray[np.bool_]
     events: tuple[tuple[int, str], ...] = ()
+
+
+def mark(event: GrowthEvent) -> tuple[int, str]:
+    """When a growth event happened, in steps, and a short text of what came of it.
+
+    Example:
+        >>> from structurenet_pl import Clock
+        >>> mark(GrowthEvent("expand", {"by": 2}, Clock(step=120), born=("norm",), widened=("stem", "body")))
+        (120, '+ norm; wider stem, body')
+    """
+    return event.clock.step, "; ".join(f"{SIGNS[kind]} {', '.join(names)}" for kind, names in event.outcome.items())

@@ -13,7 +13,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Each may import from those above it, and from its own line.
 LAYERS = [
     {"events", "lightning"},
-    {"components", "rng", "norms", "successors", "snapshots", "net2net", "strata"},
+    {"components", "rng", "norms", "successors", "snapshots", "net2net", "strata", "tensorboard"},
+    {"plots", "reading"},
     {"density", "surgery.optimizer_state", "surgery.schedulers", "surgery.param_groups", "surgery.replacement"},
     {"methods", "trial", "surgery.distributed", "surgery.norm_layers", "surgery.parking", "work"},
     {"surgery.freezing"},
@@ -27,9 +28,12 @@ LAYERS = [
     {"callbacks.warmup", "callbacks.sedimentary", "callbacks.responder", "callbacks.freeze", "callbacks.lars"}
     | {"callbacks.age", "callbacks.depth", "callbacks.role", "callbacks.density"}
     | {"callbacks.components", "callbacks.triggers", "callbacks.plateau", "callbacks.patience"}
-    | {"growable", "plots"},
-    {"report", "presets"},
-    {"callbacks.monitor"},
+    | {"growable"},
+    {"rates"},
+    {"report", "rows", "presets", "rehearsal"},
+    {"record", "corners"},
+    {"callbacks.monitor", "previews"},
+    {"looking"},
     {""},
     {"pytorch_lightning"},
 ]

@@ -99,12 +99,13 @@ def test_growing_digits_says_what_it_takes():
 def test_readme_code_runs(capsys):
     readme = (EXAMPLES.parent / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names = {"module": Plain(), "MyModule": Plain, "train_loader": loader()}
     for block in blocks:
         exec(block, names)
     assert names["net"].growth_log[0].born == ("patches.0",)
     assert len(names["net"].growth_log) == 2
+    assert names["plan"].events == ((12, "+ patches.0"), (24, "+ patches.1"))
     fit(Plain(), [names["CalmAfterGrowth"]()], epochs=1)
     net = names["Net"]()
     net.wider(12)

@@ -223,7 +223,7 @@ def test_foreign_write_is_the_new_base():
     optimizer, board = board_of_one()
     board.refresh({"stem": {"half": 0.5}})
     optimizer.param_groups[0]["lr"] = 0.4
-    assert board.bases()["stem"] == 0.4
+    assert board.rates().bases["stem"] == 0.4
     board.refresh({})
     assert optimizer.param_groups[0]["lr"] == 0.2
 
@@ -247,7 +247,7 @@ def test_a_foreign_tensor_or_number_is_seen(lr):
         optimizer.param_groups[0]["lr"].fill_(0.4)
     else:
         optimizer.param_groups[0]["lr"] = 0.4
-    assert board.bases()["stem"] == pytest.approx(0.4, rel=1e-7)  # a float32 tensor in one case
+    assert float(board.rates().bases["stem"]) == pytest.approx(0.4, rel=1e-7)  # a float32 tensor in one case
 
 
 def test_saved_lr_is_the_base_and_loading_takes_it_as_such():
@@ -258,7 +258,7 @@ def test_saved_lr_is_the_base_and_loading_takes_it_as_such():
     assert optimizer.param_groups[0]["lr"] == 0.05
     state["param_groups"][0]["lr"] = 0.2
     optimizer.load_state_dict(state)
-    assert (board.bases()["stem"], optimizer.param_groups[0]["lr"]) == (0.2, 0.1)
+    assert (board.rates().bases["stem"], optimizer.param_groups[0]["lr"]) == (0.2, 0.1)
 
 
 def test_a_scheduler_that_raises_leaves_the_effective_lr():

@@ -1,72 +1,281 @@
 """What learned how fast, in every logger."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, cast
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
+from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
+from structurenet_pl.callbacks.triggers import check_count
+from structurenet_pl.components import count
+from structurenet_pl.corners import Corners
 from structurenet_pl.driven import Driven
+from structurenet_pl.driver import Driver
+from structurenet_pl.events import Component, GrowthEvent
 from structurenet_pl.growing import growth_log
-from structurenet_pl.lightning import LightningModule, Trainer, rank_zero_warn
-from structurenet_pl.report import GroupLR, group_lrs
+from structurenet_pl.lightning import (
+    TENSORBOARD_LOGGERS,
+    LightningModule,
+    MisconfigurationException,
+    Trainer,
+    rank_zero_info,
+    rank_zero_warn,
+)
+from structurenet_pl.norms import StepNorms
+from structurenet_pl.plots import heat_map
+from structurenet_pl.rates import Reading, decays
+from structurenet_pl.record import Record
+from structurenet_pl.report import explain
+from structurenet_pl.rows import make_row, mean_lrs, part_of
+from structurenet_pl.strata import Strata
+from structurenet_pl.surgery.distributed import whole
+from structurenet_pl.surgery.replacement import faces
+from structurenet_pl.tensorboard import component_table, growth_table, lay_out
 
 
 class StrataMonitor(Driven):
     """Log the learning rate of every component, and what it is made of, to all loggers of the Trainer.
 
-    Each row holds what the optimizer used at that step:
+    Each row holds what the optimizer used at that step, under ``trainer.global_step``:
 
-    ============================== ===================================================================
-    ``lr/<component>``             effective lr
-    ``base_lr/<component>``        what optimizer and scheduler alone would give
-    ``factor/<label>/<component>`` factor of one callback, by class name
-    ``age/<component>``            age in epochs
-    ``stratum/<component>``        stratum by number, 0 the first, with a :class:`SedimentaryDecay`
-    ============================== ===================================================================
+    =============================== ====================================================================
+    ``lr/<component>``              effective lr
+    ``base_lr/<component>``         what optimizer and scheduler alone would give
+    ``factor/<label>/<component>``  factor of one callback, by class name
+    ``age/<component>``             age in epochs
+    ``stratum/<component>``         stratum by number, 0 the first, with a :class:`SedimentaryDecay`
+    ``lr_range/min``, mean, max     of the effective lrs of all components
+    ``frozen/<component>``          1 if it is frozen, else 0; this and the next two if any callback freezes
+    ``frozen_share/parameters``     share of the parameters that is frozen
+    ``frozen_share/work``           share of the work of a step that this saves, where it is known
+    ``grad_norm/<component>``       norm of the gradient, with ``norms=True``
+    ``update_ratio/<component>``    norm of the update over norm of the weights before it, with ``norms=True``
+    =============================== ====================================================================
 
     Of a component with several groups (decay / no decay, tensors of one dimension under LARS) the leading one is
-    logged, the first with tensors of several dimensions; ``explain`` shows them all.
+    logged, the first with tensors of several dimensions; ``explain`` shows them all. Nothing is written of a component
+    before its birth. With more than ``max_components`` components each tag of one component gives way to three of a
+    part of the network, ``lr/<part>/min``, ``mean`` and ``max`` and so on, and one that says how many components are
+    in it, ``components/<part>``. The part is the component's stratum, without :class:`SedimentaryDecay` its role,
+    without that ``others``.
 
-    A row is written every ``log_every_n_steps`` steps of the Trainer, and at the first step after each growth event;
-    nothing is written of a component before its birth.
+    A row is written every ``log_every_n_steps`` steps of the Trainer. No corner of a curve is lost in between: a row is
+    also written of the first step, after each growth or freeze, and where a factor starts to change, with the row of
+    the step before, so that a jump does not look like a ramp; and of the step at which a factor has come to rest, such
+    as the end of a warm-up. Factors that go by gradients change all the time, and are left to ``log_every_n_steps``.
+
+    TensorBoard also gets a layout for its page of custom scalars (unless the run has one: extend
+    ``structurenet_pl.tensorboard.LAYOUT`` for your own), tables of components and of growth events, and a picture:
+    step × component, the lr a colour, at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90, 100, 200
+    and so on; it needs the extra ``structurenet-pl[plots]``.
+
+    Args:
+        norms: Whether to log norms of gradients and updates. They cost a copy of the weights on logged steps, and are
+            a mean over the processes if these differ. ``LARSScaler(mode="grad")`` has scaled the gradients if it stands
+            before this callback.
+        max_components: Number of components above which parts of the network are logged in their place.
+        table: Whether to print the table of :func:`explain` at the start of the fit and after each growth event.
+        progress_bar: Whether to show the mean lr of each part of the network in the progress bar, as ``lr_active`` and
+            so on. Lightning's ``RichProgressBar`` needs ``RichProgressBarTheme(metrics_format=".1e")`` to show small
+            numbers.
+
+    Raises:
+        ValueError: If ``max_components`` is not a whole number.
+        MisconfigurationException: At the start of the fit, if norms are wanted of tensors that are split over
+            processes.
 
     Example:
         >>> from structurenet_pl import StrataMonitor, Warmup
         >>> callbacks = [Warmup(), StrataMonitor()]
     """
 
-    def __init__(self) -> None:
-        self._due = False
+    def __init__(
+        self, norms: bool = False, max_components: int = 100, table: bool = True, progress_bar: bool = False
+    ) -> None:
+        check_count("max_components", max_components, least=0)
+        self.norms = norms
+        self.max_components = max_components
+        self.table = table
+        self.progress_bar = progress_bar
+        self._start()
+
+    def _start(self) -> None:
+        """Remember nothing."""
+        self._corners = Corners()
+        self._record = Record()
+        self._readings: dict[int, Reading] = {}
+        self._network: tuple[Component, ...] = ()
+        self._log: tuple[GrowthEvent, ...] = ()
+        self._in_bar: dict[str, float] = {}
+        self._stepped = self._told = False
+        self._measuring: tuple[Trainer, int, StepNorms] | None = None
+        self._handles: list[RemovableHandle] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to the optimizers of a fit."""
+        return {**super().__getstate__(), "_measuring": None, "_handles": []}
+
+    @property
+    def strata(self) -> Strata:
+        """The learning rates of the run so far, at no more than 1000 steps: those that were logged, thinned."""
+        return self._record.strata(self._network, self._log)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs in order to go on."""
+        return {"corners": self._corners.state_dict(), "record": self._record.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the checkpoint was written."""
+        self._corners.load_state_dict(state_dict["corners"])
+        self._record.load_state_dict(state_dict["record"])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start anew unless the Trainer goes on."""
+        if stage == "fit" and trainer.global_step == 0:
+            self._start()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if there is nowhere to log to."""
+        """Say what cannot be shown."""
         if not trainer.loggers:
             rank_zero_warn("StrataMonitor has no logger to write to: give the Trainer one, or leave the callback out")
+        if self.norms and not whole(trainer):
+            raise MisconfigurationException(
+                f"StrataMonitor(norms=True) is not supported under {type(trainer.strategy).__name__}, which splits "
+                "tensors over processes: leave norms out."
+            )
+        if list(_writers(trainer)) and find_spec("matplotlib") is None:
+            rank_zero_info("StrataMonitor draws no heat map: for that, pip install 'structurenet-pl[plots]'")
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Decide for the whole batch, in which several optimizers may take a step."""
-        every = trainer.log_every_n_steps
-        steps = trainer.fit_loop.epoch_loop._batches_that_stepped  # what Lightning's own logging goes by
-        grown = {event.clock.step for event in growth_log(pl_module)}
-        self._due = bool(every) and ((steps + 1) % every == 0 or trainer.global_step in grown)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Everything has been restored by now."""
+        driver = cast(Driver, Driver.of(trainer))
+        self._stepped = trainer.fit_loop.epoch_loop._batches_that_stepped > 0
+        if self.norms:
+            hooked = [faces(optimizer)[0] for optimizer in driver.boards]
+            self._handles = [face.register_step_post_hook(self._after_step) for face in hooked]
+        for writer, log_dir in _writers(trainer):
+            lay_out(writer, log_dir)
+        self._show_structure(trainer, driver)
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """The lrs of this step stand in the optimizer."""
-        if not self._due:
+        every = trainer.log_every_n_steps
+        if not every:
             return
-        found = [entry for entry in group_lrs(trainer, [optimizer]) if entry.leads]
-        row = {tag: value for entry in found for tag, value in _scalars(entry).items()}
+        driver = cast(Driver, Driver.of(trainer))
+        reading = Reading.of(driver, trainer, optimizer)
+        number = trainer.optimizers.index(optimizer)
+        self._readings.pop(number, None)
+        self._readings[number] = reading  # the last, because it takes the step
+        batches = trainer.fit_loop.epoch_loop._batches_that_stepped  # what Lightning's own logging goes by
+        # steps past Lightning do not move its global_step
+        step = batches if self._stepped and trainer.global_step == 0 else trainer.global_step
+        ignored = [label for label, factor in driver.factors.items() if factor.needs_gradients]
+        freezes = any(factor.freezes for factor in driver.factors.values())
+        strata = decays(driver)
+        make = partial(make_row, step, tuple(self._readings.values()), strata, self.max_components, freezes)
+        due = (batches + 1) % every == 0
+        rows = self._corners.turn(number, reading, make, due, ignored)
+        for row, corner in rows:
+            self._write(trainer, row.scalars, row.step)
+            self._record.add(row, corner)
+        if rows:
+            self._in_bar = mean_lrs(self._readings.values(), strata)
+        if self.norms and rows and rows[-1][0].step == step:
+            self._measuring = trainer, step, StepNorms(self._parts(reading, optimizer, strata))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show in the progress bar what the last row said."""
+        self._stepped = bool(self._readings)
+        if self.progress_bar:
+            for part, lr in self._in_bar.items():
+                pl_module.log(f"lr_{part}", lr, prog_bar=True, logger=False, on_step=True, on_epoch=False)
+
+    def on_growth(self, trainer: Trainer, pl_module: LightningModule, event: GrowthEvent) -> None:
+        """Show the new structure."""
+        driver = cast(Driver, Driver.of(trainer))
+        if driver.boards:  # else the fit has yet to begin
+            self._show_structure(trainer, driver)
+            if len(str(event.clock.generation).rstrip("0")) == 1:
+                self._draw(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the whole run."""
+        self._draw(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the optimizers alone."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lightning calls no teardown after an exception."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def _write(self, trainer: Trainer, scalars: Mapping[str, float], step: int) -> None:
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics(dict(scalars), step=step)
+
+    def _parts(
+        self, reading: Reading, optimizer: Optimizer, strata: Sequence[SedimentaryDecay]
+    ) -> dict[str, list[Tensor]]:
+        """The tensors of each component, or of each part of the network where these are logged."""
+        summed_up = len(reading.components) > self.max_components
+        parts: dict[str, list[Tensor]] = {}
+        for group in optimizer.param_groups:
+            slot = reading.slots.get(group.get("name", ""))
+            if slot is not None and (component := reading.components.get(slot.component)) is not None:
+                name = part_of(component, reading, strata) if summed_up else component.name
+                parts.setdefault(name, []).extend(group["params"])
+        return parts
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """The update has been made."""
+        if self._measuring is None or torch.compiler.is_compiling():
+            return
+        (trainer, step, norms), self._measuring = self._measuring, None
+        self._write(trainer, norms.scalars(), step)
+
+    def _show_structure(self, trainer: Trainer, driver: Driver) -> None:
+        """What the network is made of now, printed and in TensorBoard."""
+        structure = driver.structure
+        self._network, self._log = structure.spine, growth_log(trainer.lightning_module)
+        many = len(self._network) > self.max_components
+        if many and not self._told:
+            self._told = True
+            rank_zero_info(
+                f"StrataMonitor logs parts of the network, for it has {len(self._network)} components: for curves of "
+                "them all give it a higher max_components; explain(trainer) prints them all."
+            )
+        if self.table and not many:
+            if trainer.is_global_zero:
+                print()  # a progress bar may stand in the line
+            explain(trainer)
+        parameters = {name: count(tensors.values()) for name, tensors in structure.parameters.items()}
+        for writer, _ in _writers(trainer):
+            writer.add_text("strata/components", component_table(structure.components, parameters), trainer.global_step)
+            if self._log:
+                writer.add_text("strata/growth", growth_table(self._log), trainer.global_step)
+
+    def _draw(self, trainer: Trainer) -> None:
+        """Give TensorBoard the picture of the run so far."""
+        if not self.strata.steps.size or find_spec("matplotlib") is None:
+            return
+        for writer, _ in _writers(trainer):
+            writer.add_figure("strata/heat_map", heat_map(self.strata), trainer.global_step)
+
+
+def _writers(trainer: Trainer) -> Iterator[tuple[Any, str]]:
+    """TensorBoard's writer and directory of each logger that has one."""
+    if trainer.is_global_zero:
         for logger in trainer.loggers:
-            logger.log_metrics(row, step=trainer.global_step)
-
-
-def _scalars(entry: GroupLR) -> dict[str, Any]:
-    name = entry.component.name
-    factors = {f"factor/{label}/{name}": factor for label, factor in entry.factors.items()}
-    stratum = {} if entry.stratum_number is None else {f"stratum/{name}": entry.stratum_number}
-    return {
-        f"lr/{name}": entry.lr,
-        f"base_lr/{name}": entry.base_lr,
-        f"age/{name}": entry.age.epoch,
-        **factors,
-        **stratum,
-    }
+            if isinstance(logger, TENSORBOARD_LOGGERS):
+                yield logger.experiment, logger.log_dir

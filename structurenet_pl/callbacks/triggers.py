@@ -18,6 +18,9 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 class Trigger(Callback):
     """Calls a growth method of the module by name; what is derived from it says when."""
 
+    by_clock = False
+    """Whether the clock alone says when, so that under DDP the processes need not agree first."""
+
     def __init__(self, growth: str, limit: int | None, arguments: Mapping[str, Any]) -> None:
         if limit is not None:
             check_count("limit", limit)
@@ -37,8 +40,13 @@ class Trigger(Callback):
         return growth_method(pl_module, self.growth).bind(pl_module, **self.arguments)
 
     def grow(self, pl_module: LightningModule) -> None:
-        """Call the growth method."""
-        getattr(pl_module, self.growth)(**self.arguments)
+        """Ask for the growth."""
+        pl_module.request_growth(self.request(pl_module))
+
+    def request(self, pl_module: LightningModule) -> GrowthRequest:
+        """What it asks for."""
+        method = growth_method(pl_module, self.growth)
+        return GrowthRequest(method, self.complete(pl_module), self.by_clock, asked_by=type(self).__name__)
 
 
 class GrowEvery(Trigger):
@@ -64,6 +72,8 @@ class GrowEvery(Trigger):
         >>> from structurenet_pl import GrowEvery
         >>> trigger = GrowEvery("add_patch", every=10, limit=3, arguments={"at": 2})
     """
+
+    by_clock = True
 
     def __init__(
         self,
@@ -105,8 +115,16 @@ class GrowEvery(Trigger):
         if self.unit == "epoch":
             self._grow_if_due(pl_module, trainer.current_epoch, trainer.current_epoch + 1)
 
+    def due(self, before: int, after: int) -> int:
+        """How many growths are due when time moves on, in the trigger's unit.
+
+        Example:
+            >>> GrowEvery("add_patch", every=10, limit=3).due(before=9, after=20)
+            2
+        """
+        counts = range(before // self.every + 1, after // self.every + 1)
+        return len(counts) if self.limit is None else len([count for count in counts if count <= self.limit])
+
     def _grow_if_due(self, pl_module: LightningModule, before: int, after: int) -> None:
-        for count in range(before // self.every + 1, after // self.every + 1):
-            if self.limit is None or count <= self.limit:
-                method = growth_method(pl_module, self.growth)
-                pl_module.request_growth(GrowthRequest(method, self.complete(pl_module), by_clock=True))
+        for _ in range(self.due(before, after)):
+            self.grow(pl_module)

@@ -23,13 +23,18 @@ def several(trainer: Trainer | None) -> bool:
     )
 
 
-def obstacle(trainer: Trainer) -> str | None:
-    """What cannot follow if tensors are added, frozen or thawed; None if all can."""
+def whole(trainer: Trainer) -> bool:
+    """Whether every process holds the whole module; in a fit."""
     strategy = trainer.strategy
     alone = trainer.world_size == 1 and strategy.model is strategy.lightning_module
-    if not alone and not isinstance(strategy.model, DistributedDataParallel):
-        return type(strategy).__name__
-    return None if getattr(strategy, "_ddp_comm_state", None) is None else "ddp_comm_state"
+    return alone or isinstance(strategy.model, DistributedDataParallel)
+
+
+def obstacle(trainer: Trainer) -> str | None:
+    """What cannot follow if tensors are added, frozen or thawed; None if all can."""
+    if not whole(trainer):
+        return type(trainer.strategy).__name__
+    return None if getattr(trainer.strategy, "_ddp_comm_state", None) is None else "ddp_comm_state"
 
 
 def check_strategy(trainer: Trainer) -> None:

@@ -36,6 +36,14 @@ class Slot:
     is_1d: bool = False
 
 
+def leading(slots: Iterable[Slot]) -> dict[str, str]:
+    """Component -> the group that speaks for it: its first, if possible one with tensors of several dimensions."""
+    found: dict[str, str] = {}
+    for slot in sorted(slots, key=lambda slot: slot.is_1d):
+        found.setdefault(slot.component, slot.name)
+    return found
+
+
 def split_groups(
     optimizer: Optimizer, structure: Structure, split_1d: bool, holders: Iterable[Any], known: Mapping[str, Slot]
 ) -> dict[str, Slot]:

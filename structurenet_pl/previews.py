@@ -1,0 +1,126 @@
+"""The strata of a run that has not been trained: from callbacks and growth alone."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from structurenet_pl.callbacks.triggers import GrowEvery, Trigger, check_count
+from structurenet_pl.companions import Companion
+from structurenet_pl.components import first_wins
+from structurenet_pl.events import Clock, Component, GrowthEvent, Moment, lineage
+from structurenet_pl.factors import Factor, Factors, product
+from structurenet_pl.growing import Growing
+from structurenet_pl.lightning import Callback, rank_zero_warn
+from structurenet_pl.rehearsal import Log, dated, rehearse
+from structurenet_pl.strata import Strata, mark
+from structurenet_pl.surgery.param_groups import Slot
+
+
+def preview(
+    callbacks: Iterable[Callback],
+    growth_log: Iterable[GrowthEvent] = (),
+    module: nn.Module | None = None,
+    epochs: int = 60,
+    steps_per_epoch: int | None = None,
+    base_lr: float | Callable[[int], float] = 1.0,
+) -> Strata:
+    """What the learning rates of a run would be, without training.
+
+    They are those that the run would have, to the last bit, but for what only training can tell: factors that go by
+    gradients or densities count as 1, and what grows by a metric does not grow. A warning names them.
+
+    Args:
+        callbacks: Those that the Trainer would get. Factors, ``Components`` and ``GrowEvery`` have a part in it.
+        growth_log: When the network grows, and what is born. Without it a copy of the module grows: as the module has
+            in a run that is over, or else as each ``GrowEvery`` says.
+        module: What would be trained. Without it one component with the role ``scaffold`` stands for the founding
+            network.
+        epochs: How many there would be.
+        steps_per_epoch: Optimizer steps in an epoch; None: as in the growth log, 1 if that does not tell.
+        base_lr: What optimizer and scheduler alone would give: a number, or a function of the step.
+
+    Returns:
+        A row for each step, to be given to :func:`~structurenet_pl.plot_strata`.
+
+    Raises:
+        ValueError: If ``epochs`` or ``steps_per_epoch`` is no positive whole number.
+        RuntimeError: If the module cannot grow as the growth log says.
+
+    Example:
+        >>> from structurenet_pl import Clock, GrowthEvent, SedimentaryDecay, Warmup, preview
+        >>> log = [GrowthEvent("add_patch", {}, Clock(epoch=2), born=("patches.0",), role="patch")]
+        >>> strata = preview([Warmup(2), SedimentaryDecay([("active", 0, 1.0), ("old", 3, 0.1)])], log, epochs=5)
+        >>> strata.components
+        ('founding network', 'patches.0')
+        >>> strata.lrs.tolist()
+        [[1.0, 1.0, 1.0, 0.1, 0.1], [nan, nan, 0.25, 0.5, 0.5]]
+    """
+    callbacks = list(callbacks)
+    log = tuple(growth_log or getattr(module, "growth_log", ()))
+    if steps_per_epoch is None:
+        clocks = [event.clock for event in log if event.clock.step and event.clock.epoch]
+        steps_per_epoch = min((clock.step // clock.epoch for clock in clocks), default=1)
+    check_count("epochs", epochs)
+    check_count("steps_per_epoch", steps_per_epoch)
+
+    planned = any(event.clock.step or event.clock.epoch for event in log)  # else it grew before the run
+    triggers = [] if planned else [callback for callback in callbacks if isinstance(callback, Trigger)]
+    clockwork = [one for one in triggers if isinstance(one, GrowEvery) and isinstance(module, Growing)]
+    factors = [callback for callback in callbacks if isinstance(callback, Factor)]
+    foreseen = [one for one in factors if not one.needs_gradients and one.basis != "density"]
+    if left_out := [one for one in factors if one not in foreseen] + [one for one in triggers if one not in clockwork]:
+        rank_zero_warn(
+            f"the preview is without {', '.join(type(one).__name__ for one in left_out)}: only training can tell what "
+            "goes by gradients, densities or metrics, and GrowEvery needs preview(module=...)"
+        )
+
+    patterns = first_wins(*(callback.patterns for callback in callbacks if isinstance(callback, Companion)))
+    log, known = rehearse(module, dated(log, steps_per_epoch), clockwork, patterns, epochs, steps_per_epoch)
+    known.sort(key=lambda component: (component.born.generation, component.depth))
+    products, frozen = _evaluate(foreseen, known, log, epochs, steps_per_epoch)
+    steps = np.arange(epochs * steps_per_epoch)
+    bases = np.array([base_lr(step) if callable(base_lr) else base_lr for step in steps.tolist()])
+    lived = np.flatnonzero(np.isfinite(products).any(axis=1))
+    return Strata(
+        components=tuple(known[row].name for row in lived),
+        steps=steps,
+        lrs=bases * products[lived],
+        frozen=frozen[lived],
+        events=tuple(mark(event) for event in log if 0 < event.clock.step < len(steps)),
+    )
+
+
+def _evaluate(
+    factors: Sequence[Factor], known: Sequence[Component], log: Log, epochs: int, steps_per_epoch: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The product of the factors, and what they freeze, by component and step."""
+    labelled = Factors(factors)
+    products = np.full((len(known), epochs * steps_per_epoch), np.nan)
+    frozen = np.zeros(products.shape, dtype=bool)
+    generation = -1
+    for step in range(epochs * steps_per_epoch):
+        clock = Clock(step, step // steps_per_epoch, bisect_right(log, step, key=lambda event: event.clock.step))
+        if grown := clock.generation != generation:
+            generation = clock.generation
+            gone = {name for event in log[:generation] for name in event.removed}
+            rows = [
+                row
+                for row, component in enumerate(known)
+                if component.born.generation <= generation and not gone.intersection(lineage(component.name))
+            ]
+            rows.sort(key=lambda row: known[row].depth)
+            spine = tuple(known[row] for row in rows)
+            labelled.look_at(spine)
+        if labelled.advance(Moment(clock, log[:generation], spine)) or grown:
+            values = list(labelled.known(Slot(one.name, one.name, origin=0) for one in spine).values())
+            now = [product(each) for each in values]
+            resting = [
+                any(each[label] == 0 and factor.freezes for label, factor in labelled.items()) for each in values
+            ]
+            resting[-1] = resting[-1] and not all(resting)  # without any gradient, backward would raise
+        products[rows, step] = now
+        frozen[rows, step] = resting
+    return products, frozen

@@ -1,0 +1,77 @@
+"""Growth without training: what the network of a run would be made of."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+
+from torch import nn
+
+from structurenet_pl.callbacks.triggers import GrowEvery
+from structurenet_pl.events import Clock, Component, GrowthEvent, lineage
+from structurenet_pl.growing import Growing, growing, remember_patterns, replay, structure_of
+from structurenet_pl.lightning import isolate_rng
+
+Log = tuple[GrowthEvent, ...]
+FOUNDERS = Component("founding network", role="scaffold")
+
+
+def dated(log: Iterable[GrowthEvent], steps_per_epoch: int) -> Log:
+    """The log with numbers and complete dates: one that was written by hand may hold nothing but epochs."""
+    events = []
+    for number, event in enumerate(log, 1):
+        step = max(event.clock.step, event.clock.epoch * steps_per_epoch)
+        events.append(replace(event, clock=Clock(step, step // steps_per_epoch, number)))
+    return tuple(events)
+
+
+def rehearse(
+    module: nn.Module | None,
+    log: Log,
+    triggers: Sequence[GrowEvery],
+    patterns: Mapping[str, str],
+    epochs: int,
+    steps_per_epoch: int,
+) -> tuple[Log, list[Component]]:
+    """All components that a run would ever have, and the log of their growth; the module stays as it is.
+
+    Args:
+        module: The module, None if it is not known.
+        log: The growth log, empty if the triggers decide.
+        triggers: What grows the module in the course of the run.
+        patterns: Name pattern -> role.
+        epochs: Length of the run.
+        steps_per_epoch: Optimizer steps in an epoch.
+    """
+    known: dict[str, Component] = {}
+    if module is None:
+        known[FOUNDERS.name] = FOUNDERS
+    elif isinstance(module, Growing):
+        module = deepcopy(module)
+        remember_patterns(module, patterns)
+        known |= structure_of(module).components  # growth may remove some
+        if not module.growth_log:
+            replay(module, log)
+        if triggers:
+            _grow(module, triggers, epochs * steps_per_epoch, steps_per_epoch)
+            log = module.growth_log
+    if module is not None:
+        known |= structure_of(module, patterns).components
+    for event in log:
+        for name in event.born:
+            if not any(name in lineage(other) for other in known):
+                beside = [known[other].depth for other in event.adjacent if other in known]
+                depth = event.depth if event.depth is not None else max(beside, default=0)
+                known[name] = Component(name, event.role, depth, event.clock)
+    births = {event.clock.generation: event.clock for event in log}
+    return log, [replace(one, born=births.get(one.born.generation, one.born)) for one in known.values()]
+
+
+def _grow(module: Growing, triggers: Sequence[GrowEvery], steps: int, steps_per_epoch: int) -> None:
+    """Grow at the moments at which a run would; what is due when it ends is left out."""
+    steps_first = sorted(triggers, key=lambda trigger: trigger.unit == "epoch")
+    for step in range(1, steps):
+        before, after = (Clock(time, time // steps_per_epoch) for time in (step - 1, step))
+        for trigger in steps_first:
+            for _ in range(trigger.due(before.count(trigger.unit), after.count(trigger.unit))):
+                with isolate_rng(), growing(module, trigger.request(module), after):
+                    pass

@@ -1,0 +1,64 @@
+"""What TensorBoard alone can show: a layout of charts, tables, a picture."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from structurenet_pl.events import Component, GrowthEvent
+
+LAYOUT = {
+    "strata": {
+        "effective lr of every component": ["Multiline", ["^lr/"]],  # a pattern: also of those yet unborn
+        "lowest, mean and highest lr": ["Margin", ["lr_range/mean", "lr_range/min", "lr_range/max"]],
+    }
+}
+LAYOUT_TAG = b"custom_scalars__config__"
+
+
+def lay_out(writer: Any, log_dir: str) -> None:
+    """Lay out the page of custom scalars, unless the run has a layout: a second one would take its place.
+
+    Args:
+        writer: The ``SummaryWriter`` of the run.
+        log_dir: Where it writes; a directory that is not local is taken for one without a layout.
+    """
+    writer.flush()
+    if not any(LAYOUT_TAG in file.read_bytes() for file in Path(log_dir).glob("*tfevents*")):
+        writer.add_custom_scalars(LAYOUT)
+
+
+def growth_table(log: Sequence[GrowthEvent]) -> str:
+    """The growth log as a table in Markdown."""
+    rows = []
+    for event in log:
+        what = "<br>".join(f"{kind}: {_code(names)}" for kind, names in event.outcome.items())
+        place = [] if event.depth is None else [f"depth {event.depth}"]
+        if event.adjacent:
+            place.append(f"next to {_code(event.adjacent)}")
+        counts = " → ".join(f"{count:,}" for count in event.parameters)
+        clock = event.clock
+        rows.append([clock.generation, clock.step, clock.epoch, what, "<br>".join(place), counts, event.asked_by or ""])
+    return _table(["event", "step", "epoch", "what", "where", "parameters", "asked for by"], rows)
+
+
+def component_table(components: Mapping[str, Component], parameters: Mapping[str, int]) -> str:
+    """The components as a table in Markdown, in order of depth.
+
+    Args:
+        components: The components by name.
+        parameters: Their numbers of parameters.
+    """
+    rows = [
+        [_code([name]), one.role or "", one.depth, one.born.step, one.born.epoch, f"{parameters[name]:,}"]
+        for name, one in components.items()
+    ]
+    return _table(["component", "role", "depth", "born at step", "in epoch", "parameters"], rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _code(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
