@@ -122,7 +122,9 @@ def _is(one: Content | None, other: Content | None) -> bool:
     if one is None or other is None:
         return one is other
     return len(one) == len(other) and all(
-        key == other_key and item is other_item and _is(inner, other_inner)
+        (key is other_key or (not isinstance(key, Tensor) and key == other_key))
+        and item is other_item
+        and _is(inner, other_inner)
         for (key, item, inner), (other_key, other_item, other_inner) in zip(one, other, strict=True)
     )
 

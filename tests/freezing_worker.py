@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, callbacks
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
@@ -143,6 +143,8 @@ TRAINS = {
     "validation": ASKED,
     "validation-view": ASKED | {"ddp": {"gradient_as_bucket_view": True}, "gradient_clip_val": 0.1},
 }
+if "EMAWeightAveraging" in vars(callbacks):  # new in lightning 2.6
+    TRAINS["average"] = row(by_step, lambda: callbacks.EMAWeightAveraging(decay=0.9))
 NORMED = {
     "norms": {"make": Normed},
     "norms-apart": {"make": Normed, "ddp": {"broadcast_buffers": False}},

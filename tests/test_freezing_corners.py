@@ -8,10 +8,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from helpers import Plain, fit, loader
-from structurenet_pl import ProgressiveFreeze
+from structurenet_pl import GrowEvery, ProgressiveFreeze, growth, widen
 from structurenet_pl.driver import Driver
 from test_freezing import REST, THAW, Grows, KeepBytes, Normed, See, modes, moved, parameters, trainable
 
@@ -143,31 +143,67 @@ def test_lazy_modules_are_frozen_before_they_know_their_shape():
     assert set(map(frozenset, flags.in_epoch(0))) == {frozenset(parameters(module, "body.3", "head"))}
 
 
-class EpochToggled(Normed):
+class EpochToggled(Grows):
     """One optimizer in each epoch, toggled from its start to its end."""
 
     automatic_optimization = False
 
     def on_train_epoch_start(self):
-        self.toggle_optimizer(self.optimizers()[self.current_epoch % 2])
+        super().on_train_epoch_start()
+        self.toggle_optimizer(self.optimizers()[0])
 
     def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers()[self.current_epoch % 2]
+        optimizer = self.optimizers()[0]
         optimizer.zero_grad()
         self.manual_backward(nn.functional.cross_entropy(self(batch[0]), batch[1]))
         optimizer.step()
 
     def on_train_epoch_end(self):
-        self.untoggle_optimizer(self.optimizers()[self.current_epoch % 2])
+        super().on_train_epoch_end()
+        self.untoggle_optimizer(self.optimizers()[0])
 
     def configure_optimizers(self):
         return [torch.optim.SGD(part, lr=0.1) for part in (self.parameters(), self.head.parameters())]
 
 
-def test_an_optimizer_that_is_toggled_for_a_whole_epoch():
-    module, flags = EpochToggled(), See(trainable)
-    fit(module, [ProgressiveFreeze(THAW), flags, keep := KeepBytes()], epochs=5)
-    whole, late = parameters(module, "body", "head"), parameters(module, "body.5", "head")
-    head = parameters(module, "head")
-    assert [seen for _, seen in flags.seen[::4]] == [whole, head, late, head, whole]
-    assert moved(keep.epochs[1], keep.epochs[3], "body.0", "body.1") == set()
+def test_growth_while_an_optimizer_is_toggled():
+    net, flags, keep = EpochToggled(), See(trainable), KeepBytes()
+    net.insert(at=0)
+    fit(net, [ProgressiveFreeze(THAW), GrowEvery("insert", 2, limit=1, arguments={"at": 1}), flags, keep], epochs=5)
+    assert len(net.patches) == 2
+    assert flags.in_epoch(2)[-1] == parameters(net, "body.4", "head")
+    assert flags.in_epoch(4)[-1] == parameters(net, "")
+    assert moved(keep.epochs[1], keep.epochs[3], "body.0", "body.3", "patches.0") == set()
+
+
+class Prunes(Grows):
+    @growth()
+    def widen_first(self, width: int):
+        widen(self.body[0], self.body[3], width)
+
+
+@pytest.mark.parametrize("between", ["pruned", "widened", "copied"])
+def test_what_is_done_to_a_frozen_part_between_two_fits_does_not_keep_it_frozen(between):
+    net, flags = Prunes(), See(trainable)
+    net.insert(at=0)
+    fit(net, [ProgressiveFreeze(REST)], epochs=2)
+    if between == "pruned":
+        prune.l1_unstructured(net.body[0], "weight", 0.5)
+    elif between == "widened":
+        net.widen_first(width=12)
+    else:
+        net.copy_first()
+    fit(net, [ProgressiveFreeze(THAW), flags], epochs=1)
+    assert flags.in_epoch(0)[0] == parameters(net, "")
+
+
+def test_a_part_that_goes_within_the_epoch_in_which_work_is_counted():
+    class Drops(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 4:
+                del pl_module.aside
+
+    module, see = Normed(), See(lambda trainer, module: Driver.of(trainer).frozen.work)
+    module.aside = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    fit(module, [ProgressiveFreeze(REST), Drops(), see], epochs=3)
+    assert 0 < see.in_epoch(2)[-1] < 1

@@ -121,8 +121,11 @@ class Freezing:
     def _switch(self, frozen: set[nn.Parameter]) -> bool:
         """Have these without gradients, and those of earlier times with; tell if there was any difference."""
         thawed = self._tensors - frozen
+        toggled = self._trainer.lightning_module._param_requires_grad_state  # what untoggling brings back
         for tensor in thawed:
             tensor.requires_grad = True
+            if tensor in toggled:
+                toggled[tensor] = True
         stopped = {tensor for tensor in frozen if tensor.requires_grad}
         for tensor in stopped:
             tensor.requires_grad = False  # the method is refused by those of lazy modules
@@ -161,13 +164,15 @@ def thaw_leftovers(module: nn.Module) -> None:
     """Thaw what an earlier fit has left frozen, also in a copy that was made of its module at any time."""
     release_copies(module)
     for part in module.modules():
-        for tensor in vars(part).pop(MARK, ()):
-            tensor.requires_grad = True
+        for name, tensor in vars(part).pop(MARK, {}).items():
+            for left in (tensor, part._parameters.get(name)):  # pruning renames it, widening may replace it
+                if left is not None:
+                    left.requires_grad = True
 
 
 def _mark(module: nn.Module, frozen: set[nn.Parameter]) -> None:
     """Note what we have frozen where copies of the module carry it along."""
     for part in module.modules():
         vars(part).pop(MARK, None)
-        if marked := [tensor for tensor in part._parameters.values() if tensor in frozen]:
+        if marked := {name: tensor for name, tensor in part._parameters.items() if tensor in frozen}:
             vars(part)[MARK] = marked
