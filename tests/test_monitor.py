@@ -238,14 +238,15 @@ def test_two_optimizers(every):
     assert {first for first, _, _ in steps} <= set(curves["lr/generator.0"])
     assert {step for _, *both in steps for step in both} <= set(curves["lr/critic"])
     assert not set(curves["lr/critic"]) & set(curves["lr/generator.0"])
+    first = used.lrs[0] | {"critic": 0.01}
     # what spans all components is of the lrs that all optimizers used last
-    for step in set(curves["lr_range/max"]) - {0}:
-        last = {name: lr for earlier in sorted(used.lrs)[: step + 1] for name, lr in used.lrs[earlier].items()}
+    for step in curves["lr_range/max"]:
+        last = first | {name: lr for earlier in sorted(used.lrs)[: step + 1] for name, lr in used.lrs[earlier].items()}
         assert curves["lr_range/max"][step] == np.float32(max(last.values()))
         assert curves["lr_range/min"][step] == np.float32(min(last.values()))
     assert curves["update_ratio/critic"].keys() <= curves["lr/critic"].keys()
     assert monitor.strata.components == ("generator.0", "generator.1", "critic")
-    assert np.isfinite(monitor.strata.lrs[:, 1:]).all()
+    assert np.isfinite(monitor.strata.lrs).all()
 
 
 def test_steps_past_lightning_are_counted_by_batches():
@@ -268,8 +269,8 @@ def test_steps_past_lightning_are_counted_by_batches():
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # of the run that was stopped
-@pytest.mark.parametrize("every", [1, 3, 50])
-@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("every", [1, 50])
+@pytest.mark.parametrize("at", [1, 3])
 def test_resumed_in_the_same_directory_as_if_never_stopped(at, every):
     def train(name, epochs, ckpt_path=None):
         logger, monitor = TensorBoardLogger("logs", name=None, version=name), StrataMonitor()
