@@ -33,6 +33,11 @@ class Corners:
     def __init__(self) -> None:
         self._steps: dict[int, _Step] = {}
 
+    @property
+    def begun(self) -> bool:
+        """Whether any step has been taken."""
+        return bool(self._steps)
+
     def turn(
         self, optimizer: int, reading: Reading, make: Callable[[], Row], due: bool, ignored: Collection[str]
     ) -> list[tuple[Row, bool]]:

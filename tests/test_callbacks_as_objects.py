@@ -20,7 +20,7 @@ ARGUMENTS = EXAMPLES | {
     GrowEvery: {"growth": "add_neck", "every": 2},
     GrowOnPlateau: {"growth": "add_neck", "monitor": "metric", "patience": 1},
     ResetPatience: {},
-    StrataMonitor: {},
+    StrataMonitor: {"norms": True},
 }
 
 

@@ -25,7 +25,7 @@ ARGUMENTS = EXAMPLES | {
     structurenet_pl.GrowEvery: {"growth": "deepen", "every": 2, "arguments": {"at": 1, "wide": [3, 4]}},
     structurenet_pl.GrowOnPlateau: {"growth": "deepen", "monitor": "val_loss", "arguments": {"at": 1}},
     structurenet_pl.ResetPatience: {"schedulers": False},
-    structurenet_pl.StrataMonitor: {},
+    structurenet_pl.StrataMonitor: {"norms": True, "max_components": 9, "table": False, "progress_bar": True},
 }
 PUBLIC = [getattr(structurenet_pl, name) for name in structurenet_pl.__all__]
 CALLBACKS = [

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from structurenet_pl import Clock, Component, GrowthEvent, Moment
@@ -50,3 +52,13 @@ def test_log_survives_json():
         GrowthEvent("insert", {}, Clock(4, 2, 2), ("net.1@2",), moved={"net.1": "net.2"}),
     )
     assert load_log(dump_log(log)) == log
+
+
+def test_logs_from_before_somebody_noted_who_asked():
+    event = GrowthEvent("add", {"at": 2}, Clock(4, 1, 1), ("patch",), asked_by="GrowEvery", parameters=(10, 14))
+    (loaded,) = load_log(dump_log([event]))
+    assert (loaded.asked_by, loaded.parameters) == ("GrowEvery", (10, 14))
+    (entry,) = json.loads(dump_log([event]))
+    (old,) = load_log(json.dumps([{key: entry[key] for key in entry.keys() - {"asked_by", "parameters"}}]))
+    assert (old.asked_by, old.parameters) == (None, ())
+    assert old == event

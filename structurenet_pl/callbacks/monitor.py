@@ -69,10 +69,11 @@ class StrataMonitor(Driven):
     the step before, so that a jump does not look like a ramp; and of the step at which a factor has come to rest, such
     as the end of a warm-up. Factors that go by gradients change all the time, and are left to ``log_every_n_steps``.
 
-    TensorBoard also gets a layout for its page of custom scalars (unless the run has one: extend
-    ``structurenet_pl.tensorboard.LAYOUT`` for your own), tables of components and of growth events, and a picture:
-    step × component, the lr a colour, at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90, 100, 200
-    and so on; it needs the extra ``structurenet-pl[plots]``.
+    TensorBoard also gets tables of components and of growth events, a picture (step × component, the lr a colour; it
+    needs the extra ``structurenet-pl[plots]``) at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90,
+    100, 200 and so on, and a layout for its page of custom scalars, unless the run has one. A run has one layout, the
+    last: if you lay out charts of your own after the start of the fit, add ``structurenet_pl.tensorboard.LAYOUT``.
+    The page of hyperparameters is left to you: TensorBoard keeps the first that a run logs, so ours would hide yours.
 
     Args:
         norms: Whether to log norms of gradients and updates. They cost a copy of the weights on logged steps, and are
@@ -154,7 +155,10 @@ class StrataMonitor(Driven):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything has been restored by now."""
         driver = cast(Driver, Driver.of(trainer))
-        self._stepped = trainer.fit_loop.epoch_loop._batches_that_stepped > 0
+        self._stepped = self._corners.begun
+        self._readings = {
+            number: Reading.of(driver, trainer, optimizer) for number, optimizer in enumerate(trainer.optimizers)
+        }
         if self.norms:
             hooked = [faces(optimizer)[0] for optimizer in driver.boards]
             self._handles = [face.register_step_post_hook(self._after_step) for face in hooked]
@@ -193,7 +197,7 @@ class StrataMonitor(Driven):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Show in the progress bar what the last row said."""
-        self._stepped = bool(self._readings)
+        self._stepped = self._corners.begun
         if self.progress_bar:
             for part, lr in self._in_bar.items():
                 pl_module.log(f"lr_{part}", lr, prog_bar=True, logger=False, on_step=True, on_epoch=False)
