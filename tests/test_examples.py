@@ -143,3 +143,14 @@ def test_freeze_on_plateau_resumes(tmp_path):
         )
         for key in ("epoch", "global_step", "state_dict", "optimizer_states"):
             assert_same(one[key], other[key])
+
+
+@pytest.mark.slow
+def test_benchmark_of_freezing():
+    done = run(EXAMPLES / "benchmarks" / "freezing.py", "--tiny", "--rounds", 1)
+    assert done.returncode == 0, done.stderr
+    for network in ("CNN", "MLP", "transformer"):
+        rows = re.findall(rf"^ +{network} +(\d+) +[\d.]+ .*$", done.stdout, re.MULTILINE)
+        assert rows == ["0", "3", "6", "9", "11"]
+        kinds = re.findall(rf"^ +{network} +(\D+?) +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ *$", done.stdout, re.MULTILINE)
+        assert kinds == ["nothing frozen", "frozen", "frozen, release_state", "ideal"]
