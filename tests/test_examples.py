@@ -122,3 +122,36 @@ def test_growing_cnn_on_two_processes(tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"widened blocks\.0", done.stdout)
     assert float(re.search(r"test_accuracy\W+([\d.]+)", done.stdout)[1]) >= 0.93
+
+
+@pytest.mark.slow
+def test_freeze_on_plateau_resumes(tmp_path):
+    example = EXAMPLES / "freeze_on_plateau.py"
+    whole = run(example, "--logdir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    starts = [int(start) for start in re.search(r"the epochs \[(.+)\]", whole.stdout)[1].split(", ")]
+    assert len(starts) >= 3
+    assert re.findall(r"from epoch +(\d+) on", whole.stdout) == ["0", *map(str, starts)]
+    assert float(re.search(r"with freezing ([\d.]+)", whole.stdout)[1]) >= 0.9
+    for more in (["--epochs", starts[1] + 1], ["--resume"]):  # stopped while two blocks are frozen
+        done = run(example, "--logdir", tmp_path / "resumed", *more)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == whole.stdout
+    for name in ("frozen", "free"):
+        one, other = (
+            torch.load(tmp_path / folder / "freeze_on_plateau" / name / "last.ckpt", weights_only=True)
+            for folder in ("whole", "resumed")
+        )
+        for key in ("epoch", "global_step", "state_dict", "optimizer_states"):
+            assert_same(one[key], other[key])
+
+
+@pytest.mark.slow
+def test_benchmark_of_freezing():
+    done = run(EXAMPLES / "benchmarks" / "freezing.py", "--tiny", "--rounds", 1)
+    assert done.returncode == 0, done.stderr
+    for network in ("CNN", "MLP", "transformer"):
+        rows = re.findall(rf"^ +{network} +(\d+) +[\d.]+ .*$", done.stdout, re.MULTILINE)
+        assert rows == ["0", "3", "6", "9", "11"]
+        kinds = re.findall(rf"^ +{network} +(\D+?) +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ *$", done.stdout, re.MULTILINE)
+        assert kinds == ["nothing frozen", "frozen", "frozen, release_state", "ideal"]
