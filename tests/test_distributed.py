@@ -25,11 +25,11 @@ def free_port():
         return str(listener.getsockname()[1])
 
 
-def both(part, folder, worker=ddp_worker, world=ddp_worker.WORLD):
+def both(part, folder, worker=ddp_worker.__file__, world=ddp_worker.WORLD):
     """What two processes make of a part of a worker, by rank. They run into a timeout rather than wait forever."""
     place = {key: value for key, value in os.environ.items() if key != "PL_GLOBAL_SEED"}  # equal seeds would hide a lot
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "NODE_RANK": "0"}
-    command = [sys.executable, "-W", "ignore", worker.__file__, part, str(folder)]
+    command = [sys.executable, "-W", "ignore", str(worker), part, str(folder)]
     processes = [
         subprocess.Popen(command, env=place | {"LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(world)

@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks(folder):
-    return both("first", folder, freezing_worker)
+    return both("first", folder, freezing_worker.__file__)
 
 
 @pytest.mark.parametrize("name", TRAINS)
@@ -72,7 +72,7 @@ def test_a_thaw_is_followed_where_growth_has_failed_at_that_moment(ranks):
 
 
 def test_resumed_in_new_processes_bit_for_bit(ranks, folder):
-    for whole, resumed in zip(ranks, both("second", folder, freezing_worker), strict=True):
+    for whole, resumed in zip(ranks, both("second", folder, freezing_worker.__file__), strict=True):
         for name in RESUMED:
             assert resumed[name]["error"] is None
             for part in ("log", "weights", "optimizer", "rng"):
@@ -80,7 +80,7 @@ def test_resumed_in_new_processes_bit_for_bit(ranks, folder):
 
 
 def test_one_process_under_ddp(folder):
-    (found,) = both("alone", folder, freezing_worker, world=1)
+    (found,) = both("alone", folder, freezing_worker.__file__, world=1)
     for name, one in found.items():
         assert one["error"] is None
         alone = train({key: value for key, value in TRAINS[name].items() if key != "ddp"})
