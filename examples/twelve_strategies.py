@@ -34,7 +34,7 @@ from structurenet_pl import (
     growth,
     recommended,
 )
-from structurenet_pl.report import group_lrs
+from structurenet_pl.looking.report import group_lrs
 
 BASE_LR = 1e-3
 

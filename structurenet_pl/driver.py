@@ -68,7 +68,7 @@ class Driver(Callback):
     @property
     def frozen(self) -> Frozen:
         """What is frozen."""
-        return self._freezing.frozen(self.structure)
+        return self._freezing.frozen
 
     def moment(self, trainer: Trainer) -> Moment:
         """Now."""

@@ -35,10 +35,10 @@ class Work:
             if next(part.parameters(), None) is not None
         ]
 
-    def count(self, module: nn.Module, structure: Structure) -> None:
-        """The batch is over."""
+    def count(self, module: nn.Module, structure: Structure) -> bool:
+        """The batch is over; tell whether it was one to be counted."""
         if not self._handles:
-            return
+            return False
         self.stop()
         places = dict(module.named_modules())
         counted: Counter[str] = Counter()
@@ -49,6 +49,7 @@ class Work:
                 lookup = isinstance(around[0], nn.Embedding | nn.EmbeddingBag)
                 counted[name] += 0 if tensor.ndim < 2 or lookup else used * tensor.numel()
         self._counted = dict(counted)
+        return True
 
     def stop(self) -> None:
         """Count no longer."""

@@ -33,9 +33,9 @@ from structurenet_pl import (
     Warmup,
     explain,
     growth,
-    record,
 )
-from structurenet_pl.tensorboard import LAYOUT
+from structurenet_pl.looking import record
+from structurenet_pl.looking.tensorboard import LAYOUT
 from test_distributed import both
 
 quiet = pytest.mark.filterwarnings("ignore:StrataMonitor has no logger")

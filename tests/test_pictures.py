@@ -22,10 +22,10 @@ from structurenet_pl import (
     plot_strata,
     preview,
 )
-from structurenet_pl.plots import FROZEN, ZERO, curves, heat_map
-from structurenet_pl.reading import _read_growth, read_strata
-from structurenet_pl.strata import mark
-from structurenet_pl.tensorboard import growth_table
+from structurenet_pl.looking.plots import FROZEN, ZERO, curves, heat_map
+from structurenet_pl.looking.reading import _read_growth, read_strata
+from structurenet_pl.looking.strata import mark
+from structurenet_pl.looking.tensorboard import growth_table
 
 GROWING = [GrowEvery("add_patch", 1, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 2, limit=1)]
 PICTURES = [curves, heat_map]

@@ -36,12 +36,14 @@ class ProgressiveFreeze(LRFactor):
     optimizer moves them, they take no part in the norm that gradients are clipped by, and the backward pass ends where
     nothing before it is trained. What is frozen follows from phase and depth alone: at the start of a phase, after
     growth has moved the depths, and when a run is resumed. A later phase thaws; what you have frozen yourself stays
-    frozen. When the fit is over, what was frozen last has ``requires_grad=False`` until the next fit.
+    frozen. When the fit is over, what was frozen last has ``requires_grad=False`` until the next fit with a callback or
+    module of this package.
 
     Dropout inside a frozen component is left as it is: call ``eval()`` on it if it should be off, Lightning keeps that.
     So are buffers that a module of your own updates in its forward pass. If every component of an optimizer is to be
     frozen, the last one gets lr 0 and a warning instead: without any gradient the backward pass would raise. Under
-    strategies that cannot follow (FSDP, DeepSpeed) all are frozen by lr 0, with a warning.
+    strategies that cannot follow (FSDP, DeepSpeed) all are frozen by lr 0, with a warning. Reentrant gradient
+    checkpointing gives no gradients to what follows a frozen component: use ``use_reentrant=False``.
 
     Args:
         phases: ``(name, start in unit, early factor, late factor, split)`` of each phase, in order of time, the first

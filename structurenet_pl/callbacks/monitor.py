@@ -13,7 +13,6 @@ from torch.utils.hooks import RemovableHandle
 from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
 from structurenet_pl.callbacks.triggers import check_count
 from structurenet_pl.components import count
-from structurenet_pl.corners import Corners
 from structurenet_pl.driven import Driven
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Component, GrowthEvent
@@ -26,16 +25,17 @@ from structurenet_pl.lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
+from structurenet_pl.looking.corners import Corners
+from structurenet_pl.looking.plots import heat_map
+from structurenet_pl.looking.rates import Reading, decays
+from structurenet_pl.looking.record import Record
+from structurenet_pl.looking.report import explain
+from structurenet_pl.looking.rows import make_row, mean_lrs, part_of
+from structurenet_pl.looking.strata import Strata
+from structurenet_pl.looking.tensorboard import component_table, growth_table, lay_out
 from structurenet_pl.norms import StepNorms
-from structurenet_pl.plots import heat_map
-from structurenet_pl.rates import Reading, decays
-from structurenet_pl.record import Record
-from structurenet_pl.report import explain
-from structurenet_pl.rows import make_row, mean_lrs, part_of
-from structurenet_pl.strata import Strata
 from structurenet_pl.surgery.distributed import whole
 from structurenet_pl.surgery.replacement import faces
-from structurenet_pl.tensorboard import component_table, growth_table, lay_out
 
 
 class StrataMonitor(Driven):
@@ -72,8 +72,9 @@ class StrataMonitor(Driven):
     TensorBoard also gets tables of components and of growth events, a picture (step × component, the lr a colour; it
     needs the extra ``structurenet-pl[plots]``) at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90,
     100, 200 and so on, and a layout for its page of custom scalars, unless the run has one. A run has one layout, the
-    last: if you lay out charts of your own after the start of the fit, add ``structurenet_pl.tensorboard.LAYOUT``.
-    The page of hyperparameters is left to you: TensorBoard keeps the first that a run logs, so ours would hide yours.
+    last: if you lay out charts of your own after the start of the fit, add
+    ``structurenet_pl.looking.tensorboard.LAYOUT``. The page of hyperparameters is left to you: TensorBoard keeps the
+    first that a run logs, so ours would hide yours.
 
     Args:
         norms: Whether to log norms of gradients and updates. They cost a copy of the weights on logged steps, and are

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from torch import nn
 
-from structurenet_pl.components import Structure
+from structurenet_pl.components import Structure, count
 from structurenet_pl.lightning import Trainer, rank_zero_warn
 from structurenet_pl.surgery.distributed import obstacle, wrap_anew
 from structurenet_pl.surgery.norm_layers import HeldNorms, norm_layers, release_copies
@@ -46,6 +46,7 @@ class Freezing:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
+        self.frozen = Frozen()
         self._settled: tuple[object, ...] = ()
         self._names: frozenset[str] = frozenset()
         self._tensors: set[nn.Parameter] = set()
@@ -54,15 +55,6 @@ class Freezing:
         self._parking = Parking()
         self._work = Work()
         self._warned: set[str] = set()
-
-    def frozen(self, structure: Structure) -> Frozen:
-        """What is frozen."""
-        if not self._names:
-            return Frozen()
-        whole = sum(tensor.numel() for tensor in structure.owner)
-        resting = sum(tensor.numel() for tensor, name in structure.owner.items() if name in self._names)
-        trained = {name for tensor, name in structure.owner.items() if tensor.requires_grad}
-        return Frozen(self._names, resting / whole, self._work.saved(structure, trained))
 
     def settle(self, structure: Structure, wanted: Mapping[str, Sequence[Freezer]]) -> None:
         """Freeze what is wanted, and thaw what was frozen for somebody who does not want it any more.
@@ -95,10 +87,12 @@ class Freezing:
         if changed or self._loose:
             wrap_anew(trainer, names)
         self._loose = False
+        self.frozen = self._shares(structure)
 
     def count(self, structure: Structure) -> None:
         """A batch is over: note how much work each component was."""
-        self._work.count(self._trainer.lightning_module, structure)
+        if self._work.count(self._trainer.lightning_module, structure):
+            self.frozen = self._shares(structure)
 
     def thaw(self) -> None:
         """Thaw everything until it is settled anew."""
@@ -109,7 +103,7 @@ class Freezing:
             self._norms.release(module.training)
             self._parking.park([], set())
             self._loose = True
-        self._names, self._settled = frozenset(), ()
+        self._names, self._settled, self.frozen = frozenset(), (), Frozen()
 
     def leave(self, module: nn.Module) -> None:
         """The fit is over: its gradients stay off until another one starts, norm layers follow ``train()`` again."""
@@ -117,6 +111,13 @@ class Freezing:
         self._norms = HeldNorms()
         self._parking.park([], set())
         self._work.stop()
+
+    def _shares(self, structure: Structure) -> Frozen:
+        if not self._names:
+            return Frozen()
+        resting = [tensor for tensor, name in structure.owner.items() if name in self._names]
+        trained = {name for tensor, name in structure.owner.items() if tensor.requires_grad}
+        return Frozen(self._names, count(resting) / count(structure.owner), self._work.saved(structure, trained))
 
     def _switch(self, frozen: set[nn.Parameter]) -> bool:
         """Have these without gradients, and those of earlier times with; tell if there was any difference."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from structurenet_pl.strata import SIGNS, Strata
+from structurenet_pl.looking.strata import SIGNS, Strata
 
 GROWTH_TAG = "strata/growth/text_summary"
 Curve = dict[int, float]  # step -> value
@@ -63,7 +63,7 @@ def _read_tensorboard(folder: Path) -> tuple[dict[str, Curve], Events]:
 
 
 def _read_growth(table: str) -> Events:
-    """The events of the table that :func:`~structurenet_pl.tensorboard.growth_table` makes."""
+    """The events of the table that :func:`~structurenet_pl.looking.tensorboard.growth_table` makes."""
     events = []
     for line in table.splitlines()[2:]:
         _, step, _, what, *_ = line.strip("| ").split(" | ")

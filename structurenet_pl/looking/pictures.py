@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 from structurenet_pl.callbacks.monitor import StrataMonitor
 from structurenet_pl.events import GrowthEvent
 from structurenet_pl.lightning import Trainer
-from structurenet_pl.plots import curves, heat_map
-from structurenet_pl.reading import read_strata
-from structurenet_pl.strata import Strata, mark
+from structurenet_pl.looking.plots import curves, heat_map
+from structurenet_pl.looking.reading import read_strata
+from structurenet_pl.looking.strata import Strata, mark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

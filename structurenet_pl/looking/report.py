@@ -14,7 +14,7 @@ from structurenet_pl.components import count
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Clock, Component
 from structurenet_pl.lightning import Trainer
-from structurenet_pl.rates import Reading, decay_of, decays
+from structurenet_pl.looking.rates import Reading, decay_of, decays
 from structurenet_pl.surgery.freezing import Frozen
 from structurenet_pl.surgery.param_groups import leading
 

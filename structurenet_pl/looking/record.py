@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from structurenet_pl.events import Component, GrowthEvent
-from structurenet_pl.rows import Row
-from structurenet_pl.strata import Strata, mark
+from structurenet_pl.looking.rows import Row
+from structurenet_pl.looking.strata import Strata, mark
 
 COLUMNS, CELLS = 1000, 200_000  # more columns than a picture has pixels; a megabyte or two for any network
 

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
 from structurenet_pl.events import Component
-from structurenet_pl.rates import Reading, decay_of
+from structurenet_pl.looking.rates import Reading, decay_of
 
 SUMMARIES: Mapping[str, Callable[[Collection[float]], float]] = {"min": min, "mean": fmean, "max": max}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from structurenet_pl.strata import Strata
+from structurenet_pl.looking.strata import Strata
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from structurenet_pl.rates import Reading
-from structurenet_pl.rows import Row
+from structurenet_pl.looking.rates import Reading
+from structurenet_pl.looking.rows import Row
 
 Factors = Mapping[str, Mapping[str, float]]  # by param group and label
 STILL = 1e-6  # relative change within a step; what fades away exponentially comes to rest there, once and for all

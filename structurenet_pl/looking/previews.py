@@ -14,8 +14,8 @@ from structurenet_pl.events import Clock, Component, GrowthEvent, Moment, lineag
 from structurenet_pl.factors import Factor, Factors, product
 from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import Callback, rank_zero_warn
-from structurenet_pl.rehearsal import Log, dated, rehearse
-from structurenet_pl.strata import Strata, mark
+from structurenet_pl.looking.rehearsal import Log, dated, rehearse
+from structurenet_pl.looking.strata import Strata, mark
 from structurenet_pl.surgery.param_groups import Slot
 
 

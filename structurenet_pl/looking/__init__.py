@@ -1,0 +1,1 @@
+"""Logs, tables and pictures of the learning rates, of a run or of what is to come."""
