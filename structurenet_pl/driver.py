@@ -284,11 +284,11 @@ class Driver(Callback):
             wrap()
             with grown_alike(trainer.callbacks, module):
                 pass  # they start with the values that all processes have by now
+        self._find_structure(trainer, module)
         if not module.training:  # in a validation, after which Lightning puts back the modes of those that it knew
             for part in set(module.modules()) - old:
                 part.training = True
-        self._find_structure(trainer, module)
-        self._refresh(trainer)
+        (self._settle if module.training and self._freezing.begun else self._refresh)(trainer)
         for callback in trainer.callbacks:
             if (react := getattr(callback, "on_growth", None)) is not None:
                 react(trainer, module, change.event)

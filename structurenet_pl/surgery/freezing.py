@@ -47,6 +47,7 @@ class Freezing:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.frozen = Frozen()
+        self.begun = False  # before the training starts, the clock may be yet to be restored
         self._settled: tuple[object, ...] = ()
         self._names: frozenset[str] = frozenset()
         self._tensors: set[nn.Parameter] = set()
@@ -63,7 +64,7 @@ class Freezing:
             structure: The components.
             wanted: Who wants which of them frozen.
         """
-        trainer, module = self._trainer, self._trainer.lightning_module
+        trainer, module, self.begun = self._trainer, self._trainer.lightning_module, True
         averaging = trainer.fit_loop._skip_backward  # the epoch in which SWA computes the statistics of all norms anew
         if module._param_requires_grad_state or (wanted, structure, averaging) == self._settled:
             return  # an optimizer is toggled, so flags are not what they are; or there is nothing new
