@@ -4,6 +4,8 @@ import copy
 import csv
 import io
 import pickle
+import re
+import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -281,6 +283,7 @@ def test_resumed_in_the_same_directory_as_if_never_stopped(at, every):
 
     whole, there, _ = train("whole", 5)
     _, _, path = train("parts", at)
+    time.sleep(1)  # TensorBoard reads the files of one second in the order of text: 10 before 9
     resumed, here, _ = train("parts", 5, path)
     assert logged(here) == logged(there)
     for key, value in asdict(resumed.strata).items():
@@ -353,6 +356,16 @@ def test_a_layout_of_the_users_stays():
     fit(Plain(), [StrataMonitor()], epochs=1, logger=logger)
     (layout,) = layouts(logger.log_dir)
     assert [category.title for category in layout.category] == ["mine", "strata"]
+
+
+def test_the_layout_goes_by_the_prefix_of_the_logger():
+    logger = TensorBoardLogger("logs", name=None, prefix="fold+1")
+    fit(Plain(), [StrataMonitor()], epochs=1, logger=logger)
+    ((category,),) = [layout.category for layout in layouts(logger.log_dir)]
+    lines, margin = category.chart
+    assert re.match(lines.multiline.tag[0], "fold+1-lr/head")
+    (series,) = margin.margin.series
+    assert {series.value, series.lower, series.upper} <= logged(logger.log_dir).keys()
 
 
 def test_pictures_are_few(monkeypatch):

@@ -1,6 +1,6 @@
 """What learned how fast, in every logger."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, cast
@@ -150,7 +150,7 @@ class StrataMonitor(Driven):
                 f"StrataMonitor(norms=True) is not supported under {type(trainer.strategy).__name__}, which splits "
                 "tensors over processes: leave norms out."
             )
-        if list(_writers(trainer)) and find_spec("matplotlib") is None:
+        if _tensorboards(trainer) and find_spec("matplotlib") is None:
             rank_zero_info("StrataMonitor draws no heat map: for that, pip install 'structurenet-pl[plots]'")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -163,8 +163,8 @@ class StrataMonitor(Driven):
         if self.norms:
             hooked = [faces(optimizer)[0] for optimizer in driver.boards]
             self._handles = [face.register_step_post_hook(self._after_step) for face in hooked]
-        for writer, log_dir in _writers(trainer):
-            lay_out(writer, log_dir)
+        for logger in _tensorboards(trainer):
+            lay_out(logger)
         self._show_structure(trainer, driver)
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -265,7 +265,8 @@ class StrataMonitor(Driven):
                 print()  # a progress bar may stand in the line
             explain(trainer)
         parameters = {name: count(tensors.values()) for name, tensors in structure.parameters.items()}
-        for writer, _ in _writers(trainer):
+        for logger in _tensorboards(trainer):
+            writer = logger.experiment
             writer.add_text("strata/components", component_table(structure.components, parameters), trainer.global_step)
             if self._log:
                 writer.add_text("strata/growth", growth_table(self._log), trainer.global_step)
@@ -274,13 +275,10 @@ class StrataMonitor(Driven):
         """Give TensorBoard the picture of the run so far."""
         if not self.strata.steps.size or find_spec("matplotlib") is None:
             return
-        for writer, _ in _writers(trainer):
-            writer.add_figure("strata/heat_map", heat_map(self.strata), trainer.global_step)
+        for logger in _tensorboards(trainer):
+            logger.experiment.add_figure("strata/heat_map", heat_map(self.strata), trainer.global_step)
 
 
-def _writers(trainer: Trainer) -> Iterator[tuple[Any, str]]:
-    """TensorBoard's writer and directory of each logger that has one."""
-    if trainer.is_global_zero:
-        for logger in trainer.loggers:
-            if isinstance(logger, TENSORBOARD_LOGGERS):
-                yield logger.experiment, logger.log_dir
+def _tensorboards(trainer: Trainer) -> list[Any]:
+    """The loggers of TensorBoard, on the process that writes."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TENSORBOARD_LOGGERS) and trainer.is_global_zero]
