@@ -249,6 +249,29 @@ def test_two_optimizers(every):
     assert np.isfinite(monitor.strata.lrs).all()
 
 
+class Raw(Adversaries):
+    """They are stepped past Lightning, so that its clock stands still."""
+
+    def optimizers(self):
+        return super().optimizers(use_pl_optimizer=False)
+
+
+@pytest.mark.parametrize("max_components", [0, 100])
+@pytest.mark.parametrize("make", [Adversaries, Raw])
+def test_no_curve_goes_back(make, max_components):
+    """Some loggers take no step twice, and no earlier one."""
+    logger, steps = Foreign(), {}
+    factors = [SedimentaryDecay([("active", 0, 1.0), ("old", 1, 0.5)]), ByStep()]
+    monitor = StrataMonitor(norms=True, max_components=max_components)
+    fit(make(), [*factors, monitor], epochs=4, logger=logger, log_every_n_steps=4)
+    for step, row in logger.rows:
+        for tag in row.keys() - {"epoch"}:
+            steps.setdefault(tag, []).append(step)
+    assert "lr_range/min" in steps
+    for tag, curve in steps.items():
+        assert curve == sorted(set(curve)), tag
+
+
 def test_steps_past_lightning_are_counted_by_batches():
     class Past(Plain):
         automatic_optimization = False

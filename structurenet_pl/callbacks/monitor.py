@@ -114,6 +114,7 @@ class StrataMonitor(Driven):
         self._network: tuple[Component, ...] = ()
         self._log: tuple[GrowthEvent, ...] = ()
         self._in_bar: dict[str, float] = {}
+        self._written: dict[str, int] = {}
         self._stepped = self._told = False
         self._measuring: tuple[Trainer, int, StepNorms] | None = None
         self._handles: list[RemovableHandle] = []
@@ -157,6 +158,7 @@ class StrataMonitor(Driven):
         """Everything has been restored by now."""
         driver = cast(Driver, Driver.of(trainer))
         self._stepped = self._corners.begun
+        self._written = {}
         self._readings = {
             number: Reading.of(driver, trainer, optimizer) for number, optimizer in enumerate(trainer.optimizers)
         }
@@ -225,9 +227,12 @@ class StrataMonitor(Driven):
         self.teardown(trainer, pl_module, "fit")
 
     def _write(self, trainer: Trainer, scalars: Mapping[str, float], step: int) -> None:
-        if trainer.is_global_zero:
+        """Write what is new: a corner of one optimizer may come after a step of another, which told of all."""
+        news = {tag: value for tag, value in scalars.items() if step > self._written.get(tag, -1)}
+        self._written.update(dict.fromkeys(news, step))
+        if news and trainer.is_global_zero:
             for logger in trainer.loggers:
-                logger.log_metrics(dict(scalars), step=step)
+                logger.log_metrics(dict(news), step=step)
 
     def _parts(
         self, reading: Reading, optimizer: Optimizer, strata: Sequence[SedimentaryDecay]
