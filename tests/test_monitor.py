@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision
 from rich.console import Console
 from tbparse import SummaryReader
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -455,6 +456,19 @@ def test_norms_of_gradients_and_updates(clip):
             assert value == pytest.approx(measured.rows[step][part][0], rel=1e-5)  # sums of float32
         for step, value in curves[f"update_ratio/{part}"].items():
             assert value == pytest.approx(measured.rows[step][part][1], rel=1e-5)
+
+
+def test_norms_are_of_their_own_step_where_a_scaler_skips_one():
+    class Overflow(Callback):
+        def on_after_backward(self, trainer, pl_module):
+            if trainer.global_step == 3:
+                pl_module.head.weight.grad.fill_(float("inf"))
+
+    logger, options = Foreign(), {"log_every_n_steps": 4}
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    fit(Plain(), [Overflow(), StrataMonitor(norms=True)], epochs=2, logger=logger, plugins=[precision], **options)
+    assert [step for step, row in logger.rows if "lr/head" in row] == [0, 3, 7]
+    assert [step for step, row in logger.rows if "update_ratio/head" in row] == [0, 7]
 
 
 def test_norms_of_what_is_still_zero_or_has_no_gradient():

@@ -171,6 +171,7 @@ class StrataMonitor(Driven):
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """The lrs of this step stand in the optimizer."""
+        self._measuring = None  # if still there, a gradient scaler has skipped that step
         every = trainer.log_every_n_steps
         if not every:
             return
