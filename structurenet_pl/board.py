@@ -193,6 +193,7 @@ class Board:
                     "on_before_optimizer_step or configure_gradient_clipping of the module. Write it in "
                     "optimizer_step or on_train_batch_start of the module, or in an LR scheduler."
                 )
+                return
 
     def _read_base(self) -> None:
         for group in self._groups():

@@ -47,8 +47,9 @@ def test_what_is_written_after_us_is_said():
             for group in optimizer.param_groups:
                 group["lr"] = 0.3
 
-    with pytest.warns(UserWarning, match=r"was written during the step.*SGD\.step\(\) itself, or by.*Write it in"):
+    with pytest.warns(UserWarning, match=r"was written during the step.*SGD\.step\(\) itself, or by.*Write it in") as told:
         fit(Late(), [Half()], epochs=1)
+    assert len(told) == 1
 
 
 def test_an_optimizer_that_writes_its_lr_in_a_wrapped_step_is_said():
