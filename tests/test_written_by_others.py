@@ -47,7 +47,8 @@ def test_what_is_written_after_us_is_said():
             for group in optimizer.param_groups:
                 group["lr"] = 0.3
 
-    with pytest.warns(UserWarning, match=r"was written during the step.*SGD\.step\(\) itself, or by.*Write it in") as told:
+    message = r"was written during the step.*SGD\.step\(\) itself, or by.*Write it in"
+    with pytest.warns(UserWarning, match=message) as told:
         fit(Late(), [Half()], epochs=1)
     assert len([one for one in told if "during the step" in str(one.message)]) == 1  # not one for each group
 
