@@ -85,8 +85,7 @@ class Board:
         del _BOARDS[self.optimizer]
 
     def rates(self) -> Rates:
-        """What stands in the groups now; it stays as it is when that changes."""
-        self._adopt()
+        """What stood in the groups at the last refresh; it stays as it is when that changes."""
         return Rates(dict(self._base), dict(self._factors), {name: lr for name, (lr, _) in self._seen.items()})
 
     def factors(self, name: str) -> Mapping[str, float]:
@@ -194,6 +193,7 @@ class Board:
                     "on_before_optimizer_step or configure_gradient_clipping of the module. Write it in "
                     "optimizer_step or on_train_batch_start of the module, or in an LR scheduler."
                 )
+                return
 
     def _read_base(self) -> None:
         for group in self._groups():

@@ -50,7 +50,7 @@ class Structure:
     parameters: Mapping[str, Mapping[str, nn.Parameter]]
     tied: Mapping[str, str]
 
-    @property
+    @cached_property
     def spine(self) -> tuple[Component, ...]:
         """The components in order of depth."""
         return tuple(self.components.values())

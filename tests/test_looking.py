@@ -3,10 +3,10 @@
 import io
 
 import pytest
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
-from helpers import Net, Plain, fit
+from helpers import Half, Net, Plain, fit
 from structurenet_pl import GrowEvery, LARSScaler, SedimentaryDecay, Warmup, explain
 
 GROWING = [GrowEvery("add_patch", 1, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 2, limit=1)]
@@ -63,6 +63,19 @@ def test_empty_columns_are_left_out():
 def test_two_factors_of_a_class_are_told_apart():
     trainer = fit(Plain(), [Warmup(newborn_only=False), Warmup(length=2, newborn_only=False)], epochs=1)
     assert explain(trainer, Console(file=io.StringIO()))[0].factors == {"Warmup_1": 0.4, "Warmup_2": 1.0}
+
+
+def test_explain_takes_what_was_just_written_as_the_base():
+    class Write(Callback):
+        def on_train_batch_start(self, trainer, *args):
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = 0.03
+            self.rates = explain(trainer, Console(file=io.StringIO()))
+
+    write = Write()
+    with pytest.warns(UserWarning, match="set to 0.03 from outside"):
+        fit(Plain(), [Half(), write], epochs=1)
+    assert {(rate.base_lr, rate.lr) for rate in write.rates} == {(0.03, 0.015)}
 
 
 def test_explain_without_us():

@@ -4,6 +4,8 @@ import copy
 import csv
 import io
 import pickle
+import re
+import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision
 from rich.console import Console
 from tbparse import SummaryReader
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -247,6 +250,29 @@ def test_two_optimizers(every):
     assert np.isfinite(monitor.strata.lrs).all()
 
 
+class Raw(Adversaries):
+    """They are stepped past Lightning, so that its clock stands still."""
+
+    def optimizers(self):
+        return super().optimizers(use_pl_optimizer=False)
+
+
+@pytest.mark.parametrize("max_components", [0, 100])
+@pytest.mark.parametrize("make", [Adversaries, Raw])
+def test_no_curve_goes_back(make, max_components):
+    """Some loggers take no step twice, and no earlier one."""
+    logger, steps = Foreign(), {}
+    factors = [SedimentaryDecay([("active", 0, 1.0), ("old", 1, 0.5)]), ByStep()]
+    monitor = StrataMonitor(norms=True, max_components=max_components)
+    fit(make(), [*factors, monitor], epochs=4, logger=logger, log_every_n_steps=4)
+    for step, row in logger.rows:
+        for tag in row.keys() - {"epoch"}:
+            steps.setdefault(tag, []).append(step)
+    assert "lr_range/min" in steps
+    for tag, curve in steps.items():
+        assert curve == sorted(set(curve)), tag
+
+
 def test_steps_past_lightning_are_counted_by_batches():
     class Past(Plain):
         automatic_optimization = False
@@ -281,6 +307,7 @@ def test_resumed_in_the_same_directory_as_if_never_stopped(at, every):
 
     whole, there, _ = train("whole", 5)
     _, _, path = train("parts", at)
+    time.sleep(1)  # TensorBoard reads the files of one second in the order of text: 10 before 9
     resumed, here, _ = train("parts", 5, path)
     assert logged(here) == logged(there)
     for key, value in asdict(resumed.strata).items():
@@ -355,6 +382,16 @@ def test_a_layout_of_the_users_stays():
     assert [category.title for category in layout.category] == ["mine", "strata"]
 
 
+def test_the_layout_goes_by_the_prefix_of_the_logger():
+    logger = TensorBoardLogger("logs", name=None, prefix="fold+1")
+    fit(Plain(), [StrataMonitor()], epochs=1, logger=logger)
+    ((category,),) = [layout.category for layout in layouts(logger.log_dir)]
+    lines, margin = category.chart
+    assert re.match(lines.multiline.tag[0], "fold+1-lr/head")
+    (series,) = margin.margin.series
+    assert {series.value, series.lower, series.upper} <= logged(logger.log_dir).keys()
+
+
 def test_pictures_are_few(monkeypatch):
     drawn = []
     monkeypatch.setattr(monitor_file, "heat_map", lambda strata: drawn.append(len(strata.events)))
@@ -419,6 +456,19 @@ def test_norms_of_gradients_and_updates(clip):
             assert value == pytest.approx(measured.rows[step][part][0], rel=1e-5)  # sums of float32
         for step, value in curves[f"update_ratio/{part}"].items():
             assert value == pytest.approx(measured.rows[step][part][1], rel=1e-5)
+
+
+def test_norms_are_of_their_own_step_where_a_scaler_skips_one():
+    class Overflow(Callback):
+        def on_after_backward(self, trainer, pl_module):
+            if trainer.global_step == 3:
+                pl_module.head.weight.grad.fill_(float("inf"))
+
+    logger, options = Foreign(), {"log_every_n_steps": 4}
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    fit(Plain(), [Overflow(), StrataMonitor(norms=True)], epochs=2, logger=logger, plugins=[precision], **options)
+    assert [step for step, row in logger.rows if "lr/head" in row] == [0, 3, 7]
+    assert [step for step, row in logger.rows if "update_ratio/head" in row] == [0, 7]
 
 
 def test_norms_of_what_is_still_zero_or_has_no_gradient():

@@ -10,11 +10,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from matplotlib.colors import LogNorm, to_hex
 
-from helpers import LRTrace, Net, fit
+from helpers import LRTrace, Net, Plain, fit
 from structurenet_pl import (
     Clock,
     GrowEvery,
     GrowthEvent,
+    LRFactor,
     SedimentaryDecay,
     Strata,
     StrataMonitor,
@@ -238,9 +239,16 @@ def test_growth_is_read_back_from_the_table():
     log = [
         GrowthEvent("a", {}, Clock(7, 1, 1), born=("b.0", "b.1"), adjacent=("stem",), parameters=(1000, 2000)),
         GrowthEvent("b", {}, Clock(9, 2, 2), widened=("stem", "b.0"), removed=("b.1",), asked_by="GrowEvery"),
-        GrowthEvent("c", {}, Clock(9, 2, 3), shrunk=("stem",), depth=3),
+        GrowthEvent("c", {}, Clock(9, 2, 3), shrunk=("stem", "heads.task: one"), depth=3),
     ]
     assert _read_growth(growth_table(log)) == tuple(map(mark, log))
+
+
+class Freeze(LRFactor):
+    freezes = True
+
+    def factor(self, component, now):
+        return 0.0 if now.clock.epoch and component.name == "body.0" else 1.0
 
 
 def test_a_log_with_gaps(tmp_path):
@@ -264,6 +272,23 @@ def test_a_log_with_gaps(tmp_path):
     np.testing.assert_array_equal(strata.lrs, expected)
     assert strata.frozen.tolist() == [[False, False, True, False, False], [False] * 5, [False] * 5]
     assert strata.events == ((4, "+ b"), (7, "+ c"))
+
+
+def test_a_csv_log_is_read_in_its_order_and_beside_what_is_no_number(tmp_path):
+    logger = CSVLogger(tmp_path, name=None)
+    names = [f"body.{number}" for number in range(9)]
+    logger.log_metrics({f"lr/{name}": 0.1 for name in names} | {"note": "warm"}, 0)
+    logger.save()
+    assert read_strata(logger.log_dir).components == tuple(names)
+
+
+@pytest.mark.parametrize("kind", [TensorBoardLogger, CSVLogger])
+def test_a_log_with_a_prefix(kind, tmp_path):
+    logger = kind(tmp_path, name=None, prefix="fold-1")
+    fit(Plain(), [Freeze(), StrataMonitor()], epochs=2, logger=logger)
+    strata = read_strata(logger.log_dir)
+    assert sorted(strata.components) == ["body.0", "body.3", "body.4", "head"]
+    assert strata.frozen[strata.components.index("body.0"), -1]
 
 
 @pytest.mark.parametrize("kind", ["curves", "heat_map"])

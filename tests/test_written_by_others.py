@@ -47,8 +47,10 @@ def test_what_is_written_after_us_is_said():
             for group in optimizer.param_groups:
                 group["lr"] = 0.3
 
-    with pytest.warns(UserWarning, match=r"was written during the step.*SGD\.step\(\) itself, or by.*Write it in"):
+    message = r"was written during the step.*SGD\.step\(\) itself, or by.*Write it in"
+    with pytest.warns(UserWarning, match=message) as told:
         fit(Late(), [Half()], epochs=1)
+    assert len([one for one in told if "during the step" in str(one.message)]) == 1  # not one for each group
 
 
 def test_an_optimizer_that_writes_its_lr_in_a_wrapped_step_is_said():

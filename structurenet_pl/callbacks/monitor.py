@@ -1,6 +1,6 @@
 """What learned how fast, in every logger."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, cast
@@ -114,6 +114,7 @@ class StrataMonitor(Driven):
         self._network: tuple[Component, ...] = ()
         self._log: tuple[GrowthEvent, ...] = ()
         self._in_bar: dict[str, float] = {}
+        self._written: dict[str, int] = {}
         self._stepped = self._told = False
         self._measuring: tuple[Trainer, int, StepNorms] | None = None
         self._handles: list[RemovableHandle] = []
@@ -150,25 +151,27 @@ class StrataMonitor(Driven):
                 f"StrataMonitor(norms=True) is not supported under {type(trainer.strategy).__name__}, which splits "
                 "tensors over processes: leave norms out."
             )
-        if list(_writers(trainer)) and find_spec("matplotlib") is None:
+        if _tensorboards(trainer) and find_spec("matplotlib") is None:
             rank_zero_info("StrataMonitor draws no heat map: for that, pip install 'structurenet-pl[plots]'")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything has been restored by now."""
         driver = cast(Driver, Driver.of(trainer))
         self._stepped = self._corners.begun
+        self._written = {}
         self._readings = {
             number: Reading.of(driver, trainer, optimizer) for number, optimizer in enumerate(trainer.optimizers)
         }
         if self.norms:
             hooked = [faces(optimizer)[0] for optimizer in driver.boards]
             self._handles = [face.register_step_post_hook(self._after_step) for face in hooked]
-        for writer, log_dir in _writers(trainer):
-            lay_out(writer, log_dir)
+        for logger in _tensorboards(trainer):
+            lay_out(logger)
         self._show_structure(trainer, driver)
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """The lrs of this step stand in the optimizer."""
+        self._measuring = None  # if still there, a gradient scaler has skipped that step
         every = trainer.log_every_n_steps
         if not every:
             return
@@ -225,9 +228,12 @@ class StrataMonitor(Driven):
         self.teardown(trainer, pl_module, "fit")
 
     def _write(self, trainer: Trainer, scalars: Mapping[str, float], step: int) -> None:
-        if trainer.is_global_zero:
+        """Write what is new: a corner of one optimizer may come after a step of another, which told of all."""
+        news = {tag: value for tag, value in scalars.items() if step > self._written.get(tag, -1)}
+        self._written.update(dict.fromkeys(news, step))
+        if news and trainer.is_global_zero:
             for logger in trainer.loggers:
-                logger.log_metrics(dict(scalars), step=step)
+                logger.log_metrics(dict(news), step=step)
 
     def _parts(
         self, reading: Reading, optimizer: Optimizer, strata: Sequence[SedimentaryDecay]
@@ -265,7 +271,8 @@ class StrataMonitor(Driven):
                 print()  # a progress bar may stand in the line
             explain(trainer)
         parameters = {name: count(tensors.values()) for name, tensors in structure.parameters.items()}
-        for writer, _ in _writers(trainer):
+        for logger in _tensorboards(trainer):
+            writer = logger.experiment
             writer.add_text("strata/components", component_table(structure.components, parameters), trainer.global_step)
             if self._log:
                 writer.add_text("strata/growth", growth_table(self._log), trainer.global_step)
@@ -274,13 +281,10 @@ class StrataMonitor(Driven):
         """Give TensorBoard the picture of the run so far."""
         if not self.strata.steps.size or find_spec("matplotlib") is None:
             return
-        for writer, _ in _writers(trainer):
-            writer.add_figure("strata/heat_map", heat_map(self.strata), trainer.global_step)
+        for logger in _tensorboards(trainer):
+            logger.experiment.add_figure("strata/heat_map", heat_map(self.strata), trainer.global_step)
 
 
-def _writers(trainer: Trainer) -> Iterator[tuple[Any, str]]:
-    """TensorBoard's writer and directory of each logger that has one."""
-    if trainer.is_global_zero:
-        for logger in trainer.loggers:
-            if isinstance(logger, TENSORBOARD_LOGGERS):
-                yield logger.experiment, logger.log_dir
+def _tensorboards(trainer: Trainer) -> list[Any]:
+    """The loggers of TensorBoard, on the process that writes."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TENSORBOARD_LOGGERS) and trainer.is_global_zero]

@@ -33,7 +33,7 @@ class Reading:
 
     @classmethod
     def of(cls, driver: Driver, trainer: Trainer, optimizer: Optimizer) -> "Reading":
-        """What stands in an optimizer now."""
+        """What stands in an optimizer since its board was refreshed."""
         board = driver.boards[optimizer]
         now = driver.moment(trainer)
         now = Moment(now.clock, now.log, now.spine)  # without the density, which would hold on to the module

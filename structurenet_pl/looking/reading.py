@@ -1,6 +1,7 @@
 """The strata of a run, read back from what its loggers have written."""
 
 import csv
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from structurenet_pl.looking.strata import SIGNS, Strata
 
 GROWTH_TAG = "strata/growth/text_summary"
+OURS = re.compile("(?:[^/]*-)?((?:lr|frozen)/.*)", re.DOTALL)  # a logger may put a prefix before all tags
 Curve = dict[int, float]  # step -> value
 Events = tuple[tuple[int, str], ...]
 
@@ -56,7 +58,8 @@ def _read_tensorboard(folder: Path) -> tuple[dict[str, Curve], Events]:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}; pictures of logs need pip install 'structurenet-pl[plots]'") from error
     log = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()  # 0: all of them
-    curves = {tag: {point.step: point.value for point in log.Scalars(tag)} for tag in log.Tags()["scalars"]}
+    found = {tag: ours[1] for tag in log.Tags()["scalars"] if (ours := OURS.fullmatch(tag))}
+    curves = {ours: {point.step: point.value for point in log.Scalars(tag)} for tag, ours in found.items()}
     if GROWTH_TAG not in log.Tags()["tensors"]:
         return curves, ()
     return curves, _read_growth(log.Tensors(GROWTH_TAG)[-1].tensor_proto.string_val[0].decode())
@@ -67,7 +70,7 @@ def _read_growth(table: str) -> Events:
     events = []
     for line in table.splitlines()[2:]:
         _, step, _, what, *_ = line.strip("| ").split(" | ")
-        changes = (change.split(": ") for change in what.replace("`", "").split("<br>"))
+        changes = (change.split(": ", 1) for change in what.replace("`", "").split("<br>"))
         events.append((int(step), "; ".join(f"{SIGNS[kind]} {names}" for kind, names in changes)))
     return tuple(events)
 
@@ -76,9 +79,9 @@ def _read_csv(table: Path) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     with table.open(newline="") as file:
         for row in csv.DictReader(file):
-            for tag in row.keys() - {"step"}:
-                if row[tag]:
-                    curves.setdefault(tag, {})[int(row["step"])] = float(row[tag])
+            for tag, value in row.items():
+                if value and (ours := OURS.fullmatch(tag)):
+                    curves.setdefault(ours[1], {})[int(row["step"])] = float(value)
     return curves
 
 

@@ -68,7 +68,8 @@ def group_lrs(trainer: Trainer) -> list[GroupLR]:
     strata = decays(driver)
     order = {component.name: position for position, component in enumerate(driver.structure.spine)}
     found = []
-    for optimizer in driver.boards:
+    for optimizer, board in driver.boards.items():
+        board.refresh({})  # somebody may just have written an lr
         reading = Reading.of(driver, trainer, optimizer)
         leads = set(leading(reading.slots.values()).values())
         for group in optimizer.param_groups:

@@ -1,30 +1,42 @@
 """What TensorBoard alone can show: a layout of charts, tables, a picture."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from structurenet_pl.events import Component, GrowthEvent
 
-LAYOUT = {
-    "strata": {
-        "effective lr of every component": ["Multiline", ["^lr/"]],  # a pattern: also of those yet unborn
-        "lowest, mean and highest lr": ["Margin", ["lr_range/mean", "lr_range/min", "lr_range/max"]],
+
+def layout(prefix: str = "") -> dict[str, dict[str, list[Any]]]:
+    """The charts of the strata, for ``SummaryWriter.add_custom_scalars``.
+
+    Args:
+        prefix: What the logger puts before all tags.
+    """
+    margin = [f"{prefix}lr_range/{word}" for word in ("mean", "min", "max")]
+    return {
+        "strata": {
+            "effective lr of every component": ["Multiline", [f"^{re.escape(prefix)}lr/"]],  # also of those yet unborn
+            "lowest, mean and highest lr": ["Margin", margin],
+        }
     }
-}
+
+
+LAYOUT = layout()
 LAYOUT_TAG = b"custom_scalars__config__"
 
 
-def lay_out(writer: Any, log_dir: str) -> None:
+def lay_out(logger: Any) -> None:
     """Lay out the page of custom scalars, unless the run has a layout: a second one would take its place.
 
     Args:
-        writer: The ``SummaryWriter`` of the run.
-        log_dir: Where it writes; a directory that is not local is taken for one without a layout.
+        logger: A ``TensorBoardLogger``; a directory that is not local is taken for one without a layout.
     """
-    writer.flush()
-    if not any(LAYOUT_TAG in file.read_bytes() for file in Path(log_dir).glob("*tfevents*")):
-        writer.add_custom_scalars(LAYOUT)
+    logger.experiment.flush()
+    if not any(LAYOUT_TAG in file.read_bytes() for file in Path(logger.log_dir).glob("*tfevents*")):
+        prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
+        logger.experiment.add_custom_scalars(layout(prefix))
 
 
 def growth_table(log: Sequence[GrowthEvent]) -> str:
