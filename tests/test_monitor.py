@@ -345,10 +345,11 @@ def test_growth_table_says_when_what_where_and_who():
     assert len(earlier) == 1
     assert table.startswith(earlier[0])
     assert table.splitlines() == [
-        "| event | step | epoch | what | where | parameters | asked for by |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        "| 1 | 4 | 1 | born: `patches.0` | depth 0<br>next to `body.0`, `body.3` | 171 → 247 | user |",
-        "| 2 | 12 | 3 | born: `necks.0` | next to `body.4`, `head` | 247 → 319 | GrowOnPlateau |",
+        "| when | what | where | parameters | asked for by |",
+        "| --- | --- | --- | --- | --- |",
+        "| step&nbsp;4<br>epoch&nbsp;1 | born: `patches.0` | depth 0<br>next to `body.0`, `body.3` "
+        "| 171 → 247 | user |",
+        "| step&nbsp;12<br>epoch&nbsp;3 | born: `necks.0` | next to `body.4`, `head` | 247 → 319 | GrowOnPlateau |",
     ]
     components = texts(logger.log_dir)["strata/components"][-1]
     assert [line.split(" | ")[0] for line in components.splitlines()[2:]] == [f"| `{name}`" for name in net.components]

@@ -24,6 +24,7 @@ from structurenet_pl import (
     StrataMonitor,
     Warmup,
     growth,
+    plot_strata,
     preview,
 )
 
@@ -205,3 +206,10 @@ def test_a_log_of_another_module_is_refused():
     log = [GrowthEvent("add_neck", {}, Clock(epoch=1), born=("necks.7",))]
     with pytest.raises(RuntimeError, match="event 1"):
         preview([Warmup()], log, Net())
+
+
+@pytest.mark.parametrize(("steps_per_epoch", "label"), [(None, "epoch"), (3, "optimizer step")])
+def test_the_axis_says_what_a_step_is(steps_per_epoch, label):
+    strata = preview([Warmup(newborn_only=False)], epochs=4, steps_per_epoch=steps_per_epoch)
+    assert plot_strata(strata).axes[-1].get_xlabel() == label
+    assert plot_strata(strata, kind="heat_map").axes[0].get_xlabel() == label

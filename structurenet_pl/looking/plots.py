@@ -84,7 +84,7 @@ def heat_map(strata: Strata) -> "Figure":
     axes.set(xlim=(first, last + 1), ylim=(-0.5, len(lrs) - 0.5))
     steps = [step for step in MaxNLocator(4, integer=True).tick_values(first, last + 1) if first <= step <= last + 1]
     axes.set_xticks(steps, [f"{step:.0f}" for step in steps], **LARGE)
-    axes.set_xlabel("optimizer step", **LARGE)
+    axes.set_xlabel(strata.unit, **LARGE)
     return figure
 
 
@@ -146,7 +146,7 @@ def curves(strata: Strata) -> "Figure":
     if strata.events:
         _mark_growth([axes, bottom] if resting else [axes], strata, 0.08, fontsize=9)
 
-    bottom.set(xlabel="optimizer step", xlim=edges[[0, -1]])
+    bottom.set(xlabel=strata.unit, xlim=edges[[0, -1]])
     bottom.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     if not few:

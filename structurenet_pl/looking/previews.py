@@ -90,6 +90,7 @@ def preview(
         lrs=bases * products[lived],
         frozen=frozen[lived],
         events=tuple(mark(event) for event in log if 0 < event.clock.step < len(steps)),
+        unit="optimizer step" if steps_per_epoch > 1 else "epoch",
     )
 
 

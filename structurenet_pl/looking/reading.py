@@ -69,7 +69,8 @@ def _read_growth(table: str) -> Events:
     """The events of the table that :func:`~structurenet_pl.looking.tensorboard.growth_table` makes."""
     events = []
     for line in table.splitlines()[2:]:
-        _, step, _, what, *_ = line.strip("| ").split(" | ")
+        when, what, *_ = line.strip("| ").split(" | ")
+        step = when.removeprefix("step&nbsp;").partition("<br>")[0]
         changes = (change.split(": ", 1) for change in what.replace("`", "").split("<br>"))
         events.append((int(step), "; ".join(f"{SIGNS[kind]} {names}" for kind, names in changes)))
     return tuple(events)

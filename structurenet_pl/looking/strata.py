@@ -22,6 +22,7 @@ class Strata:
         lrs: Effective lr by component and step, nan before birth and after removal.
         frozen: Whether the component was frozen, by component and step.
         events: Step and a short text of each growth event, such as ``(120, "+ patches.0")``.
+        unit: What a step is, as the axis of a picture says.
     """
 
     components: tuple[str, ...]
@@ -29,6 +30,7 @@ class Strata:
     lrs: NDArray[np.float64]
     frozen: NDArray[np.bool_]
     events: tuple[tuple[int, str], ...] = ()
+    unit: str = "optimizer step"
 
 
 def mark(event: GrowthEvent) -> tuple[int, str]:

@@ -48,9 +48,10 @@ def growth_table(log: Sequence[GrowthEvent]) -> str:
         if event.adjacent:
             place.append(f"next to {_code(event.adjacent)}")
         counts = " → ".join(f"{count:,}" for count in event.parameters)
-        clock = event.clock
-        rows.append([clock.generation, clock.step, clock.epoch, what, "<br>".join(place), counts, event.asked_by or ""])
-    return _table(["event", "step", "epoch", "what", "where", "parameters", "asked for by"], rows)
+        # one column with spaces that do not break: TensorBoard breaks the words of headings over narrow ones
+        when = f"step&nbsp;{event.clock.step}<br>epoch&nbsp;{event.clock.epoch}"
+        rows.append([when, what, "<br>".join(place), counts, event.asked_by or ""])
+    return _table(["when", "what", "where", "parameters", "asked for by"], rows)
 
 
 def component_table(components: Mapping[str, Component], parameters: Mapping[str, int]) -> str:
