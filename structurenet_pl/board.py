@@ -49,7 +49,8 @@ class Board:
 
     def __init__(self, optimizer: Optimizer, slots: Mapping[str, Slot]) -> None:
         self._optimizer = ref(optimizer)  # weak: a board lives as long as its optimizer, not the other way round
-        self.slots = dict(slots)
+        self._standing: list[Any] | None = None
+        self.slots = slots
         self._factors: dict[str, Mapping[str, float]] = {}
         self._product: dict[str, float] = {}
         self._base: dict[str, float | Tensor] = {}
@@ -70,6 +71,16 @@ class Board:
     def optimizer(self) -> Optimizer:
         """The optimizer whose lrs it writes."""
         return cast(Optimizer, self._optimizer())
+
+    @property
+    def slots(self) -> Mapping[str, Slot]:
+        """What each of the groups stands for, by name."""
+        return self._slots
+
+    @slots.setter
+    def slots(self, slots: Mapping[str, Slot]) -> None:
+        self._slots = dict(slots)
+        self._standing = None
 
     @property
     def names(self) -> list[str | None]:
@@ -151,7 +162,7 @@ class Board:
 
     def _adopt(self) -> None:
         """Take as base what somebody else has written."""
-        if self._nesting:
+        if self._nesting or (self._standing is not None and self._standing == self._lrs()):
             return
         written = [group for group in self._groups() if not _untouched(group["lr"], self._seen.get(group["name"]))]
         self._warn_of_pieces([group["name"] for group in written if group["name"] in self._seen])
@@ -167,6 +178,9 @@ class Board:
                 )
             self._base[name] = own(group["lr"])
             self._seen[name] = _stamp(group["lr"])
+
+    def _lrs(self) -> list[Any]:
+        return [group.get("lr") for group in self.optimizer.param_groups]
 
     def _warn_of_pieces(self, written: Sequence[str]) -> None:
         """Say if somebody has written to the first piece of a group of the user's, and to no other."""
@@ -208,6 +222,8 @@ class Board:
         for group in self._groups():
             self._write(group, self._base[group["name"]] * self._product.get(group["name"], 1.0))
             self._seen[group["name"]] = _stamp(group["lr"])
+        lrs = self._lrs()  # a shortcut: lists of floats are compared quickly; a tensor may be written in place
+        self._standing = None if any(isinstance(lr, Tensor) for lr in lrs) else lrs
 
     def _write(self, group: dict[str, Any], value: float | Tensor) -> None:
         if isinstance(group["lr"], Tensor):
@@ -230,6 +246,7 @@ class Board:
 
     def _load_base(self, optimizer: Optimizer) -> None:
         self._seen.clear()
+        self._standing = None
         self._adopt()
         self._write_effective()
 
