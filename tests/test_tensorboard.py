@@ -28,20 +28,20 @@ BIRTHS = {"patches.0": 51, "patches.1": 102, "necks.0": 153}  # after 3, 6 and 9
 SAMPLES = "scalars=5000,images=200,text=200"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--window-size=1400,1300"]
 
-# TensorBoard is made of components within components; what stands in them is found from the inside of each only.
+# TensorBoard is made of components within components; what stands in them is found from the inside of each only. It is
+# asked in one script, because the page may change between two.
 SHOWN = """
-const [selector] = arguments, found = [];
+const found = [];
 (function walk(root) {
   for (const node of root.querySelectorAll('*')) {
     if (node.matches(selector) && node.checkVisibility()) found.push(node);
     if (node.shadowRoot) walk(node.shadowRoot);
   }
 })(document.body);
-return found;
 """
-OWN_TEXT = """
-return arguments[0].map(node => [...node.childNodes].filter(part => part.nodeType === Node.TEXT_NODE)
-  .map(part => part.textContent).join(' ').trim()).filter(text => text);
+OWN_TEXT = """\
+found.map(node => [...node.childNodes].filter(part => part.nodeType === Node.TEXT_NODE)
+  .map(part => part.textContent).join(' ').trim()).filter(text => text)
 """
 
 
@@ -62,14 +62,18 @@ class Page:
 
     def shown(self, selector):
         """The elements that are shown, when there are any."""
-        return self.wait_for(lambda: self.browser.execute_script(SHOWN, selector))
+        return self.wait_for(lambda: self.ask("found", selector))
 
     def texts(self):
-        return self.browser.execute_script(OWN_TEXT, self.browser.execute_script(SHOWN, "*"))
+        """What each element that is shown says itself."""
+        return self.ask(OWN_TEXT, "*")
 
     def click(self, selector):
-        for element in self.shown(selector):
-            self.browser.execute_script("arguments[0].click()", element)
+        self.wait_for(lambda: self.ask("found.map(node => node.click()).length", selector))
+
+    def ask(self, expression, selector):
+        """The value of a JavaScript expression of the elements that are ``found``."""
+        return self.browser.execute_script(f"const [selector] = arguments; {SHOWN} return {expression};", selector)
 
     def wait_for_texts(self, *expected):
         try:
@@ -154,11 +158,11 @@ def test_images(page):
 def test_text(page):
     with page.open("text"):
         page.wait_for_texts("strata/components/text_summary", "strata/growth/text_summary")
-        rows = [row.text.split() for row in page.wait_for(lambda: page.shown("tr"))]
+        rows = [text.split() for text in page.wait_for(lambda: page.ask("found.map(row => row.innerText)", "tr"))]
         for component in COMPONENTS:
             assert any(row[:1] == [component] for row in rows), component
-        for number, (component, step) in enumerate(BIRTHS.items(), 1):
-            (row, *_) = [row for row in rows if row[:2] == [str(number), str(step)]]
+        for component, step in BIRTHS.items():
+            (row, *_) = [row for row in rows if row[:2] == ["step", str(step)]]
             assert component in row
             assert "GrowEvery" in row
 
