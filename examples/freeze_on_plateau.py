@@ -25,6 +25,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from structurenet_pl import Component, GrowableModule, LRFactor, Moment
 from structurenet_pl.driver import Driver
 
+BLOCKS = 4
+
 
 class FreezeOnPlateau(LRFactor):
     """Freeze one depth more after each ``patience`` validations in a row that were no better than the best."""
@@ -63,12 +65,12 @@ class FreezeOnPlateau(LRFactor):
 
 
 class Net(GrowableModule):  # checkpoints of these hold the random number generators, so a resumed run shuffles alike
-    """Four convolutional blocks and a linear head."""
+    """Convolutional blocks and a linear head."""
 
     def __init__(self, width: int = 24) -> None:
         super().__init__()
         self.blocks = nn.Sequential()
-        for inputs in (1, width, width, width):
+        for inputs in (1, *[width] * (BLOCKS - 1)):
             self.blocks.append(nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()))
         self.head = nn.Linear(16 * width, 10)
 
@@ -132,8 +134,11 @@ def main() -> None:
 
     freeze, folder = FreezeOnPlateau("val_loss"), args.logdir / "freeze_on_plateau"
     frozen, free = train([freeze], folder / "frozen", args), train([], folder / "free", args)
-    starts, saved = freeze.record["starts"], freeze.record["saved"]
-    print(f"the validation loss stood still, so one block more is frozen from each of the epochs {starts}")
+    starts, saved = freeze.record["starts"][:BLOCKS], freeze.record["saved"]  # after these, only the head is left
+    if not starts:
+        print(f"the validation loss has not stood still in {args.epochs} epochs, so nothing was frozen")
+    else:
+        print(f"the validation loss stood still, so one block more is frozen from each of the epochs {starts}")
     for epoch, share in enumerate(saved):
         if epoch == 0 or share != saved[epoch - 1]:
             print(f"  from epoch {epoch:2} on {share:4.0%} of the work of a step is saved")

@@ -288,7 +288,10 @@ class Driver(Callback):
         if not module.training:  # in a validation, after which Lightning puts back the modes of those that it knew
             for part in set(module.modules()) - old:
                 part.training = True
-        (self._settle if module.training and self._freezing.begun else self._refresh)(trainer)
+        if module.training and self._freezing.begun:
+            self._settle(trainer)
+        else:
+            self._refresh(trainer)
         for callback in trainer.callbacks:
             if (react := getattr(callback, "on_growth", None)) is not None:
                 react(trainer, module, change.event)

@@ -1,8 +1,8 @@
 """What freezing saves: step time and memory of a 12-block CNN, MLP and transformer with the first k blocks frozen.
 
 Each contender trains in a Trainer of its own. What is printed is its saving, 1 - t_k / t_0, as a share of what the
-ideal saves. t_0 is a step of the same run before anything is frozen: with our callback in the Trainer for us ("idle"),
-without any for the others, so what our callback costs by itself is the difference of the first two columns.
+ideal saves. t_0 is a step of a Trainer in which nothing is frozen: with our callback in it for us ("idle"), without any
+for the others, so what our callback costs by itself is the difference of the first two columns.
 
 - ideal: the first k blocks under `torch.no_grad()` with norms in eval mode, only the others in the optimizer
 - ProgressiveFreeze: everything in the optimizer, and the callback freezes the first k blocks
@@ -18,6 +18,7 @@ Times are CPU times on one thread; each is compared with t_0 of the same turn, a
 import argparse
 import logging
 import math
+import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -157,13 +158,17 @@ def step_times(network: str, shape: Sequence[int], k: int) -> dict[str, list[flo
 
 
 def time_table(shapes: dict[str, Sequence[int]], rounds: int) -> Table:
-    table = Table(title="CPU time of a training step, and the saving as a share of the ideal's", box=SIMPLE)
-    table.add_column("network", no_wrap=True)
-    for heading in ("k", "t_0\nms", "idle\nms", "ideal\nms", "\nsaves"):
-        table.add_column(heading, justify="right")
+    table = Table(
+        title=f"CPU time of a training step with the first k of {BLOCKS} blocks frozen",
+        caption="idle: nothing frozen, but our callback in the Trainer\nshare: what is saved, of what the ideal saves",
+        box=SIMPLE,
+    )
+    headings = ["k", "nothing\nfrozen\nms", "idle\nms", "ideal\nms", "saves"]
     for contender in CONTENDERS[1:]:
-        table.add_column(f"{contender}\nms", justify="right", no_wrap=True)
-        table.add_column("\nshare", justify="right", no_wrap=True)
+        headings += [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", contender) + "\nms", "share"]
+    table.add_column("network", no_wrap=True, vertical="bottom")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     for network, shape in shapes.items():
         for k in FROZEN:
             found = [step_times(network, shape, k) for _ in range(rounds)]

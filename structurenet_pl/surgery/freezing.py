@@ -64,7 +64,8 @@ class Freezing:
             structure: The components.
             wanted: Who wants which of them frozen.
         """
-        trainer, module, self.begun = self._trainer, self._trainer.lightning_module, True
+        self.begun = True
+        trainer, module = self._trainer, self._trainer.lightning_module
         averaging = trainer.fit_loop._skip_backward  # the epoch in which SWA computes the statistics of all norms anew
         if module._param_requires_grad_state or (wanted, structure, averaging) == self._settled:
             return  # an optimizer is toggled, so flags are not what they are; or there is nothing new
@@ -91,7 +92,7 @@ class Freezing:
         self.frozen = self._shares(structure)
 
     def count(self, structure: Structure) -> None:
-        """A batch is over: note how much work each component was."""
+        """A batch is over: note how much work each component was, if it was one to be counted."""
         if self._work.count(self._trainer.lightning_module, structure):
             self.frozen = self._shares(structure)
 
@@ -107,7 +108,7 @@ class Freezing:
         self._names, self._settled, self.frozen = frozenset(), (), Frozen()
 
     def leave(self, module: nn.Module) -> None:
-        """The fit is over: its gradients stay off until another one starts, norm layers follow ``train()`` again."""
+        """The fit is over: what is frozen stays so until another fit starts, norm layers follow ``train()`` again."""
         self._norms.release(module.training)
         self._norms = HeldNorms()
         self._parking.park([], set())

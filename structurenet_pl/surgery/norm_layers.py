@@ -11,6 +11,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from structurenet_pl.components import Structure
 from structurenet_pl.events import lineage
 
+_HELD: WeakSet[nn.Module] = WeakSet()  # not a mark on the layer, which may be copied
+
 
 class HeldNorms:
     """Holds norm layers in eval mode; what stands around and inside them may be switched back and forth."""
@@ -39,9 +41,6 @@ class HeldNorms:
             _HELD.discard(layer)
             vars(layer).pop("train", None)
             layer.training = mode and training
-
-
-_HELD: WeakSet[nn.Module] = WeakSet()  # not a mark on the layer, which may be copied
 
 
 def _train(layer: nn.Module, mode: bool = True, before: bool = True) -> nn.Module:
