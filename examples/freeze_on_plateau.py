@@ -57,6 +57,10 @@ class FreezeOnPlateau(LRFactor):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.record["saved"].append(Driver.of(trainer).frozen.work or 0.0)
 
+    @property
+    def state_key(self) -> str:
+        return f"{type(self).__name__}({self.monitor})"  # there may be two of them
+
     def state_dict(self) -> dict[str, Any]:
         return self.record
 

@@ -38,7 +38,7 @@ from structurenet_pl import (
     growth,
 )
 from structurenet_pl.looking import record
-from structurenet_pl.looking.tensorboard import LAYOUT
+from structurenet_pl.looking.tensorboard import layout
 from test_distributed import both
 
 quiet = pytest.mark.filterwarnings("ignore:StrataMonitor has no logger")
@@ -377,10 +377,10 @@ def test_one_layout_shows_what_is_yet_unborn():
 
 def test_a_layout_of_the_users_stays():
     logger = TensorBoardLogger("logs", name=None)
-    logger.experiment.add_custom_scalars({"mine": {"loss": ["Multiline", ["loss"]]}} | LAYOUT)
+    logger.experiment.add_custom_scalars({"mine": {"loss": ["Multiline", ["loss"]]}} | layout())
     fit(Plain(), [StrataMonitor()], epochs=1, logger=logger)
-    (layout,) = layouts(logger.log_dir)
-    assert [category.title for category in layout.category] == ["mine", "strata"]
+    (found,) = layouts(logger.log_dir)
+    assert [category.title for category in found.category] == ["mine", "strata"]
 
 
 def test_the_layout_goes_by_the_prefix_of_the_logger():
@@ -556,7 +556,8 @@ def test_what_is_frozen_is_logged():
     # multiply-adds of a sample: 48 + 64 + 24 forward, the same for the weights, all but the first for the inputs; now
     # the weights of the first and the inputs of the second are not needed
     assert curves["frozen_share/work"] == {5: np.float32(1 - (136 + 88 + 24) / (136 + 136 + 88))}
-    assert monitor.strata.frozen.tolist() == [[False, False, True, True], *[[False] * 4] * 3]
+    assert monitor.strata.steps.tolist() == [0, 3, 4, 5, 7]  # the last was not logged, but ends the picture
+    assert monitor.strata.frozen.tolist() == [[False, False, True, True, True], *[[False] * 5] * 3]
     rates = explain(trainer, Console(file=console))
     assert [rate.component.name for rate in rates if rate.frozen] == ["body.0"]
     lines = {line.split()[0]: line for line in console.getvalue().splitlines() if line.split()}
@@ -592,7 +593,7 @@ def test_short_line_in_the_progress_bar(bar):
 def test_the_table_can_be_left_out(capsys):
     fit(Net(), [Warmup(), *growing(), StrataMonitor()], epochs=3)
     told = capsys.readouterr().out
-    assert told.count("Learning rates of the next step") == 3
+    assert told.count("Learning rates as they stand") == 3
     assert "necks.0" in told
     fit(Net(), [Warmup(), *growing(), StrataMonitor(table=False)], epochs=3)
     assert capsys.readouterr().out == ""
@@ -682,3 +683,10 @@ def test_of_two_processes_the_first_logs(tmp_path):
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="max_components must be a whole number >= 0, got -1"):
         StrataMonitor(max_components=-1)
+
+
+def test_a_picture_ends_where_the_run_does():
+    logger, monitor = CSVLogger("logs"), StrataMonitor()
+    fit(Plain(), [Warmup(1, newborn_only=False), monitor], epochs=5, logger=logger, log_every_n_steps=50)
+    assert monitor.strata.steps.tolist()[-1] == 19
+    assert monitor.strata.lrs[:, -1].tolist() == [0.1] * 4

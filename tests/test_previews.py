@@ -213,3 +213,7 @@ def test_the_axis_says_what_a_step_is(steps_per_epoch, label):
     strata = preview([Warmup(newborn_only=False)], epochs=4, steps_per_epoch=steps_per_epoch)
     assert plot_strata(strata).axes[-1].get_xlabel() == label
     assert plot_strata(strata, kind="heat_map").axes[0].get_xlabel() == label
+
+
+def test_a_module_without_parameters_has_nothing_to_show():
+    assert preview([Warmup()], module=nn.ReLU(), epochs=2).components == ()

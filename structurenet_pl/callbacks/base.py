@@ -50,7 +50,9 @@ class LRFactor(Driven, ABC):
     """Whether a component at factor 0 is frozen for true: no gradients, no backward pass where nothing before it needs
     one, and as ``norm`` and ``release_state`` say; see :class:`~structurenet_pl.ProgressiveFreeze`."""
     norm: Literal["eval", "train"] = "eval"
+    """Whether norm layers of what it freezes keep their running statistics."""
     release_state: bool = False
+    """Whether the optimizer state of what it freezes leaves the memory until the thaw."""
     where: str | Sequence[str] | None = None
 
     def __init__(self, where: str | Sequence[str] | None = None) -> None:

@@ -72,9 +72,9 @@ class StrataMonitor(Driven):
     TensorBoard also gets tables of components and of growth events, a picture (step × component, the lr a colour; it
     needs the extra ``structurenet-pl[plots]``) at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90,
     100, 200 and so on, and a layout for its page of custom scalars, unless the run has one. A run has one layout, the
-    last: if you lay out charts of your own after the start of the fit, add
-    ``structurenet_pl.looking.tensorboard.LAYOUT``. The page of hyperparameters is left to you: TensorBoard keeps the
-    first that a run logs, so ours would hide yours.
+    last: if you lay out charts of your own after the start of the fit, add those of
+    ``structurenet_pl.looking.tensorboard.layout(prefix)``. The page of hyperparameters is left to you: TensorBoard
+    keeps the first that a run logs, so ours would hide yours.
 
     Args:
         norms: Whether to log norms of gradients and updates. They cost a copy of the weights on logged steps, and are
@@ -125,8 +125,8 @@ class StrataMonitor(Driven):
 
     @property
     def strata(self) -> Strata:
-        """The learning rates of the run so far, at no more than 1000 steps: those that were logged, thinned."""
-        return self._record.strata(self._network, self._log)
+        """The learning rates of the run so far, at about 1000 steps at most: those logged, thinned, and the last."""
+        return self._record.strata(self._network, self._log, self._corners.unwritten())
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs in order to go on."""

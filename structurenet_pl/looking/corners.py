@@ -38,6 +38,10 @@ class Corners:
         """Whether any step has been taken."""
         return bool(self._steps)
 
+    def unwritten(self) -> list[Row]:
+        """The row of the last step of each optimizer, unless it was to be written."""
+        return [step.unwritten() for step in self._steps.values() if step.unwritten is not None]
+
     def turn(
         self, optimizer: int, reading: Reading, make: Callable[[], Row], due: bool, ignored: Collection[str]
     ) -> list[tuple[Row, bool]]:

@@ -121,7 +121,8 @@ def _evaluate(
             resting = [
                 any(each[label] == 0 and factor.freezes for label, factor in labelled.items()) for each in values
             ]
-            resting[-1] = resting[-1] and not all(resting)  # without any gradient, backward would raise
+            if resting and all(resting):
+                resting[-1] = False  # without any gradient, backward would raise
         products[rows, step] = now
         frozen[rows, step] = resting
     return products, frozen

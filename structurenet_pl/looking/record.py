@@ -53,18 +53,20 @@ class Record:
                 self._columns = [replace(column, corner=False) for column in self._columns]
             self._columns = list(filter(self._stays, self._columns))
 
-    def strata(self, components: Iterable[Component], log: Iterable[GrowthEvent]) -> Strata:
+    def strata(self, components: Iterable[Component], log: Iterable[GrowthEvent], latest: Iterable[Row] = ()) -> Strata:
         """What has been recorded.
 
         Args:
             components: Those of the network now, in order of depth; others are gone.
             log: The growth log.
+            latest: Rows to be shown as well, or a picture would end before the run.
         """
+        found = [*self._columns, *(_Column(self._number, False, row.step, row.lrs, row.frozen) for row in latest)]
         depths = {component.name: (component.born.generation, depth) for depth, component in enumerate(components)}
         born = {name: event.clock.generation for event in log for name in event.born}
-        names = sorted(_names(self._columns), key=lambda name: depths.get(name, (born.get(name, 0), -1)))
+        names = sorted(_names(found), key=lambda name: depths.get(name, (born.get(name, 0), -1)))
         # with several optimizers the row of a corner may come after a later step of another one
-        columns = sorted({column.step: column for column in self._columns}.values(), key=lambda column: column.step)
+        columns = sorted({column.step: column for column in found}.values(), key=lambda column: column.step)
         return Strata(
             components=tuple(names),
             steps=np.array([column.step for column in columns], dtype=np.int64),

@@ -119,7 +119,7 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
     if not trainer.is_global_zero:
         return found
     labels = list(dict.fromkeys(label for entry in found for label in entry.factors))
-    title = f"Learning rates of the next step, {trainer.global_step} (epoch {trainer.current_epoch})"
+    title = f"Learning rates as they stand at step {trainer.global_step} (epoch {trainer.current_epoch})"
     table = Table(title=title, box=SIMPLE)
     words = [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", label) for label in labels]
     texts = {

@@ -23,7 +23,6 @@ def layout(prefix: str = "") -> dict[str, dict[str, list[Any]]]:
     }
 
 
-LAYOUT = layout()
 LAYOUT_TAG = b"custom_scalars__config__"
 
 
