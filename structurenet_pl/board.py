@@ -50,7 +50,7 @@ class Board:
     def __init__(self, optimizer: Optimizer, slots: Mapping[str, Slot]) -> None:
         self._optimizer = ref(optimizer)  # weak: a board lives as long as its optimizer, not the other way round
         self._standing: list[Any] | None = None
-        self.slots = slots
+        self.slots = dict(slots)
         self._factors: dict[str, Mapping[str, float]] = {}
         self._product: dict[str, float] = {}
         self._base: dict[str, float | Tensor] = {}
@@ -73,13 +73,13 @@ class Board:
         return cast(Optimizer, self._optimizer())
 
     @property
-    def slots(self) -> Mapping[str, Slot]:
+    def slots(self) -> dict[str, Slot]:
         """What each of the groups stands for, by name."""
         return self._slots
 
     @slots.setter
-    def slots(self, slots: Mapping[str, Slot]) -> None:
-        self._slots = dict(slots)
+    def slots(self, slots: dict[str, Slot]) -> None:
+        self._slots = slots
         self._standing = None
 
     @property

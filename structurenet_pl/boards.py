@@ -176,7 +176,7 @@ class Boards(dict[Optimizer, Board]):
                 with board.base_lrs():
                     undo.callback(setattr, board, "slots", board.slots)
                     undo.callback(add_groups(optimizer, board.slots, newcomers, self.holders(optimizer)))
-                    board.slots = {**board.slots, **{new.slot.name: new.slot for new in newcomers}}
+                    board.slots = board.slots | {new.slot.name: new.slot for new in newcomers}
             audit(self, expected)
             yield
             undo.pop_all()

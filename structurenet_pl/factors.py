@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from structurenet_pl.events import Clock, Component, Moment, Unit, check_unit, listed
+from structurenet_pl.surgery.freezing import Freezer
 from structurenet_pl.surgery.param_groups import Slot
 
 
 @runtime_checkable
-class Factor(Protocol):
+class Factor(Freezer, Protocol):
     """What is asked of a factor; :class:`~structurenet_pl.LRFactor` answers it."""
 
     needs_gradients: bool
@@ -18,8 +19,6 @@ class Factor(Protocol):
     basis: str | None
     unit: Unit
     freezes: bool
-    norm: Literal["eval", "train"]
-    release_state: bool
     where: str | Sequence[str] | None
 
     def acts_on(self, component: Component) -> bool:

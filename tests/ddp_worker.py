@@ -314,19 +314,28 @@ def train(row, rank=0, world=1, more=(), ckpt_path=None, epochs=EPOCHS):
     }
 
 
-def first(folder, rank):
-    """All scenarios, and the first half of one to be resumed."""
-    found = {name: train(row, rank, WORLD) for name, row in (TRAINS | ALSO | FAILS).items()}
-    for name in sorted(RESUMED):
+def train_halves(rows, folder, rank):
+    """The first half of scenarios to be resumed."""
+    for name in sorted(rows):
         save = ModelCheckpoint(folder / name, filename="half", save_on_train_epoch_end=True)
-        train(TRAINS[name], rank, WORLD, [save], epochs=EPOCHS // 2)
+        train(rows[name], rank, WORLD, [save], epochs=EPOCHS // 2)
+
+
+def resume_halves(rows, folder, rank):
+    """The second half, with other random numbers to start from."""
+    torch.rand(17)
+    return {name: train(rows[name], rank, WORLD, ckpt_path=folder / name / "half.ckpt") for name in sorted(rows)}
+
+
+def first(folder, rank):
+    """All scenarios, and the first half of some to be resumed."""
+    found = {name: train(row, rank, WORLD) for name, row in (TRAINS | ALSO | FAILS).items()}
+    train_halves({name: TRAINS[name] for name in RESUMED}, folder, rank)
     return found
 
 
 def second(folder, rank):
-    """The second half, with other random numbers to start from."""
-    torch.rand(17)
-    return {name: train(TRAINS[name], rank, WORLD, ckpt_path=folder / name / "half.ckpt") for name in sorted(RESUMED)}
+    return resume_halves({name: TRAINS[name] for name in RESUMED}, folder, rank)
 
 
 def launched(strategy):

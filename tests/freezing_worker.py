@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, callbacks
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from ddp_worker import EPOCHS, WORLD, Ask, Forgiving, Grown, Sometimes, WithAdam, train
+from ddp_worker import WORLD, Ask, Forgiving, Grown, Sometimes, WithAdam, resume_halves, train, train_halves
+from helpers import Toggling
 from structurenet_pl import GrowEvery, LRFactor, ProgressiveFreeze
 from structurenet_pl.surgery import freezing
 
@@ -40,18 +40,8 @@ def grows():
     return [widens, GrowEvery("add_neck", 2, limit=1)]
 
 
-class Toggled(Grown):
+class Toggled(Toggling, Grown):
     """Two optimizers, one for each end."""
-
-    automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        for optimizer in self.optimizers():
-            self.toggle_optimizer(optimizer)
-            optimizer.zero_grad()
-            self.manual_backward(nn.functional.cross_entropy(self(batch[0]), batch[1]))
-            optimizer.step()
-            self.untoggle_optimizer(optimizer)
 
     def configure_optimizers(self):
         ends = [[*self.body.parameters(), *self.patches.parameters()], [*self.head.parameters()]]
@@ -169,16 +159,12 @@ def first(folder, rank):
         seen = Statistics()
         found[name] = train(one | {"callbacks": lambda seen=seen: [by_epoch(), seen]}, rank, WORLD)
         found[name]["statistics"] = seen.rows
-    for name in sorted(RESUMED):
-        save = ModelCheckpoint(folder / name, filename="half", save_on_train_epoch_end=True)
-        train(TRAINS[name], rank, WORLD, [save], epochs=EPOCHS // 2)
+    train_halves({name: TRAINS[name] for name in RESUMED}, folder, rank)
     return found
 
 
 def second(folder, rank):
-    """The second half, with other random numbers to start from."""
-    torch.rand(17)
-    return {name: train(TRAINS[name], rank, WORLD, ckpt_path=folder / name / "half.ckpt") for name in sorted(RESUMED)}
+    return resume_halves({name: TRAINS[name] for name in RESUMED}, folder, rank)
 
 
 def alone(folder, rank):

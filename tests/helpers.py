@@ -83,6 +83,20 @@ class Plain(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
+class Toggling:
+    """Steps all optimizers by hand on the same loss, one after the other, with Lightning's toggling."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            self.toggle_optimizer(optimizer)
+            optimizer.zero_grad()
+            self.manual_backward(nn.functional.cross_entropy(self(batch[0]), batch[1]))
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+
 class Net(GrowthMixin, Plain):
     """The same, growable: patches beside the body, necks before the head."""
 

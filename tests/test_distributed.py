@@ -59,6 +59,24 @@ def apart(one, other):
     return max(float((value - other["weights"][name]).abs().max()) for name, value in one["weights"].items())
 
 
+def assert_as_one_process(row, found):
+    """What was found is what one process makes of the same batches, to rounding."""
+    torch.set_num_threads(1)
+    alone = train({key: value for key, value in row.items() if key != "ddp"})
+    assert alone["error"] is None
+    assert alone["log"] == found["log"]
+    assert apart(alone, found) < 1e-5
+
+
+def assert_resumed(resumed, ranks, names):
+    """What new processes have made of the second half is what it was in one go, bit for bit."""
+    for whole, half in zip(ranks, resumed, strict=True):
+        for name in names:
+            assert half[name]["error"] is None
+            for part in ("log", "weights", "optimizer", "rng"):
+                assert_same(half[name][part], whole[name][part])
+
+
 @pytest.mark.parametrize("name", TRAINS)
 def test_ranks_are_equal_to_the_last_bit(ranks, name):
     first, second = (rank[name] for rank in ranks)
@@ -71,11 +89,7 @@ def test_ranks_are_equal_to_the_last_bit(ranks, name):
 
 @pytest.mark.parametrize("name", [name for name in TRAINS if name != "itself"])
 def test_equal_to_one_process_on_the_same_batches(ranks, name):
-    torch.set_num_threads(1)
-    alone = train({key: value for key, value in TRAINS[name].items() if key != "ddp"})
-    assert alone["error"] is None
-    assert alone["log"] == ranks[0][name]["log"]
-    assert apart(alone, ranks[0][name]) < 1e-5
+    assert_as_one_process(TRAINS[name], ranks[0][name])
 
 
 def test_what_is_asked_for_in_mid_epoch_waits_for_its_end(ranks):
@@ -133,11 +147,7 @@ def test_training_goes_on_after_a_growth_that_failed_on_one_rank(ranks):
 
 
 def test_resumed_in_new_processes_bit_for_bit(ranks, folder):
-    for whole, resumed in zip(ranks, both("second", folder), strict=True):
-        for name in RESUMED:
-            assert resumed[name]["error"] is None
-            for part in ("log", "weights", "optimizer", "rng"):
-                assert_same(resumed[name][part], whole[name][part])
+    assert_resumed(both("second", folder), ranks, RESUMED)
 
 
 def test_a_run_of_two_processes_is_resumed_on_one(ranks, folder):

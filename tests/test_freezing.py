@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveragi
 from torch import nn
 
 import recipes
-from helpers import Half, Net, Plain, assert_same, fit, loader, weights
+from helpers import Half, Net, Plain, Toggling, assert_same, fit, loader, weights
 from structurenet_pl import Components, GrowEvery, LRFactor, ProgressiveFreeze, growth
 from structurenet_pl.driver import Driver
 from structurenet_pl.surgery.freezing import Frozen
@@ -249,18 +249,8 @@ def test_a_run_that_breaks_off_leaves_nothing_behind(released, tmp_path, monkeyp
     assert trainable(None, module) == parameters(module, "body", "head")
 
 
-class TwoOptimizers(Normed):
-    """A generator and its critic, so to speak, with Lightning's toggling."""
-
-    automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        for optimizer in self.optimizers():
-            self.toggle_optimizer(optimizer)
-            optimizer.zero_grad()
-            self.manual_backward(nn.functional.cross_entropy(self(batch[0]), batch[1]))
-            optimizer.step()
-            self.untoggle_optimizer(optimizer)
+class TwoOptimizers(Toggling, Normed):
+    """A generator and its critic, so to speak."""
 
     def configure_optimizers(self):
         return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.body, self.head)]

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 import freezing_worker
-from ddp_worker import train
 from freezing_worker import NORMED, RESUMED, TRAINS
 from helpers import assert_same
-from test_distributed import apart, both
+from test_distributed import apart, assert_as_one_process, assert_resumed, both
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +30,7 @@ def test_ranks_are_equal_to_the_last_bit(ranks, name):
 
 @pytest.mark.parametrize("name", TRAINS)
 def test_equal_to_one_process_on_the_same_batches(ranks, name):
-    torch.set_num_threads(1)
-    alone = train({key: value for key, value in TRAINS[name].items() if key != "ddp"})
-    assert alone["error"] is None
-    assert alone["log"] == ranks[0][name]["log"]
-    assert apart(alone, ranks[0][name]) < 1e-5
+    assert_as_one_process(TRAINS[name], ranks[0][name])
 
 
 def test_without_our_wrapping_at_the_thaw_the_ranks_go_apart(ranks):
@@ -72,16 +67,11 @@ def test_a_thaw_is_followed_where_growth_has_failed_at_that_moment(ranks):
 
 
 def test_resumed_in_new_processes_bit_for_bit(ranks, folder):
-    for whole, resumed in zip(ranks, both("second", folder, freezing_worker.__file__), strict=True):
-        for name in RESUMED:
-            assert resumed[name]["error"] is None
-            for part in ("log", "weights", "optimizer", "rng"):
-                assert_same(resumed[name][part], whole[name][part])
+    assert_resumed(both("second", folder, freezing_worker.__file__), ranks, RESUMED)
 
 
 def test_one_process_under_ddp(folder):
     (found,) = both("alone", folder, freezing_worker.__file__, world=1)
     for name, one in found.items():
         assert one["error"] is None
-        alone = train({key: value for key, value in TRAINS[name].items() if key != "ddp"})
-        assert apart(one, alone) < 1e-5
+        assert_as_one_process(TRAINS[name], one)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-COLUMNS = 1000  # of a heat map; what is narrower than one of them could not be seen
+COLUMNS = 1000  # of a heat map, and so of a record for one; what is narrower than one of them could not be seen
 LABELLED = 14  # components that have a label beside an axis
 LISTED = 20  # curves that have an entry in the legend, growth events that have a line
 LABEL = 320  # points, about, that a label may take

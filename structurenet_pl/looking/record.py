@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from structurenet_pl.events import Component, GrowthEvent
+from structurenet_pl.looking.plots import COLUMNS
 from structurenet_pl.looking.rows import Row
 from structurenet_pl.looking.strata import Strata, mark
 
-COLUMNS, CELLS = 1000, 200_000  # more columns than a picture has pixels; a megabyte or two for any network
+CELLS = 200_000  # a megabyte or two for any network
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def make_row(
     for reading in readings if summed_up else [own]:
         for component, group in reading.leading():
             name = component.name
-            parts.setdefault(part_of(component, reading, strata), []).append(name)
+            if summed_up:
+                parts.setdefault(part_of(component, reading, strata), []).append(name)
             values = {"lr": lrs[name], "base_lr": float(reading.rates.bases[group])}
             values |= {
                 f"factor/{label}": float(factor) for label, factor in reading.rates.factors.get(group, {}).items()

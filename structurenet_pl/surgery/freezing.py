@@ -49,7 +49,6 @@ class Freezing:
         self.frozen = Frozen()
         self.begun = False  # before the training starts, the clock may be yet to be restored
         self._settled: tuple[object, ...] = ()
-        self._names: frozenset[str] = frozenset()
         self._tensors: set[nn.Parameter] = set()
         self._loose = False  # whether something was thawed that has not been settled since
         self._norms = HeldNorms()
@@ -70,15 +69,14 @@ class Freezing:
         if module._param_requires_grad_state or (wanted, structure, averaging) == self._settled:
             return  # an optimizer is toggled, so flags are not what they are; or there is nothing new
         self._settled = (wanted, structure, averaging)
-        if not (wanted or self._names or self._loose):
+        if not (wanted or self.frozen.components or self._loose):
             return
         if wanted and (found := obstacle(trainer)) is not None:
             self._warn(f"freezing is by lr 0 under {found}, which would not follow it: the work is not saved")
             return
-        names = wanted.keys() - self._spared(structure, wanted)
-        if names - self._names:
+        names = frozenset(wanted.keys() - self._spared(structure, wanted))
+        if names - self.frozen.components:
             self._work.watch(module)
-        self._names = frozenset(names)
         changed = self._switch({tensor for name in names for tensor in structure.parameters[name].values()})
         still = {name for name in names if not averaging and any(one.norm == "eval" for one in wanted[name])}
         self._norms.hold([layer for layer, name in norm_layers(module, structure).items() if name in still])
@@ -89,23 +87,23 @@ class Freezing:
         if changed or self._loose:
             wrap_anew(trainer, names)
         self._loose = False
-        self.frozen = self._shares(structure)
+        self.frozen = self._shares(structure, names)
 
     def count(self, structure: Structure) -> None:
         """A batch is over: note how much work each component was, if it was one to be counted."""
         if self._work.count(self._trainer.lightning_module, structure):
-            self.frozen = self._shares(structure)
+            self.frozen = self._shares(structure, self.frozen.components)
 
     def thaw(self) -> None:
         """Thaw everything until it is settled anew."""
-        if self._names:
+        if self.frozen.components:
             module = self._trainer.lightning_module
             self._switch(set())
             _mark(module, set())
             self._norms.release(module.training)
             self._parking.park([], set())
             self._loose = True
-        self._names, self._settled, self.frozen = frozenset(), (), Frozen()
+        self._settled, self.frozen = (), Frozen()
 
     def leave(self, module: nn.Module) -> None:
         """The fit is over: what is frozen stays so until another fit starts, norm layers follow ``train()`` again."""
@@ -114,12 +112,12 @@ class Freezing:
         self._parking.park([], set())
         self._work.stop()
 
-    def _shares(self, structure: Structure) -> Frozen:
-        if not self._names:
+    def _shares(self, structure: Structure, names: frozenset[str]) -> Frozen:
+        if not names:
             return Frozen()
-        resting = [tensor for tensor, name in structure.owner.items() if name in self._names]
+        resting = [tensor for tensor, name in structure.owner.items() if name in names]
         trained = {name for tensor, name in structure.owner.items() if tensor.requires_grad}
-        return Frozen(self._names, count(resting) / count(structure.owner), self._work.saved(structure, trained))
+        return Frozen(names, count(resting) / count(structure.owner), self._work.saved(structure, trained))
 
     def _switch(self, frozen: set[nn.Parameter]) -> bool:
         """Have these without gradients, and those of earlier times with; tell if there was any difference."""
