@@ -1,23 +1,24 @@
 """The one writer of learning rates: base lr × product of factors, for one optimizer."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, cast
 from weakref import WeakKeyDictionary, ref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from structurenet_pl.components import Structure
 from structurenet_pl.factors import product
-from structurenet_pl.lightning import rank_zero_warn
-from structurenet_pl.surgery.checkpoints import split_state
-from structurenet_pl.surgery.param_groups import Slot
-from structurenet_pl.surgery.replacement import faces
-from structurenet_pl.surgery.schedulers import own
-
-STEPS = ("step", "step_update")  # step_update is timm's
+from structurenet_pl.foreign_writes import ForeignWrites
+from structurenet_pl.successors import Successor
+from structurenet_pl.surgery.group_settings import Stamp, put
+from structurenet_pl.surgery.param_groups import Group, Newcomers, Slot, own
+from structurenet_pl.surgery.split_groups import SplitGroups
+from structurenet_pl.surgery.stand_in import UnsplitOptimizer, real
+from structurenet_pl.surgery.wrappers import hookable, with_inner
 
 
 @dataclass(frozen=True)
@@ -36,36 +37,40 @@ class Rates:
 
 
 class Board:
-    """Keeps ``group["lr"]`` at base lr × product of factors, and the base lr where schedulers and checkpoints see it.
+    """Splits the param groups of an optimizer by component and keeps each lr at base lr × product of factors.
 
-    The effective lr stands in the groups whenever anybody looks. Around every step of a bound scheduler the base lr
-    stands there instead, and what the scheduler leaves is the new base. Whatever else writes an lr sets the base, too.
-    A state dict of the optimizer holds base lrs, so it can be loaded by anyone.
+    The base lr stands in the user's own groups, where schedulers see and write it. What somebody writes to the lr of
+    pieces is absolute: written to all pieces of a group alike, it is the new base lr of that group; else it is the base
+    lr of those pieces until that of the group changes. A state dict of the optimizer holds the user's groups and base
+    lrs, so anyone can load it.
 
     Args:
-        optimizer: Its groups have unique names.
-        slots: What each of the groups stands for, by name.
+        optimizer: Any optimizer that takes several groups.
+        structure: Says which tensor belongs to which component.
+        split_1d: Whether one-dimensional tensors get groups of their own.
     """
 
-    def __init__(self, optimizer: Optimizer, slots: Mapping[str, Slot]) -> None:
+    def __init__(self, optimizer: Optimizer, structure: Structure, split_1d: bool) -> None:
         self._optimizer = ref(optimizer)  # weak: a board lives as long as its optimizer, not the other way round
-        self._standing: list[Any] | None = None
-        self.slots = dict(slots)
+        self.groups = SplitGroups(optimizer, structure, split_1d)
         self._factors: dict[str, Mapping[str, float]] = {}
         self._product: dict[str, float] = {}
-        self._base: dict[str, float | Tensor] = {}
-        self._seen: dict[str, tuple[float | Tensor, int]] = {}
-        self._nesting = 0
-        self._stale = False
-        self._warned = False
+        self._own: dict[str, float | Tensor] = {}  # base lrs of single pieces
+        self._bases: list[Stamp | None] = []  # what stood in the user's groups, None for no lr
+        self._written: dict[str, Stamp] = {}  # what was written to the pieces
+        self._standing: tuple[list[Any], list[list[Any]]] | None = None
+        self._own_to_load: Mapping[str, Mapping[str, Any]] = {}
+        self._loading: list[Group] = []
+        self._foreign = ForeignWrites()
         self._hooks = []
-        for face in faces(optimizer):
-            self._hooks.append(face.register_state_dict_post_hook(self._save_base))
-            self._hooks.append(face.register_load_state_dict_post_hook(self._load_base))
-            self._hooks.append(face.register_step_post_hook(self._look_back))
-            self._hooks.append(face.register_load_state_dict_pre_hook(self._split_foreign))
+        for one in hookable(optimizer):
+            self._hooks.append(one.register_state_dict_post_hook(self._save))
+            self._hooks.append(one.register_load_state_dict_pre_hook(self._prepare_load))
+            self._hooks.append(one.register_load_state_dict_post_hook(self._load))
+            self._hooks.append(one.register_step_pre_hook(_step_the_real_one))
+            self._hooks.append(one.register_step_post_hook(self._look_back))
         _BOARDS[optimizer] = self
-        self._load_base(optimizer)
+        self.refresh({})
 
     @property
     def optimizer(self) -> Optimizer:
@@ -73,31 +78,40 @@ class Board:
         return cast(Optimizer, self._optimizer())
 
     @property
-    def slots(self) -> dict[str, Slot]:
+    def slots(self) -> Mapping[str, Slot]:
         """What each of the groups stands for, by name."""
-        return self._slots
-
-    @slots.setter
-    def slots(self, slots: dict[str, Slot]) -> None:
-        self._slots = slots
-        self._standing = None
+        return self.groups.slots
 
     @property
-    def names(self) -> list[str | None]:
-        """The names of the groups, in their order."""
-        return [group.get("name") for group in self.optimizer.param_groups]
+    def stand_ins(self) -> dict[int, UnsplitOptimizer]:
+        """What schedulers see in place of the optimizer and of those inside it, by the ``id`` of these."""
+        return {id(one): UnsplitOptimizer(one, self) for one in with_inner(self.optimizer)}
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there are groups that have no factors yet."""
+        return not self.slots.keys() <= self._factors.keys()
+
+    def user_groups(self, optimizer: Optimizer) -> list[Group]:
+        """The user's groups in the optimizer, or in one inside it."""
+        return self.groups.user_groups(optimizer)
+
+    def meet(self) -> None:
+        """Bring the user's groups and the pieces in line, whichever was written last."""
+        self.refresh({})
 
     def release(self) -> None:
-        """Leave the base lrs behind, and the optimizer to others."""
+        """Give the user's groups back to the optimizer, with base lrs."""
         self._adopt()
-        self._write_base()
+        self.groups.release()
         for hook in self._hooks:
             hook.remove()
         del _BOARDS[self.optimizer]
 
     def rates(self) -> Rates:
         """What stood in the groups at the last refresh; it stays as it is when that changes."""
-        return Rates(dict(self._base), dict(self._factors), {name: lr for name, (lr, _) in self._seen.items()})
+        bases = {piece["name"]: own(self._base(group, piece)) for group, some in self._with_lr() for piece in some}
+        return Rates(bases, dict(self._factors), {name: stamp.value for name, stamp in self._written.items()})
 
     def factors(self, name: str) -> Mapping[str, float]:
         """The factors of a group, by label."""
@@ -109,180 +123,158 @@ class Board:
         Args:
             factors: New values by group and label; labels that are not mentioned keep theirs.
         """
-        self._adopt()
+        changed = self._adopt()
         for name, values in factors.items():
             self._factors[name] = {**self._factors.get(name, {}), **values}
             self._product[name] = product(self._factors[name])
-        if self._stale or factors:
-            self._write_effective()
+        if changed or factors:
+            self._write()
 
-    def bind(self, scheduler: Any) -> None:
-        """Let a scheduler see nothing but base lrs, now and whoever steps it."""
-        kind = type(scheduler)
-        if vars(kind).get("board") is self:
-            return
-        kind = vars(kind).get("unbound", kind)
-        methods = {name: _on_base(self, getattr(kind, name)) for name in STEPS if callable(getattr(kind, name, None))}
-        scheduler.__class__ = type(
-            kind.__name__,
-            (kind,),
-            {
-                **methods,
-                "board": self,
-                "unbound": kind,
-                "__module__": kind.__module__,
-                "__qualname__": kind.__qualname__,
-                "__doc__": kind.__doc__,
-                "__reduce_ex__": _reduce_unbound,
-            },
+    def replace(self, successors: Mapping[nn.Parameter, Successor | None], structure: Structure) -> None:
+        """Put the successors of tensors in their places, and take out what is gone."""
+        self._adopt()
+        self.groups.replace(successors, structure)
+        for table in (self._factors, self._product, self._own, self._written):
+            for name in table.keys() - self.slots.keys():
+                del table[name]  # a name may come back, for somebody else
+        self._standing = None
+
+    def add(self, newcomers: Sequence[Newcomers]) -> None:
+        """Add a piece for each, with the settings of its template and the same base lr."""
+        self.groups.add(newcomers)
+        for new in newcomers:
+            if new.template in self._own:
+                self._own[new.slot.name] = own(self._own[new.template])
+        self._standing = None
+
+    def remember(self) -> Callable[[], None]:
+        """A function that puts groups and lrs back as they are now."""
+        self._adopt()
+        groups = self.groups.remember()
+        names = ("_factors", "_product", "_own", "_written")
+        tables = {name: dict(getattr(self, name)) for name in names}
+
+        def undo() -> None:
+            groups()
+            vars(self).update(tables, _standing=None)
+
+        return undo
+
+    def differing(self) -> dict[str, Group]:
+        """What stands in single pieces only, by name of the piece: somebody wrote it there."""
+        self._adopt()
+        found = self.groups.settings.differing()
+        for name, lr in self._own.items():
+            found[name] = found.get(name, {}) | {"lr": own(lr)}
+        return found
+
+    def load_with(self, more: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give single pieces settings of their own, which :meth:`differing` found, when the next state is loaded."""
+        self._own_to_load = more
+
+    def as_base(self, piece: Group, value: Any) -> Any:
+        """The base lr of a piece, if a value was read from its lr, else the value.
+
+        That is known by identity, as for floats; tensors are copied when they are read.
+        """
+        stamp = self._written.get(piece["name"])
+        if stamp is None or value is not stamp.held:
+            return value
+        return own(self._base(self.groups.user[self.slots[piece["name"]].origin], piece))
+
+    def _adopt(self) -> bool:
+        """Take over what others have written and added; tell if there was anything."""
+        if self._stands():
+            return False
+        self.groups.adopt()
+        self.groups.settings.pass_on()
+        self._bases += [None] * (len(self.groups.user) - len(self._bases))
+        news = {id(group): [piece for piece in pieces if self._is_written(piece)] for group, pieces in self._with_lr()}
+        written = [piece for pieces in news.values() for piece in pieces]
+        self._foreign.look(written, self._acted_on(written), self.groups.pieces)
+        for origin, (group, pieces) in enumerate(self.groups):
+            if (lr := group.get("lr")) is None:
+                continue
+            if (stamp := self._bases[origin]) is not None and not stamp.fits(lr):
+                self._forget_own(pieces)
+            if written := news[id(group)]:
+                if all(bool(piece["lr"] == written[0]["lr"]) for piece in pieces):
+                    put(group, "lr", written[0]["lr"])
+                    self._forget_own(pieces)
+                else:
+                    self._own |= {piece["name"]: own(piece["lr"]) for piece in written}
+            self._bases[origin] = Stamp.of(group["lr"])
+        return True
+
+    def _stands(self) -> bool:
+        """Whether nobody has written anything since we have; a shortcut, which tensors have to do without."""
+        if self._standing is None:
+            return False
+        lrs, values = self._standing
+        return lrs == self._lrs() and all(
+            len(before) == len(group) and all(map(is_, before, group.values()))
+            for group, before in zip(self.groups.user, values, strict=False)
         )
 
-    @contextmanager
-    def base_lrs(self) -> Iterator[None]:
-        """Within, the groups hold base lrs; what they hold at the end is the new base."""
-        if self._nesting == 0:
-            self._adopt()
-            self._write_base()
-        self._nesting += 1
-        try:
-            yield
-        finally:
-            self._nesting -= 1
-            if self._nesting == 0:
-                self._read_base()
-                self._write_effective()
-
-    def _groups(self) -> Iterator[dict[str, Any]]:
-        """The groups that are ours; others may have been added by somebody else, and keep their lr."""
-        seen = set()  # somebody else's group may have the name of one of ours
-        for group in self.optimizer.param_groups:
-            if (name := group.get("name")) in self.slots and name not in seen and group.get("lr") is not None:
-                seen.add(name)
-                yield group
-
-    def _adopt(self) -> None:
-        """Take as base what somebody else has written."""
-        if self._nesting or (self._standing is not None and self._standing == self._lrs()):
-            return
-        written = [group for group in self._groups() if not _untouched(group["lr"], self._seen.get(group["name"]))]
-        self._warn_of_pieces([group["name"] for group in written if group["name"] in self._seen])
-        for group in written:
-            name = group["name"]
-            self._stale = True
-            if name in self._seen and not self._warned and self._product.get(name, 1.0) != 1.0:
-                self._warned = True
-                rank_zero_warn(
-                    f"the lr of param group {name!r} was set to {float(group['lr']):g} from outside. It is taken as "
-                    "the new base lr, and the factors multiply it. If it was meant to change what stood there "
-                    "(`group['lr'] *= ...`), write an LRFactor instead."
-                )
-            self._base[name] = own(group["lr"])
-            self._seen[name] = _stamp(group["lr"])
-
     def _lrs(self) -> list[Any]:
-        return [group.get("lr") for group in self.optimizer.param_groups]
+        return [piece.get("lr") for piece in self.optimizer.param_groups]
 
-    def _warn_of_pieces(self, written: Sequence[str]) -> None:
-        """Say if somebody has written to the first piece of a group of the user's, and to no other."""
-        if len(written) != 1 or self._warned:
-            return
-        pieces = [slot.name for slot in self.slots.values() if slot.origin == self.slots[written[0]].origin]
-        if len(pieces) > 1 and written[0] == pieces[0]:
-            self._warned = True
-            rank_zero_warn(
-                f"the lr of param group {written[0]!r} was set from outside, but not that of {pieces[1:]}: your param "
-                "group is split by component. If it was meant as a whole, write to all of optimizer.param_groups."
-            )
+    def _with_lr(self) -> Iterator[tuple[Group, list[Group]]]:
+        """The groups that have an lr, and the pieces made of each."""
+        return ((group, pieces) for group, pieces in self.groups if group.get("lr") is not None)
+
+    def _base(self, group: Group, piece: Group) -> float | Tensor:
+        return self._own[piece["name"]] if piece["name"] in self._own else cast(float | Tensor, group["lr"])
+
+    def _forget_own(self, pieces: Iterable[Group]) -> None:
+        for piece in pieces:
+            self._own.pop(piece["name"], None)
+
+    def _acted_on(self, pieces: Iterable[Group]) -> list[Group]:
+        return [piece for piece in pieces if self._product.get(piece["name"], 1.0) != 1.0]
+
+    def _is_written(self, piece: Group) -> bool:
+        stamp = self._written.get(piece["name"])
+        return stamp is not None and not stamp.fits(piece["lr"])
 
     def _look_back(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Say if the lr was written again between the last refresh and the update."""
-        if torch.compiler.is_compiling() or self._warned or self._nesting:
+        """Say if an lr was written again between the last refresh and the update."""
+        if torch.compiler.is_compiling() or self._foreign.told or (self._standing and self._standing[0] == self._lrs()):
             return
-        for group in self._groups():
-            if self._product.get(group["name"], 1.0) != 1.0 and not _untouched(group["lr"], self._seen[group["name"]]):
-                self._warned = True
-                rank_zero_warn(
-                    f"the lr of param group {group['name']!r} was written during the step, after the factors had been "
-                    f"applied, so they had no effect: by {type(optimizer).__name__}.step() itself, or by "
-                    "on_before_optimizer_step or configure_gradient_clipping of the module. Write it in "
-                    "optimizer_step or on_train_batch_start of the module, or in an LR scheduler."
-                )
-                return
+        pieces = [piece for _, some in self._with_lr() for piece in some if self._is_written(piece)]
+        if acted_on := self._acted_on(pieces):
+            self._foreign.in_step(acted_on[0], type(optimizer).__name__)
 
-    def _read_base(self) -> None:
-        for group in self._groups():
-            self._base[group["name"]] = own(group["lr"])
+    def _write(self) -> None:
+        for group, pieces in self._with_lr():
+            for piece in pieces:
+                put(piece, "lr", self._base(group, piece) * self._product.get(piece["name"], 1.0))
+                self._written[piece["name"]] = Stamp.of(piece["lr"])
+        lrs, values = self._lrs(), [list(group.values()) for group in self.groups.user]
+        in_place = any(isinstance(value, Tensor) for some in (lrs, *values) for value in some)
+        self._standing = None if in_place else (lrs, values)
 
-    def _write_base(self) -> None:
-        for group in self._groups():
-            self._write(group, self._base[group["name"]])
-
-    def _write_effective(self) -> None:
-        self._stale = False
-        for group in self._groups():
-            self._write(group, self._base[group["name"]] * self._product.get(group["name"], 1.0))
-            self._seen[group["name"]] = _stamp(group["lr"])
-        lrs = self._lrs()  # a shortcut: lists of floats are compared quickly; a tensor may be written in place
-        self._standing = None if any(isinstance(lr, Tensor) for lr in lrs) else lrs
-
-    def _write(self, group: dict[str, Any], value: float | Tensor) -> None:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(value)  # in place, for compiled and capturable optimizers
-        else:
-            group["lr"] = value
-
-    def _save_base(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    def _save(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         self._adopt()
-        groups = [
-            {**group, "lr": own(self._base.get(group.get("name"), group["lr"]))} for group in state["param_groups"]
-        ]
-        return {**state, "param_groups": groups}
+        return self.groups.joined(optimizer, state)
 
-    def _split_foreign(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any] | None:
-        """Take a state dict with the user's own groups, too: one that was made before the fit, or without us."""
-        if len(state["param_groups"]) == len(optimizer.param_groups):
-            return None
-        return split_state(state, optimizer, self.slots, {})
+    def _prepare_load(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        self._loading = state["param_groups"]
+        return self.groups.split_state(optimizer, state, self._own_to_load)
 
-    def _load_base(self, optimizer: Optimizer) -> None:
-        self._seen.clear()
-        self._standing = None
-        self._adopt()
-        self._write_effective()
+    def _load(self, optimizer: Optimizer) -> None:
+        self.groups.loaded(optimizer, self._loading)
+        self._own = {name: own(values["lr"]) for name, values in self._own_to_load.items() if "lr" in values}
+        self._own_to_load, self._loading = {}, []
+        self._bases = [Stamp.of(group["lr"]) if group.get("lr") is not None else None for group in self.groups.user]
+        self._write()
 
 
-def _on_base(board: Board, method: Callable[..., Any]) -> Callable[..., Any]:
-    def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-        with board.base_lrs():
-            return method(scheduler, *args, **kwargs)
-
-    return step
-
-
-def _reduce_unbound(scheduler: Any, protocol: Any) -> tuple[Any, ...]:
-    """Copies and pickles are of the scheduler's own class."""
-    return _rebuild, (type(scheduler).unbound, vars(scheduler).copy())
-
-
-def _rebuild(kind: Any, state: dict[str, Any]) -> Any:
-    scheduler = kind.__new__(kind)
-    vars(scheduler).update(state)
-    return scheduler
-
-
-def _stamp(lr: float | Tensor) -> tuple[float | Tensor, int]:
-    """What tells whether an lr has been written since."""
-    return own(lr), lr._version if isinstance(lr, Tensor) else 0
-
-
-def _untouched(lr: float | Tensor, stamp: tuple[float | Tensor, int] | None) -> bool:
-    """Whether an lr is what was stamped. A tensor is read from its device only if it has been written.
-
-    The same value is no write: schedulers write back what they find when they are made.
-    """
-    if stamp is None:
-        return False
-    return (isinstance(lr, Tensor) and lr._version == stamp[1]) or bool(lr == stamp[0])
+def _step_the_real_one(
+    optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """A scheduler made on a stand-in has torch call ``step`` with the stand-in, which holds none of the pieces."""
+    return None if real(optimizer) is optimizer else ((real(optimizer), *args[1:]), kwargs)
 
 
 _BOARDS: WeakKeyDictionary[Optimizer, Board] = WeakKeyDictionary()

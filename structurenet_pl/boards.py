@@ -1,9 +1,10 @@
-"""The boards of all optimizers in a fit, and what they have in common: layout, growth, checkpoints."""
+"""The boards of all optimizers in a fit, and what they have in common: layout, schedulers, growth, checkpoints."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -14,27 +15,13 @@ from structurenet_pl.comparison import Change
 from structurenet_pl.components import Structure
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.successors import continued
-from structurenet_pl.surgery.checkpoints import (
-    arrange,
-    join_scheduler_state,
-    join_state,
-    own_settings,
-    save_layout,
-    split_scheduler_state,
-    split_state,
-)
-from structurenet_pl.surgery.param_groups import (
-    add_groups,
-    audit,
-    count_places,
-    join_groups,
-    place_newborn,
-    split_groups,
-)
-from structurenet_pl.surgery.replacement import replace_tensors, wrapped
+from structurenet_pl.surgery.checkpoints import arrange, save_layout
+from structurenet_pl.surgery.late_schedulers import adapt
+from structurenet_pl.surgery.optimizer_state import carry_all, check_taken
+from structurenet_pl.surgery.param_groups import audit, count_places, place_newborn
+from structurenet_pl.surgery.stand_in import References, reachable, real
 
 CHECKPOINT_KEY = "structurenet_pl"
-FEW = 20  # nobody keeps more schedulers in one list; lists of values may be long
 
 
 class Boards(dict[Optimizer, Board]):
@@ -47,60 +34,81 @@ class Boards(dict[Optimizer, Board]):
     def __init__(self, trainer: Trainer) -> None:
         super().__init__()
         self._trainer = trainer
+        self._references = References()
+        self._revealed: list[tuple[dict[str, Any], Any]] = []
 
     @property
     def complete(self) -> bool:
         """Whether these are the optimizers of the Trainer; they may be replaced in the middle of a fit."""
         return list(self) == self._trainer.optimizers
 
-    def holders(self, optimizer: Optimizer) -> list[Any]:
-        """What may hold lists by group: the schedulers of an optimizer, and it itself (``base_lrs`` of AdaBound)."""
-        return [*self.schedulers(optimizer), optimizer]
+    @property
+    def schedulers(self) -> list[Any]:
+        """The schedulers that Lightning knows."""
+        return [config.scheduler for config in self._trainer.lr_scheduler_configs]
 
-    def schedulers(self, optimizer: Optimizer, everywhere: bool = True) -> list[Any]:
-        """The schedulers of an optimizer: those that Lightning knows, and those that module or callbacks step."""
-        known = [config.scheduler for config in self._trainer.lr_scheduler_configs]
-        keepers = [self._trainer.lightning_module, *self._trainer.callbacks] if everywhere else []
-        kept = [scheduler for keeper in keepers for scheduler in _schedulers_in(vars(keeper).values())]
-        mine = [scheduler for scheduler in [*known, *kept] if _optimizer_of(scheduler) in wrapped(optimizer)]
-        return list({id(scheduler): scheduler for scheduler in mine}.values())
+    def take_over(self) -> None:
+        """Give back what boards of an earlier fit have split, of optimizers that are used again."""
+        for optimizer in self._trainer.optimizers:
+            if (board := board_of(optimizer)) is not None:
+                self._adapt([board], self.schedulers)
+                board.release()
+
+    def lay_out(self, structure: Structure, split_1d: bool) -> None:
+        """Give each optimizer groups by component and a board where it has none, and schedulers the user's groups.
+
+        Optimizers that are gone are forgotten.
+        """
+        for optimizer in set(self) - set(self._trainer.optimizers):
+            del self[optimizer]
+        new = [optimizer for optimizer in self._trainer.optimizers if optimizer not in self]
+        for optimizer in self._trainer.optimizers:  # in this order
+            self[optimizer] = self.pop(optimizer) if optimizer in self else Board(optimizer, structure, split_1d)
+        keepers = [self._trainer.lightning_module, *self._trainer.callbacks]
+        others = [keeper for keeper in keepers if vars(keeper).get("boards") is not self]  # all but the driver
+        self._stand_in([self[optimizer] for optimizer in new], [*self.schedulers, *others])
+        self._note(self.schedulers)
 
     def bind(self, everywhere: bool = True) -> None:
-        """Keep all schedulers on base lrs, those included that have been put in place of others.
+        """Give schedulers that were made in mid-fit the user's groups.
 
         Args:
             everywhere: Whether to look for those that module and callbacks keep, too, which takes its time.
         """
-        for optimizer, board in self.items():
-            for scheduler in self.schedulers(optimizer, everywhere):
-                board.bind(scheduler)
+        found = [scheduler for scheduler in self.schedulers if not _is_noted(scheduler)]
+        if everywhere:
+            keepers = [self._trainer.lightning_module, *self._trainer.callbacks]
+            kept = reachable(value for keeper in keepers for value in vars(keeper).values())
+            found += [one for one in kept if isinstance(one, LRScheduler) and not _is_noted(one)]
+        if found:
+            self._adapt(list(self.values()), found)
+            self._stand_in(list(self.values()), found)
+            self._note(found)
 
-    def take_over(self) -> None:
-        """Undo what boards of an earlier fit have done to optimizers that are used again."""
-        for optimizer in self._trainer.optimizers:
-            if (board := board_of(optimizer)) is not None:
-                board.release()
-                join_groups(optimizer, board.slots, self.holders(optimizer))
+    def give_back(self) -> None:
+        """Have everybody refer to the optimizers again."""
+        self._references.restore()
 
-    def adopt(self, structure: Structure, split_1d: bool) -> bool:
-        """Give groups by component to what somebody else has added to an optimizer; tell if there was any."""
-        found = False
-        for optimizer, board in self.items():
-            names = board.names
-            if len(set(names)) < len(names) or not board.slots.keys() >= set(names):
-                board.slots = split_groups(optimizer, structure, split_1d, self.holders(optimizer), board.slots)
-                found = True
-        return found
+    def reveal(self) -> None:
+        """Have the schedulers that Lightning knows refer to the optimizers themselves until :meth:`conceal`."""
+        self._revealed = [
+            (vars(scheduler), stand_in)
+            for scheduler in self.schedulers
+            if isinstance(stand_in := vars(scheduler).get("optimizer"), Optimizer)
+        ]
+        for attributes, stand_in in self._revealed:
+            attributes["optimizer"] = real(stand_in)
 
-    def lay_out(self, structure: Structure, split_1d: bool) -> None:
-        """Give each optimizer groups by component and a board where it has none; forget optimizers that are gone."""
-        for optimizer in set(self) - set(self._trainer.optimizers):
-            del self[optimizer]
-        for optimizer in self._trainer.optimizers:
-            board = self.pop(optimizer, None)
-            if board is None:
-                board = Board(optimizer, split_groups(optimizer, structure, split_1d, self.holders(optimizer), {}))
-            self[optimizer] = board
+    def conceal(self) -> None:
+        """The end of :meth:`reveal`."""
+        for attributes, stand_in in self._revealed:
+            attributes["optimizer"] = stand_in
+
+    def adopt(self) -> bool:
+        """Take over what others have added to the optimizers; tell if there are groups without factors."""
+        for board in self.values():
+            board.meet()
+        return any(board.has_news for board in self.values())
 
     def arrange(self, structure: Structure, layouts: Sequence[Any]) -> None:
         """Put the parameters into the user's groups in the order in which a checkpoint had them.
@@ -116,32 +124,21 @@ class Boards(dict[Optimizer, Board]):
         for optimizer, layout in zip(self._trainer.optimizers, layouts, strict=True):
             arrange(optimizer, structure, layout)
 
-    def convert(self, checkpoint: dict[str, Any]) -> None:
-        """Give a checkpoint, before Lightning restores from it, the groups that the optimizers have now."""
-        states = checkpoint.get("optimizer_states", [])
-        settings = checkpoint.get(CHECKPOINT_KEY, {}).get("settings", [{}] * len(states))
-        checkpoint["optimizer_states"] = [
-            split_state(state, optimizer, board.slots, own)
-            for state, own, (optimizer, board) in zip(states, settings, self.items(), strict=False)
-        ]
-        self._convert_schedulers(checkpoint, split_scheduler_state)
+    def load_with(self, settings: Sequence[Any]) -> None:
+        """What stands in single pieces, to be loaded with the state of the optimizers."""
+        for board, more in zip(self.values(), settings, strict=False):
+            board.load_with(more)
 
-    def save(self, checkpoint: dict[str, Any], structure: Structure) -> None:
-        """Give a checkpoint the user's own groups, and what is needed to make ours of them again."""
-        states = checkpoint["optimizer_states"]
-        names = structure.parameter_names
-        checkpoint[CHECKPOINT_KEY] = {
-            "groups": [save_layout(optimizer, board.slots, names) for optimizer, board in self.items()],
-            "settings": [own_settings(state, board.slots) for state, board in zip(states, self.values(), strict=True)],
+    def save(self, structure: Structure) -> dict[str, Any]:
+        """What a checkpoint needs beside the states of the optimizers, which hold the user's groups as without us."""
+        return {
+            "groups": [save_layout(board.groups.user, structure.parameter_names) for board in self.values()],
+            "settings": [board.differing() for board in self.values()],
         }
-        checkpoint["optimizer_states"] = [
-            join_state(state, board.slots) for state, board in zip(states, self.values(), strict=True)
-        ]
-        self._convert_schedulers(checkpoint, join_scheduler_state)
 
     @contextmanager
     def following(self, structure: Structure, change: Change, split_1d: bool) -> Iterator[None]:
-        """Follow a growth into optimizers and schedulers.
+        """Follow a growth into the optimizers.
 
         If that or the body of the ``with`` raises, they are as they were. Before there are boards, the optimizers are
         still to be made.
@@ -154,6 +151,7 @@ class Boards(dict[Optimizer, Board]):
         if not self:
             yield
             return
+        self.bind(everywhere=False)
         expected = Counter[Tensor]()
         for tensor, count in count_places(self).items():
             if (now := continued(tensor, change.successors)) is not None:
@@ -163,49 +161,42 @@ class Boards(dict[Optimizer, Board]):
         expected.update(tensor for name in born for tensor in structure.parameters[name].values())
         with ExitStack() as undo:
             for optimizer, board in self.items():
-                with board.base_lrs():
-                    undo.callback(setattr, board, "slots", board.slots)
-                    board.slots, back = replace_tensors(
-                        optimizer, board.slots, change.successors, change.moments, structure, self.holders(optimizer)
-                    )
-                    undo.callback(back)
+                undo.callback(board.remember())
+                undo.callback(carry_all(optimizer, change.successors, change.moments, structure.parameter_names))
+                board.replace(change.successors, structure)
             slots = {optimizer: board.slots for optimizer, board in self.items()}
             joining = place_newborn(slots, structure, born, change.like, split_1d)
             for optimizer, newcomers in joining.items():
-                board = self[optimizer]
-                with board.base_lrs():
-                    undo.callback(setattr, board, "slots", board.slots)
-                    undo.callback(add_groups(optimizer, board.slots, newcomers, self.holders(optimizer)))
-                    board.slots = board.slots | {new.slot.name: new.slot for new in newcomers}
+                for name, tensor in (item for new in newcomers for item in new.tensors.items()):
+                    check_taken(optimizer, tensor.ndim, name)
+                self[optimizer].add(newcomers)
             audit(self, expected)
             yield
             undo.pop_all()
 
-    def _convert_schedulers(self, checkpoint: dict[str, Any], convert: Callable[..., dict[str, Any]]) -> None:
-        states = checkpoint.get("lr_schedulers", [])
-        optimizers = [_optimizer_of(config.scheduler) for config in self._trainer.lr_scheduler_configs]
-        boards = [next((self[mine] for mine in self if other in wrapped(mine)), None) for other in optimizers]
-        checkpoint["lr_schedulers"] = [
-            state if board is None else convert(state, board.names, board.slots)
-            for state, board in zip(states, boards, strict=False)
-        ]
+    def _stand_in(self, boards: Iterable[Board], roots: Sequence[object]) -> None:
+        stand_ins = {key: stand_in for board in boards for key, stand_in in board.stand_ins.items()}
+        if stand_ins:
+            self._references.replace(roots, stand_ins)
+
+    def _adapt(self, boards: Iterable[Board], schedulers: Iterable[Any]) -> None:
+        """Have schedulers that were made on pieces be ones made on the user's groups."""
+        for scheduler in (scheduler for scheduler in schedulers if not _is_noted(scheduler)):
+            parts = list(reachable([scheduler]))
+            held = {id(real(value)) for part in parts for value in vars(part).values() if isinstance(value, Optimizer)}
+            for board in boards:
+                if held & board.stand_ins.keys():
+                    adapt(parts, board.groups, board.as_base)
+
+    def _note(self, schedulers: Iterable[Any]) -> None:
+        """Remember who has the user's groups."""
+        for scheduler in schedulers:
+            with suppress(TypeError):  # of a class that takes no weak references
+                _NOTED[id(scheduler)] = scheduler
 
 
-def _schedulers_in(values: Iterable[Any], depth: int = 2) -> Iterator[Any]:
-    """The schedulers among some values, and in the short lists and dicts among them."""
-    for value in values:
-        if isinstance(value, LRScheduler) or _is_timms(value):
-            yield value
-        elif isinstance(value, list | tuple | dict) and depth and len(value) <= FEW:
-            yield from _schedulers_in(value.values() if isinstance(value, dict) else value, depth - 1)
+def _is_noted(scheduler: Any) -> bool:
+    return _NOTED.get(id(scheduler)) is scheduler
 
 
-def _is_timms(value: Any) -> bool:
-    """The class first: this is asked of whatever module and callbacks hold, and nobody's property should be run."""
-    return hasattr(type(value), "step_update") and isinstance(getattr(value, "optimizer", None), Optimizer)
-
-
-def _optimizer_of(scheduler: Any) -> Any:
-    """The optimizer itself, where Lightning has put its own around it."""
-    optimizer = vars(scheduler).get("optimizer")
-    return getattr(optimizer, "_optimizer", optimizer)
+_NOTED: WeakValueDictionary[int, Any] = WeakValueDictionary()

@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from structurenet_pl.surgery.replacement import wrapped
+from structurenet_pl.surgery.wrappers import with_inner
 
 
 class ByHand:
@@ -26,7 +26,7 @@ class ByHand:
     def follow(self, optimizers: Iterable[Optimizer]) -> None:
         """Watch the steps of optimizers; of a wrapper those of the one inside, which may be stepped alone."""
         for optimizer in optimizers:
-            for stepped in wrapped(optimizer)[1:] or [optimizer]:
+            for stepped in with_inner(optimizer)[1:] or [optimizer]:
                 self._handles.append(stepped.register_step_pre_hook(partial(self._step, optimizer)))
 
     def release(self) -> None:

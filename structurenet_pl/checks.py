@@ -11,7 +11,7 @@ from structurenet_pl.components import Structure
 from structurenet_pl.events import Component
 from structurenet_pl.factors import Factors
 from structurenet_pl.lightning import MisconfigurationException, Trainer, rank_zero_info, rank_zero_warn
-from structurenet_pl.surgery.replacement import wrapped
+from structurenet_pl.surgery.wrappers import with_inner
 from structurenet_pl.trial import try_out
 
 MOST_NAMES = 12
@@ -169,10 +169,10 @@ def check_optimizers(
 
 
 def _saves_as_usual(optimizer: Optimizer) -> bool:
-    """Whether it has the groups of the optimizers that it wraps, and a state dict like those of torch."""
-    for inner in wrapped(optimizer)[1:]:
-        if [id(group) for group in inner.param_groups] != [id(group) for group in optimizer.param_groups]:
-            return False
+    """Whether those that it wraps have groups of its own, and it has a state dict like those of torch."""
+    own = set(map(id, optimizer.param_groups))
+    if any(id(group) not in own for inner in with_inner(optimizer) for group in inner.param_groups):
+        return False
     try:
         return {"state", "param_groups"} <= optimizer.state_dict().keys()
     except RuntimeError:  # ZeroRedundancyOptimizer, whose state is spread over the ranks

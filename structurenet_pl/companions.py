@@ -1,12 +1,12 @@
 """The other callbacks of a Trainer: what the driver asks of them, and what stands behind them."""
 
-from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
 
 from structurenet_pl.components import first_wins
-from structurenet_pl.lightning import Callback, LightningModule, Trainer
+from structurenet_pl.lightning import LR_MONITORS, Callback, LightningModule, Trainer
 
 
 @runtime_checkable
@@ -50,3 +50,39 @@ class Rear(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The ranks meet at the end of a validation."""
         self._meet(pl_module)
+
+
+class AtStarts(Callback):
+    """Does something at the start of training, epochs and batches.
+
+    Args:
+        act: What it does.
+    """
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training starts."""
+        self._act()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """An epoch starts."""
+        self._act()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """A batch starts."""
+        self._act()
+
+
+def enclosed(callbacks: Sequence[Callback], reveal: Callable[[], None], conceal: Callable[[], None]) -> list[Callback]:
+    """The callbacks with Lightning's ``LearningRateMonitor`` in front, which looks at optimizers through schedulers.
+
+    Args:
+        callbacks: Those of the user.
+        reveal: Called before a monitor logs.
+        conceal: Called when it has logged.
+    """
+    monitors = [callback for callback in callbacks if isinstance(callback, LR_MONITORS)]
+    others = [callback for callback in callbacks if not isinstance(callback, (AtStarts, *LR_MONITORS))]
+    return [AtStarts(reveal), *monitors, AtStarts(conceal), *others] if monitors else others

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from structurenet_pl.boards import CHECKPOINT_KEY, Boards
 from structurenet_pl.by_hand import ByHand
 from structurenet_pl.checks import check_fit, check_outermost, warn_too_late
-from structurenet_pl.companions import Companion, Rear, companions, patterns_of
+from structurenet_pl.companions import Companion, Rear, companions, enclosed, patterns_of
 from structurenet_pl.components import Structure
 from structurenet_pl.density import Densities
 from structurenet_pl.events import Clock, Component, Moment, no_density
@@ -97,11 +97,12 @@ class Driver(Callback):
         """Go to the front, and follow the growth of the module."""
         if stage != "fit":
             return
-        savers = trainer.checkpoint_callbacks
-        others = [one for one in trainer.callbacks if not isinstance(one, Driver | Rear) and one not in savers]
-        trainer.callbacks = [self, *others, self._rear, *savers]
         self._trainer = trainer
         self.boards, self._resumed, self._waiting = Boards(trainer), None, []
+        savers = trainer.checkpoint_callbacks
+        others = [one for one in trainer.callbacks if not isinstance(one, Driver | Rear) and one not in savers]
+        others = enclosed(others, self.boards.reveal, self.boards.conceal)
+        trainer.callbacks = [self, *others, self._rear, *savers]
         self._in_batch = self._epoch_over = False
         self._freezing = Freezing(trainer)
         thaw_leftovers(pl_module)
@@ -113,7 +114,7 @@ class Driver(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember the checkpoint until there are optimizers; the tuner restores one in the middle of a fit."""
         if self.boards:
-            self.boards.convert(checkpoint)
+            self.boards.load_with(checkpoint.get(CHECKPOINT_KEY, {}).get("settings", []))
         else:
             self._resumed = checkpoint
 
@@ -137,9 +138,7 @@ class Driver(Callback):
             self.boards.arrange(self.structure, saved["groups"])
         self._idle.start(trainer, self.structure, self.factors)
         self.boards.lay_out(self.structure, self.factors.split_1d)
-        if resumed is not None:
-            self.boards.convert(resumed)
-        self.boards.bind()
+        self.boards.load_with(saved.get("settings", []))
         if not pl_module.automatic_optimization:
             self._by_hand.follow(trainer.optimizers)
         self._rng = dict(enumerate(saved.get("rng", []))).get(trainer.global_rank)  # there may be more processes now
@@ -166,7 +165,7 @@ class Driver(Callback):
         self._by_hand.done = False
         self._step_before = trainer.global_step
         self.boards.bind(everywhere=batch_idx == 0)
-        if self.boards.adopt(self.structure, self.factors.split_1d):
+        if self.boards.adopt():
             self.factors.look_at(self.structure.spine)
         self._settle(trainer)
         self._in_batch = True
@@ -211,6 +210,7 @@ class Driver(Callback):
         """From here on growth concerns the module alone."""
         warn_too_late(self._waiting)
         self._freezing.leave(pl_module)
+        self.boards.give_back()
         self._trainer, self._waiting = None, []
         self._by_hand.release()
         for module in pl_module.modules():
@@ -226,7 +226,7 @@ class Driver(Callback):
         """Save which tensor stands in which group and, for growable modules, the random number generators."""
         if not self.boards:
             return
-        self.boards.save(checkpoint, self.structure)
+        checkpoint[CHECKPOINT_KEY] = self.boards.save(self.structure)
         if isinstance(pl_module, Growing):
             checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
 

@@ -110,18 +110,19 @@ def continued(tensor: Tensor, successors: Mapping[nn.Parameter, Successor | None
     return None if successor is None else successor.tensor
 
 
-def embed(old: Tensor, successor: Successor, fill: Tensor) -> Tensor:
-    """A tensor of the shape of the successor, or 1 where the old one has 1 only, with the old entries in their places.
+def embed(old: Tensor, successor: Successor, dims: Sequence[bool], fill: Tensor) -> Tensor:
+    """A tensor of the shape of the successor, with the old entries in their places.
 
     Args:
         old: Has the old shape of the tensor that is continued, or 1 in some dimensions.
         successor: Says where its entries go.
+        dims: For each dimension, whether it has an entry for each of the parameter's, else one for all.
         fill: What new entries are filled with; broadcasts to the result.
     """
     sizes, sources, targets = [], [], []
-    for size, places, before in zip(old.shape, successor.origin, successor.old_shape, strict=True):
-        entries = {0: 0} if size == 1 != before else {to: place for to, place in enumerate(places) if place != NEW}
-        sizes.append(1 if size == 1 != before else len(places))
+    for is_whole, places in zip(dims, successor.origin, strict=True):
+        entries = {to: place for to, place in enumerate(places) if place != NEW} if is_whole else {0: 0}
+        sizes.append(len(places) if is_whole else 1)
         targets.append(list(entries))
         sources.append(list(entries.values()))
     result = fill.expand(sizes).clone()

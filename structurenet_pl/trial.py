@@ -1,4 +1,4 @@
-"""What an optimizer does with its lr and its groups, found out by trying it on copies with two small parameters."""
+"""What an optimizer does with its lr and its groups, found out by trying it on copies with small tensors."""
 
 import copy
 import inspect
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from structurenet_pl.surgery.schedulers import reindex
-
 PLAIN = (bool, int, float, complex, str, type(None))
 STEPS = 3
 LR = 0.1
-START = torch.tensor([[[1.0, -2.0]], [[0.5, 3.0]]], dtype=torch.float64)
+START = [torch.tensor([[1.0, -2.0]], dtype=torch.float64), torch.tensor([[0.5, 3.0]], dtype=torch.float64)]
+TINY_LR = 1e-6
+LATE = 12  # steps; RAdam normalises from the sixth on
+STEEP = 10.0
+ALIKE = 2.0  # what grows by less than that while gradients grow by STEEP is normalised
 
 
 @dataclass(frozen=True)
@@ -27,58 +29,108 @@ class Trial:
         keeps_lr: It leaves the lr as it is.
         keeps_groups: It makes no difference to a parameter which others share its group.
         takes_lrs: Its groups may have lrs of their own.
+        normalises: Its updates are about as large when gradients are ten times as large.
     """
 
     follows_lr: bool = True
     keeps_lr: bool = True
     keeps_groups: bool = True
     takes_lrs: bool = True
+    normalises: bool = False
 
 
 def try_out(optimizer: Optimizer) -> Trial:
     """Try an optimizer, unless it holds anything but plain data: a copy could change what others use, too."""
+    by_group = lists_by_group(optimizer)
     try:
-        steady, slowed, split = _copy(optimizer), _copy(optimizer), _copy(optimizer, split=True)
-        end, slowed_end, split_end = _train(steady, [LR]), _train(slowed, [LR / 10]), _train(split, [LR])
+        steady = copied(optimizer, START)
+        end = train(steady, later=[LR])
+        slowed_end = train(copied(optimizer, START), later=[LR / 10])
+        split_end = train(copied(optimizer, START, split=True, by_group=by_group), later=[LR, LR])
+        update, steep_update = (_late_update(optimizer, slope) for slope in (1.0, STEEP))
     except Exception:  # whatever somebody's optimizer needs that a copy on the CPU does not have
         return Trial()
     try:
-        _train(_copy(optimizer, split=True), [LR, LR / 10])
+        train(copied(optimizer, START, split=True, by_group=by_group), later=[LR, LR / 10])
         takes_lrs = True
     except Exception:  # in whatever way it refuses
         takes_lrs = False
     return Trial(
-        follows_lr=not torch.equal(end, slowed_end) or torch.equal(end, START.flatten(0, 1)),
+        follows_lr=not torch.equal(end, slowed_end) or torch.equal(end, torch.cat(START).flatten()),
         keeps_lr=all(float(group["lr"]) == LR for group in steady.param_groups),
         keeps_groups=torch.equal(end, split_end),
         takes_lrs=takes_lrs,
+        normalises=0 < steep_update < ALIKE * update,
     )
 
 
-def _copy(optimizer: Optimizer, split: bool = False) -> Optimizer:
-    own = ("params", "param_names", "name", "lr", "initial_lr")
-    settings = {key: _plain(value) for key, value in optimizer.param_groups[0].items() if key not in own}
-    weights = [nn.Parameter(start.clone()) for start in START]
-    copied = object.__new__(type(optimizer))
-    Optimizer.__init__(copied, [{**settings, "lr": LR, "params": weights}], copy.deepcopy(optimizer.defaults))
-    for key, value in vars(optimizer).items():
-        if key not in vars(copied) and key != "step":  # a scheduler has wrapped it
-            setattr(copied, key, _plain(value))
+def lists_by_group(optimizer: Optimizer) -> list[str]:
+    """Names of the lists in an optimizer that have an entry for each param group, such as ``base_lrs`` of AdaBound.
+
+    They are known by what they do: only with an entry for each group does a copy with two groups what one group does.
+    """
+    lists = {name: value for name, value in vars(optimizer).items() if isinstance(value, list | tuple)}
+    n_groups = len(optimizer.param_groups)
+    names = [name for name, value in lists.items() if len(value) == n_groups and value is not optimizer.param_groups]
+
+    def is_right(by_group: Sequence[str]) -> bool:
+        try:
+            whole = train(copied(optimizer, START, by_group=by_group))
+            return torch.equal(whole, train(copied(optimizer, START, split=True, by_group=by_group)))
+        except Exception:  # such as an IndexError
+            return False
+
+    return names if names and not is_right(()) and is_right(names) else []
+
+
+def copied(
+    optimizer: Optimizer, starts: Sequence[Tensor], split: bool = False, by_group: Sequence[str] = (), lr: float = LR
+) -> Optimizer:
+    """A new optimizer with the settings of the first group.
+
+    Args:
+        optimizer: It holds nothing but plain data.
+        starts: The values that its parameters start with.
+        split: Whether each has a group of its own.
+        by_group: Names of lists that have an entry for each group.
+        lr: The lr of all groups.
+
+    Raises:
+        TypeError: If the optimizer holds anything else.
+    """
+    left_out = ("params", "param_names", "name", "lr", "initial_lr")
+    settings = {key: _plain(value) for key, value in optimizer.param_groups[0].items() if key not in left_out}
+    weights = [nn.Parameter(start.clone()) for start in starts]
+    made = object.__new__(type(optimizer))
+    Optimizer.__init__(made, [{**settings, "lr": lr, "params": weights}], copy.deepcopy(optimizer.defaults))
     if split:
-        groups = [{**copy.deepcopy(settings), "lr": LR, "params": [weight]} for weight in weights]
-        copied.param_groups[:] = groups
-        reindex(copied, [0, 0], 1)
-    return copied
+        made.param_groups[:] = [{**copy.deepcopy(settings), "lr": lr, "params": [weight]} for weight in weights]
+    for key, value in vars(optimizer).items():
+        if key in by_group:
+            setattr(made, key, type(value)(_plain([value[0]] * len(made.param_groups))))
+        elif key not in vars(made) and key != "step":  # a scheduler has wrapped it
+            setattr(made, key, _plain(value))
+    return made
 
 
-def _train(optimizer: Optimizer, later: Sequence[float]) -> Tensor:
-    """What becomes of the parameters when the lrs of the groups change half way."""
+def train(
+    optimizer: Optimizer, later: Sequence[float] = (), slope: float = 1.0, goal: float = 1.0, steps: int = STEPS
+) -> Tensor:
+    """Have an optimizer bring its parameters nearer to a goal, and give all their entries at the end.
+
+    Args:
+        optimizer: One that :func:`copied` has made.
+        later: The lrs of its groups in as many steps more.
+        slope: What the gradients are multiplied by.
+        goal: The value that all parameters are to have.
+        steps: The number of steps.
+    """
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def closure() -> float:
         with torch.enable_grad():
             optimizer.zero_grad()
-            loss = torch.stack([(weight - 1).square().sum() for weight in weights]).sum()
+            loss = slope * torch.stack([(weight - goal).square().sum() for weight in weights]).sum()
             loss.backward()
         return cast(float, loss)  # as every training step does
 
@@ -87,14 +139,20 @@ def _train(optimizer: Optimizer, later: Sequence[float]) -> Tensor:
         step = inspect.unwrap(step, stop=lambda wrapped: not getattr(wrapped, "hooked", False))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # and no other device's
-        for _ in range(STEPS):
+        for _ in range(steps):
             step(optimizer, closure)
-        for index, group in enumerate(optimizer.param_groups):
-            if later[index % len(later)] != LR:
-                group["lr"] = later[index % len(later)]
-        for _ in range(STEPS):
+        for group, lr in zip(optimizer.param_groups, later, strict=False):
+            group["lr"] = lr
+        for _ in range(steps if later else 0):
             step(optimizer, closure)
-    return torch.cat([weight.detach() for weight in weights])
+    return torch.cat([weight.detach().flatten() for weight in weights])
+
+
+def _late_update(optimizer: Optimizer, slope: float) -> float:
+    """The size of an update of a copy that has taken some steps, at an lr at which parameters hardly move."""
+    made = copied(optimizer, START, lr=TINY_LR)
+    before = train(made, slope=slope, steps=LATE)
+    return float((train(made, slope=slope, steps=1) - before).norm())
 
 
 def _plain(value: Any) -> Any:

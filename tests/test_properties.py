@@ -31,7 +31,7 @@ from structurenet_pl import (
 )
 from structurenet_pl.board import board_of
 from structurenet_pl.driver import Driver
-from structurenet_pl.surgery.schedulers import PER_GROUP, with_nested
+from structurenet_pl.surgery.stand_in import reachable
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:component patterns",  # some are never born
@@ -408,10 +408,11 @@ def check_bookkeeping(trainer, net):
             assert group["param_names"] == [names[tensor] for tensor in group["params"]]
         if group["params"]:
             assert {owners[names[tensor]] for tensor in group["params"]} == {board.slots[group["name"]].component}
+    for group, pieces in board.groups:
+        assert group["params"] == [tensor for piece in pieces for tensor in piece["params"]]
     for config in trainer.lr_scheduler_configs:
-        for part in with_nested(config.scheduler):
-            lists = [vars(part)[key] for key in PER_GROUP if isinstance(vars(part).get(key), list | tuple)]
-            assert {len(values) for values in lists} == {len(groups)}
+        assert config.scheduler.optimizer.param_groups == board.groups.user
+        assert len(config.scheduler.get_last_lr()) == len(board.groups.user)
 
 
 class Trace(Callback):
@@ -496,7 +497,7 @@ class FailingPlan(Plan):
 def everything(trainer, net):
     """Identities of all that growth could change; the objects stay alive in between."""
     (optimizer,) = trainer.optimizers
-    parts = [part for config in trainer.lr_scheduler_configs for part in with_nested(config.scheduler)]
+    parts = [part for config in trainer.lr_scheduler_configs for part in reachable([config.scheduler])]
     return {
         "modules": [(id(part), name, type(part), part.extra_repr()) for name, part in net.named_modules()],
         "attributes": [sorted(vars(part).keys()) for part in net.modules()],
@@ -507,7 +508,10 @@ def everything(trainer, net):
         "groups": [(id(group), {**group, "params": [*map(id, group["params"])]}) for group in optimizer.param_groups],
         "state": [(id(one), [*map(id, entries.values())]) for one, entries in optimizer.state.items()],
         "slots": dict(board_of(optimizer).slots),
-        "schedulers": [[copy.copy(vars(part).get(key)) for key in PER_GROUP] for part in parts],
+        "schedulers": [{key: copy.copy(value) for key, value in vars(part).items()} for part in parts],
+        "users": [
+            (id(group), {**group, "params": [*map(id, group["params"])]}) for group in board_of(optimizer).groups.user
+        ],
     }
 
 

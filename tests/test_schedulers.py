@@ -11,9 +11,10 @@ from torch.optim import lr_scheduler as torch_schedulers
 from helpers import LRTrace, Net, Plain, assert_same, fit, loader
 from recipes import EPOCHS, NESTED_SCHEDULERS, SCHEDULERS, STEPS, exported_schedulers
 from references import find_timm
-from structurenet_pl import GrowEvery, LRFactor
+from structurenet_pl import Component, GrowEvery, LRFactor
 from structurenet_pl.board import Board
-from structurenet_pl.surgery.param_groups import Slot
+from structurenet_pl.components import Structure
+from structurenet_pl.surgery.stand_in import References
 
 TIMM = {
     "CosineLRScheduler": {"t_initial": 5, "lr_min": 0.003, "warmup_t": 2, "warmup_lr_init": 0.01, "cycle_limit": 2},
@@ -191,23 +192,30 @@ def test_a_bound_scheduler_is_what_it_was(name):
     optimizer = torch.optim.SGD([{"params": [parameter], "name": "stem"}], lr=0.1, momentum=0.9)
     scheduler = SCHEDULERS[name](optimizer)
     kind, state = type(scheduler), copy.deepcopy(scheduler.state_dict())
-    board = Board(optimizer, {"stem": Slot("stem", "stem", 0)})
-    board.bind(scheduler)
-    board.bind(scheduler)
+    board = Board(optimizer, structure_of_one(parameter), split_1d=False)
+    references = References()
+    references.replace([scheduler], board.stand_ins)
+    references.replace([scheduler], board.stand_ins)
     board.refresh({"stem": {"half": 0.5}})
-    assert isinstance(scheduler, kind)
-    assert type(scheduler).__name__ == kind.__name__
+    assert type(scheduler) is kind
     assert list(scheduler.state_dict()) == list(state)
     copied = copy.deepcopy(scheduler)
     assert type(copied) is kind
+    assert type(copied.optimizer) is torch.optim.SGD
     if name not in ("LambdaLR", "MultiplicativeLR"):  # lambdas do not pickle, bound or not
         assert type(pickle.loads(pickle.dumps(scheduler))) is kind
+    references.restore()
+    assert scheduler.optimizer is optimizer
+
+
+def structure_of_one(parameter):
+    return Structure({"stem": Component("stem")}, {"stem": {"stem": parameter}}, {})
 
 
 def board_of_one(lr=0.1, **groups):
     parameter = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([{"params": [parameter], "name": "stem"} | groups], lr=lr)
-    return optimizer, Board(optimizer, {"stem": Slot("stem", "stem", 0)})
+    return optimizer, Board(optimizer, structure_of_one(parameter), split_1d=False)
 
 
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)])
@@ -272,7 +280,7 @@ def test_a_scheduler_that_raises_leaves_the_effective_lr():
             return [0.1]
 
     scheduler = Failing(optimizer)
-    board.bind(scheduler)
+    References().replace([scheduler], board.stand_ins)
     board.refresh({"stem": {"half": 0.5}})
     optimizer.step()
     with pytest.raises(OSError, match="out of luck"):

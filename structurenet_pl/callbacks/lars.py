@@ -6,13 +6,14 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from structurenet_pl.callbacks.base import LRFactor
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Component, Moment
 from structurenet_pl.lightning import LightningModule, Trainer, rank_zero_warn
 from structurenet_pl.norms import coupled_weight_decay
+from structurenet_pl.trial import try_out
 
 
 class LARSScaler(LRFactor):
@@ -97,7 +98,7 @@ class LARSScaler(LRFactor):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where scaled gradients do not do what they are for."""
-        others = [type(optimizer).__name__ for optimizer in trainer.optimizers if not isinstance(optimizer, SGD)]
+        others = [type(optimizer).__name__ for optimizer in trainer.optimizers if try_out(optimizer).normalises]
         if self.mode == "lr" and self.clip is None and others:
             rank_zero_warn(
                 f"LARSScaler divides by the norm of the gradients, and {', '.join(others)} normalises them, too: where "
@@ -105,8 +106,8 @@ class LARSScaler(LRFactor):
             )
         if self.mode == "grad" and others:
             rank_zero_warn(
-                f"LARSScaler(mode='grad') scales gradients for SGD; {', '.join(others)} normalises them itself or uses "
-                "them otherwise, so the scale may be lost. Use mode='lr' there."
+                f"LARSScaler(mode='grad') scales gradients for SGD; {', '.join(others)} normalises them itself, so "
+                "the scale is lost. Use mode='lr' there."
             )
 
     @torch.no_grad()

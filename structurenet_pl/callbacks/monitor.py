@@ -35,7 +35,7 @@ from structurenet_pl.looking.strata import Strata
 from structurenet_pl.looking.tensorboard import component_table, growth_table, lay_out
 from structurenet_pl.norms import StepNorms
 from structurenet_pl.surgery.distributed import whole
-from structurenet_pl.surgery.replacement import faces
+from structurenet_pl.surgery.wrappers import hookable
 
 
 class StrataMonitor(Driven):
@@ -163,7 +163,7 @@ class StrataMonitor(Driven):
             number: Reading.of(driver, trainer, optimizer) for number, optimizer in enumerate(trainer.optimizers)
         }
         if self.norms:
-            hooked = [faces(optimizer)[0] for optimizer in driver.boards]
+            hooked = [hookable(optimizer)[0] for optimizer in driver.boards]
             self._handles = [face.register_step_post_hook(self._after_step) for face in hooked]
         for logger in _tensorboards(trainer):
             lay_out(logger)

@@ -4,7 +4,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from structurenet_pl.events import GrowthEvent
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
-from structurenet_pl.surgery.schedulers import with_nested
+from structurenet_pl.surgery.stand_in import reachable
 
 
 class ResetPatience(Callback):
@@ -43,6 +43,6 @@ class ResetPatience(Callback):
                 stopping.wait_count = 0
         if self.schedulers:
             for config in trainer.lr_scheduler_configs:
-                for scheduler in with_nested(config.scheduler):
+                for scheduler in reachable([config.scheduler]):
                     if isinstance(scheduler, ReduceLROnPlateau):
                         scheduler.num_bad_epochs = 0

@@ -46,8 +46,9 @@ def _grow(copy: Growing, module: Growing, averages: Mapping[Tensor, Tensor]) -> 
             average = kept.pop(old, None)
             if average is not None and successor is not None:
                 where = averaged.get(old, torch.ones_like(average, dtype=torch.bool))
-                kept[successor.tensor] = embed(average, successor, average.new_zeros(()))
-                averaged[successor.tensor] = embed(where, successor, where.new_zeros(()))
+                whole = (True,) * average.ndim
+                kept[successor.tensor] = embed(average, successor, whole, average.new_zeros(()))
+                averaged[successor.tensor] = embed(where, successor, whole, where.new_zeros(()))
     now, live = _tensors(copy), _tensors(module)
     left = kept.keys() - set(now.values())
     gone = {name: kept[tensor] for name, tensor in before.items() if tensor in left}

@@ -1,26 +1,23 @@
 """Optimizer state carried over a change of shape."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from structurenet_pl.lightning import rank_zero_warn
+from structurenet_pl.state_kinds import ANY, Kind, Path, refusal, state_kinds
 from structurenet_pl.successors import Successor, embed
+from structurenet_pl.surgery.wrappers import with_inner
 
 Moments = Literal["mean", "zero", "reset"]
 
-# What optimizers call their states, by what a new entry starts as. States of other names are not guessed.
-ZERO = {
-    "momentum_buffer", "exp_avg", "exp_avg_diff", "exp_avg_slow", "prev", "previous_grad", "prev_grad", "grad_avg", "m"
-}  # fmt: skip
-SECOND_MOMENTS = {
-    "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum", "variance", "row_var", "col_var",
-    "step_size", "exp_avg_var", "max_exp_avg_var", "v",
-}  # fmt: skip
-FACTORED = {"row_var": -1, "col_var": -2}  # and the dimension in which they have one entry for all
-WEIGHTS = {"ax", "slow_params", "slow_buffer", "lookahead_slow_buff", "z"}
+
+class _Unfit(Exception):
+    """A state tensor whose entries cannot be told apart."""
 
 
 def check_moments(moments: str) -> None:
@@ -33,49 +30,121 @@ def check_moments(moments: str) -> None:
         raise ValueError(f"moments must be one of {get_args(Moments)}, got {moments!r}")
 
 
-def carry(name: str, state: Mapping[str, Any], successor: Successor, moments: Moments) -> dict[str, Any]:
+def carry(
+    name: str, state: Mapping[str, Any], successor: Successor, moments: Moments, kinds: Mapping[Path, Kind]
+) -> dict[str, Any]:
     """The state of a tensor's successor: old entries keep theirs, new ones start as the optimizer's would.
 
-    Counters are kept. First moments of new entries are 0; second moments are the mean of the old ones, 0, or, with
-    ``"reset"``, the state is dropped as a whole. With Adam, old counter and 0, the first steps of a new entry would be
-    two to three times the lr.
+    Every tensor of the parameter's shape, or with one entry for all in some of its dimensions, is carried, wherever it
+    stands. Its new entries are 0 where it follows the gradient; where it follows the size of gradients they are the
+    mean of the old ones or 0, as the policy says; where it follows the weights they are the new weights. With Adam, old
+    counter and 0 the first steps of a new entry would be two to three times the lr. Counters are kept. A state with a
+    tensor of another shape is dropped as a whole, with a warning, or without one by the policy ``"reset"``.
 
     Args:
         name: Name of the parameter, for the warning.
         state: State of the old tensor.
         successor: What continues it.
         moments: Policy for second moments.
+        kinds: What is known of the tensors in such a state.
     """
     if not successor.reshaped:
         return dict(state)
     if moments == "reset":
         return {}
-    carried = {}
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or value.ndim == 0 or key == "step":
-            carried[key] = value
-        elif key not in ZERO | SECOND_MOMENTS | WEIGHTS or not _fits(key, value, successor):
-            rank_zero_warn(
-                f"the optimizer state {key!r} of {name!r}, of shape {tuple(value.shape)}, cannot be carried over to "
-                f"shape {tuple(successor.tensor.shape)}: the optimizer starts anew for this parameter"
-            )
-            return {}
-        else:
-            carried[key] = embed(value, successor, _fill(key, value, successor, moments))
-    return carried
+
+    def carried(value: Any, path: Path) -> Any:
+        if isinstance(value, Tensor):
+            return _carry(value, path, successor, moments, kinds.get(path))
+        if isinstance(value, dict):
+            return {key: carried(item, (*path, key)) for key, item in value.items()}
+        if type(value) in (list, tuple):
+            return type(value)(carried(item, (*path, ANY)) for item in value)
+        if isinstance(value, deque):
+            return deque((carried(item, (*path, ANY)) for item in value), value.maxlen)
+        return value
+
+    try:
+        return {key: carried(value, (key,)) for key, value in state.items()}
+    except _Unfit as error:
+        rank_zero_warn(
+            f"the optimizer state {error} of {name!r} cannot be carried over to shape "
+            f"{tuple(successor.tensor.shape)}: the optimizer starts anew for this parameter"
+        )
+        return {}
 
 
-def _fits(key: str, value: Tensor, successor: Successor) -> bool:
-    """Whether a state has the shape of its parameter, or 1 where it has more; not if that cannot be told apart."""
-    shape, dim = successor.old_shape, FACTORED.get(key)
-    if dim is not None and shape[dim] == 1 != successor.tensor.shape[dim]:
-        return False
-    return value.ndim == len(shape) and all(size in (1, whole) for size, whole in zip(value.shape, shape, strict=True))
+def carry_all(
+    optimizer: Optimizer,
+    successors: Mapping[nn.Parameter, Successor | None],
+    moments: Moments,
+    names: Mapping[nn.Parameter, str],
+) -> Callable[[], None]:
+    """Give the successors of tensors their state, and drop the state of what is gone; the returned function undoes it.
+
+    Args:
+        optimizer: Its state is changed in place, and that of those inside it.
+        successors: What has become of tensors; None for gone.
+        moments: Policy for second moments.
+        names: Names of the parameters after the growth.
+
+    Raises:
+        ValueError: If an optimizer cannot start anew for a parameter whose state cannot be carried.
+    """
+    before = [(one, dict(one.state)) for one in with_inner(optimizer)]
+
+    def undo() -> None:
+        for one, entries in before:
+            one.state.clear()
+            one.state.update(entries)
+
+    try:
+        for one, _ in before:
+            for old, successor in successors.items():
+                if (known := one.state.pop(old, None)) is None or successor is None:
+                    continue
+                name, ndim = names.get(successor.tensor, ""), successor.tensor.ndim
+                kinds = state_kinds(one, ndim) if successor.reshaped else {}
+                if carried := carry(name, known, successor, moments, kinds):
+                    one.state[successor.tensor] = carried
+                elif known:
+                    check_taken(one, ndim, name)
+    except BaseException:
+        undo()
+        raise
+    return undo
 
 
-def _fill(key: str, value: Tensor, successor: Successor, moments: Moments) -> Tensor:
-    if key in WEIGHTS:
+def check_taken(optimizer: Optimizer, ndim: int, name: str) -> None:
+    """Refuse a parameter that an optimizer under way has no state for, where it cannot start one.
+
+    Raises:
+        ValueError: If a copy of the optimizer raises an error in this case.
+    """
+    if (error := refusal(optimizer, ndim)) is not None:
+        raise ValueError(
+            f"{type(optimizer).__name__} cannot take the new parameter {name!r} with {ndim} dimension(s): a copy that "
+            f"tried raised {error}. Give it to another optimizer with @growth(like=...), or train with one that takes "
+            "it."
+        )
+
+
+def _carry(value: Tensor, path: Path, successor: Successor, moments: Moments, kind: Kind | None) -> Tensor:
+    shape = successor.old_shape
+    dims = kind.dims if kind else (True,) * len(shape)
+    if dims and value.shape == tuple(size if whole else 1 for size, whole in zip(shape, dims, strict=True)):
+        return embed(value, successor, dims, _fill(value, successor, moments, kind))
+    if value.numel() == 1:
+        return value
+    raise _Unfit(f"{'.'.join(map(str, path))!r} of shape {tuple(value.shape)}")
+
+
+def _fill(value: Tensor, successor: Successor, moments: Moments, kind: Kind | None) -> Tensor:
+    """What new entries start as; of a state that nothing is known of, one without negative entries counts as a size."""
+    follows = kind.follows if kind else None
+    if follows == "weight":
         return successor.tensor.detach().to(value.dtype)
-    if key in SECOND_MOMENTS and moments == "mean" and value.numel():
+    is_size = follows == "size" or (follows is None and bool((value >= 0).all()))
+    if is_size and moments == "mean" and value.numel() and value.is_floating_point():
         return value.mean()
     return torch.zeros((), dtype=value.dtype, device=value.device)

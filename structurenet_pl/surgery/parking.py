@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from structurenet_pl.surgery.replacement import faces
+from structurenet_pl.surgery.wrappers import hookable
 
 
 class Parking:
@@ -24,7 +24,7 @@ class Parking:
 
     def park(self, optimizers: Iterable[Optimizer], tensors: Set[Tensor]) -> None:
         """Keep the state of these parameters in files, and that of all others in the optimizers."""
-        self._follow([face for optimizer in optimizers for face in faces(optimizer)] if tensors else [])
+        self._follow([face for optimizer in optimizers for face in hookable(optimizer)] if tensors else [])
         for key in [key for key in self._files if key[1] not in tensors]:
             self._fetch(*key)
         for number, optimizer in enumerate(self._optimizers):

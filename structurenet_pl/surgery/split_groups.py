@@ -1,0 +1,257 @@
+"""The param groups of an optimizer split by component, beside the user's own, which stay alive."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, cast
+from weakref import ref
+
+from torch import nn
+from torch.optim import Optimizer
+
+from structurenet_pl.components import Structure
+from structurenet_pl.successors import Successor, continued
+from structurenet_pl.surgery.group_settings import GroupSettings, put
+from structurenet_pl.surgery.param_groups import (
+    LISTS,
+    Group,
+    Newcomers,
+    Slot,
+    own,
+    piece_of,
+    runs,
+    settings,
+    unique_name,
+)
+from structurenet_pl.surgery.wrappers import set_groups, with_inner
+from structurenet_pl.trial import lists_by_group
+
+
+@dataclass
+class _List:
+    """A list of the user's groups, and the list of pieces that stands in its place in an optimizer."""
+
+    user: list[Group]
+    pieces: list[Group]
+
+
+class SplitGroups:
+    """The pieces that an optimizer steps on, each with the tensors of one component, and the user's groups behind them.
+
+    The user's groups hold settings and base lrs. Their dicts and their list are the user's own objects: schedulers, and
+    whoever has kept a reference, go on writing to them, and ``settings`` passes it on to the pieces. Their tensors
+    follow growth. An optimizer that wraps others, or has lists by group of its own, is given pieces throughout.
+
+    Args:
+        optimizer: Any optimizer that takes several groups.
+        structure: Says which tensor belongs to which component.
+        split_1d: Whether one-dimensional tensors get groups of their own.
+    """
+
+    def __init__(self, optimizer: Optimizer, structure: Structure, split_1d: bool) -> None:
+        self._optimizer = ref(optimizer)  # weak: it lives as long as its optimizer, not the other way round
+        self._structure, self._split_1d = structure, split_1d
+        self.user: list[Group] = optimizer.param_groups
+        self.pieces: list[list[Group]] = []  # of each of the user's groups
+        self.slots: dict[str, Slot] = {}
+        self.settings = GroupSettings(lambda: self)
+        lists = {id(one.param_groups): _List(one.param_groups, []) for one in with_inner(optimizer)}
+        self._lists = [(ref(one), lists[id(one.param_groups)]) for one in with_inner(optimizer)]
+        self._by_group = [(name, vars(optimizer)[name]) for name in lists_by_group(optimizer)]
+        for group in self.user:
+            self._split(group)
+        self._install()
+        self.settings.start()
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer whose groups they are."""
+        return cast(Optimizer, self._optimizer())
+
+    def __iter__(self) -> Iterator[tuple[Group, list[Group]]]:
+        """Each of the user's groups and the pieces made of it."""
+        return zip(self.user, self.pieces, strict=True)
+
+    def user_groups(self, optimizer: Optimizer) -> list[Group]:
+        """The user's groups in an optimizer, or in one inside it."""
+        return next((one.user for known, one in self._lists if known() is optimizer), optimizer.param_groups)
+
+    def adopt(self) -> bool:
+        """Split what somebody else has added to the optimizer; tell if there was any."""
+        if sum(map(len, self.pieces)) == len(self.optimizer.param_groups):
+            return False
+        self.settings.pass_on()
+        known = {id(piece) for pieces in self.pieces for piece in pieces}
+        lists = {id(one): one for _, one in self._lists}.values()
+        added = [[group for group in one.pieces if id(group) not in known] for one in lists]
+        for one, others in zip(lists, added, strict=True):
+            one.user.extend(others)
+        for group in self.user[len(self.pieces) :]:
+            self._split(group)
+        self._install()
+        self.settings.start()
+        return True
+
+    def remember(self) -> Callable[[], None]:
+        """A function that puts everything back as it is now, but for what stands in settings."""
+        pieces, slots = [list(some) for some in self.pieces], dict(self.slots)
+        lists = [(group, {key: group[key] for key in LISTS if key in group}) for some in pieces for group in some]
+        contents = [(group[key], list(group[key])) for group in self.user for key in LISTS if key in group]
+
+        def undo() -> None:
+            self.pieces, self.slots = pieces, slots
+            for group, before in lists:
+                group.update(before)
+            for items, content in contents:
+                items[:] = content
+            self._install()
+
+        return undo
+
+    def replace(self, successors: Mapping[nn.Parameter, Successor | None], structure: Structure) -> None:
+        """Put the successors of tensors in their places, and take out what is gone.
+
+        A piece that is left empty goes, unless it is the last of one of the user's groups.
+
+        Args:
+            successors: What has become of tensors; None for gone.
+            structure: The structure after the growth.
+        """
+        self._structure = structure
+        for origin, pieces in enumerate(self.pieces):
+            for piece in pieces:
+                now = [continued(tensor, successors) for tensor in piece["params"]]
+                if "param_names" in piece:
+                    piece["param_names"] = [
+                        structure.parameter_names.get(cast(nn.Parameter, tensor), name)
+                        for tensor, name in zip(now, piece["param_names"], strict=True)
+                        if tensor is not None
+                    ]
+                piece["params"] = [tensor for tensor in now if tensor is not None]
+            self.pieces[origin] = [piece for piece in pieces if piece["params"]] or pieces[:1]
+        before, self.slots = self.slots, {}
+        for piece in (piece for pieces in self.pieces for piece in pieces):
+            slot = before[piece["name"]]
+            owners = (structure.owner[tensor] for tensor in piece["params"] if tensor in structure.owner)
+            self.slots[slot.name] = replace(slot, component=next(owners, slot.component))
+        self._install()
+
+    def add(self, newcomers: Sequence[Newcomers]) -> None:
+        """Add a piece for each, equal to its template in everything but its tensors.
+
+        It stands behind the last piece of the same group of the user's, where a resumed run will find it, too.
+        """
+        groups = self.optimizer.param_groups
+        for new in newcomers:
+            origin = new.slot.origin
+            template = next(piece for piece in self.pieces[origin] if piece["name"] == new.template)
+            tensors = list(new.tensors.items()) if "param_names" in template else list(new.tensors.values())
+            self.optimizer.add_param_group(piece_of(template, {"params": tensors}, new.slot.name))
+            self.pieces[origin].append(groups.pop())
+            self.slots[new.slot.name] = new.slot
+        self._install()
+
+    def release(self) -> None:
+        """Give the user's groups back to the optimizer."""
+        self.settings.collect()
+        for one in with_inner(self.optimizer):
+            set_groups(one, self.user_groups(one))
+        for name, values in self._by_group:
+            setattr(self.optimizer, name, values)
+
+    def joined(self, optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The state dict of an optimizer with the user's groups in place of the pieces."""
+        self.settings.collect()
+        numbers = [number for group in state["param_groups"] for number in group["params"]]
+        return {**state, "param_groups": _packed(self.user_groups(optimizer), iter(numbers))}
+
+    def split_state(
+        self, optimizer: Optimizer, state: Mapping[str, Any], more: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """The state dict of an optimizer with pieces in place of the user's groups.
+
+        Args:
+            optimizer: Whose it is to be.
+            state: With the user's groups.
+            more: Settings of single pieces, by name.
+
+        Raises:
+            ValueError: If its groups are not those of the user's in this run.
+        """
+        groups, user = state["param_groups"], self.user_groups(optimizer)
+        theirs, ours = ([len(group["params"]) for group in some] for some in (groups, user))
+        if theirs != ours:
+            raise ValueError(
+                f"the optimizer of the checkpoint has param groups of {theirs} tensors, this run's "
+                f"configure_optimizers makes groups of {ours}. Resume with the module and the configure_optimizers "
+                "that wrote it."
+            )
+        split = []
+        for saved, group in zip(groups, user, strict=True):
+            rest = {key: iter(saved[key]) for key in LISTS if key in saved}
+            for piece in self._made_of(group):
+                lists = {key: list(islice(items, len(piece["params"]))) for key, items in rest.items()}
+                split.append(piece_of(saved | more.get(piece["name"], {}), lists, piece["name"]))
+        return {**state, "param_groups": split}
+
+    def loaded(self, optimizer: Optimizer, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what an optimizer has loaded. Dicts and lists stay the objects that they were, unlike in torch.
+
+        Args:
+            optimizer: Its list of groups is a new one.
+            groups: The user's groups as they were loaded.
+        """
+        one = next(one for known, one in self._lists if known() is optimizer)
+        for piece, new in zip(one.pieces, list(optimizer.param_groups), strict=True):
+            if new is not piece:
+                piece.clear()
+                piece.update(new)
+        set_groups(optimizer, one.pieces)
+        for group, saved in zip(one.user, groups, strict=True):
+            for key in settings(group).keys() - saved.keys():
+                del group[key]
+            for key, value in settings(saved).items():
+                put(group, key, value)
+        self.settings.start()
+
+    def _made_of(self, group: Group) -> list[Group]:
+        return next((pieces for user, pieces in self if user is group), [group])
+
+    def _split(self, group: Group) -> None:
+        """Make pieces of one more of the user's groups."""
+        origin = len(self.pieces)
+        decays = any(other.get("weight_decay") for other in self.user)
+        suffix = group.get("name") or ("no_decay" if decays and group.get("weight_decay") == 0 else "")
+        pieces = []
+        found = list(runs(group["params"], self._structure, self._split_1d))
+        for component, is_1d, run in found or [("empty", False, [])]:
+            name = unique_name(component, suffix, self.slots, is_1d)
+            self.slots[name] = Slot(name, component, origin, suffix, is_1d)
+            lists = {key: [group[key][index] for index in run] for key in LISTS if key in group}
+            pieces.append(piece_of(group, lists, name))
+        self.pieces.append(pieces)
+
+    def _install(self) -> None:
+        """Have the optimizer step on the pieces, and the user's groups hold their tensors."""
+        made_of = {id(group): pieces for group, pieces in self}
+        for _, one in self._lists:
+            one.pieces[:] = [piece for group in one.user for piece in made_of.get(id(group), [group])]
+        for optimizer, one in self._lists:
+            set_groups(cast(Optimizer, optimizer()), one.pieces)
+        for group, pieces in self:
+            for key in LISTS:
+                if key in group:
+                    group[key][:] = [item for piece in pieces for item in piece[key]]
+        origins = [origin for origin, pieces in enumerate(self.pieces) for _ in pieces]
+        for name, values in self._by_group:
+            entries = type(values)(own(values[origin]) for origin in origins if origin < len(values))
+            setattr(self.optimizer, name, entries)
+
+
+def _packed(groups: Sequence[Group], numbers: Iterator[int]) -> list[Group]:
+    """Groups as they stand in a state dict, with numbers in place of tensors."""
+    packed = []
+    for group in groups:
+        rest = {key: own(value) for key, value in group.items() if key != "params"}
+        packed.append(rest | {"params": list(islice(numbers, len(group["params"])))})
+    return packed
