@@ -68,7 +68,7 @@ class Board:
             self._hooks.append(one.register_load_state_dict_pre_hook(self._prepare_load))
             self._hooks.append(one.register_load_state_dict_post_hook(self._load))
             self._hooks.append(one.register_step_pre_hook(_step_the_real_one))
-            self._hooks.append(one.register_step_post_hook(self._look_back))
+        self._hooks.append(hookable(optimizer)[0].register_step_post_hook(self._look_back))
         _BOARDS[optimizer] = self
         self.refresh({})
 
@@ -91,6 +91,11 @@ class Board:
     def has_news(self) -> bool:
         """Whether there are groups that have no factors yet."""
         return not self.slots.keys() <= self._factors.keys()
+
+    @property
+    def written(self) -> list[Group]:
+        """The pieces whose lr is not the effective one that was given to them."""
+        return [piece for _, pieces in self._with_lr() for piece in pieces if self._is_written(piece)]
 
     def user_groups(self, optimizer: Optimizer) -> list[Group]:
         """The user's groups in the optimizer, or in one inside it."""
@@ -241,8 +246,7 @@ class Board:
         """Say if an lr was written again between the last refresh and the update."""
         if torch.compiler.is_compiling() or self._foreign.told or (self._standing and self._standing[0] == self._lrs()):
             return
-        pieces = [piece for _, some in self._with_lr() for piece in some if self._is_written(piece)]
-        if acted_on := self._acted_on(pieces):
+        if acted_on := self._acted_on(self.written):
             self._foreign.in_step(acted_on[0], type(optimizer).__name__)
 
     def _write(self) -> None:

@@ -20,6 +20,7 @@ from structurenet_pl.surgery.late_schedulers import adapt
 from structurenet_pl.surgery.optimizer_state import carry_all, check_taken
 from structurenet_pl.surgery.param_groups import audit, count_places, place_newborn
 from structurenet_pl.surgery.stand_in import References, reachable, real
+from structurenet_pl.surgery.step_proof import StepProof
 
 CHECKPOINT_KEY = "structurenet_pl"
 
@@ -35,6 +36,7 @@ class Boards(dict[Optimizer, Board]):
         super().__init__()
         self._trainer = trainer
         self._references = References()
+        self.proof = StepProof()
         self._revealed: list[tuple[dict[str, Any], Any]] = []
 
     @property
@@ -64,9 +66,8 @@ class Boards(dict[Optimizer, Board]):
         new = [optimizer for optimizer in self._trainer.optimizers if optimizer not in self]
         for optimizer in self._trainer.optimizers:  # in this order
             self[optimizer] = self.pop(optimizer) if optimizer in self else Board(optimizer, structure, split_1d)
-        keepers = [self._trainer.lightning_module, *self._trainer.callbacks]
-        others = [keeper for keeper in keepers if vars(keeper).get("boards") is not self]  # all but the driver
-        self._stand_in([self[optimizer] for optimizer in new], [*self.schedulers, *others])
+        self._stand_in([self[optimizer] for optimizer in new], [*self.schedulers, *self._keepers()])
+        self.proof.start(self[optimizer] for optimizer in new)
         self._note(self.schedulers)
 
     def bind(self, everywhere: bool = True) -> None:
@@ -77,8 +78,7 @@ class Boards(dict[Optimizer, Board]):
         """
         found = [scheduler for scheduler in self.schedulers if not _is_noted(scheduler)]
         if everywhere:
-            keepers = [self._trainer.lightning_module, *self._trainer.callbacks]
-            kept = reachable(value for keeper in keepers for value in vars(keeper).values())
+            kept = reachable(value for keeper in self._keepers() for value in vars(keeper).values())
             found += [one for one in kept if isinstance(one, LRScheduler) and not _is_noted(one)]
         if found:
             self._adapt(list(self.values()), found)
@@ -87,7 +87,9 @@ class Boards(dict[Optimizer, Board]):
 
     def give_back(self) -> None:
         """Have everybody refer to the optimizers again."""
-        self._references.restore()
+        self.proof.stop()
+        if self:
+            self._references.restore([*self.schedulers, *self._keepers()])
 
     def reveal(self) -> None:
         """Have the schedulers that Lightning knows refer to the optimizers themselves until :meth:`conceal`."""
@@ -173,6 +175,11 @@ class Boards(dict[Optimizer, Board]):
             audit(self, expected)
             yield
             undo.pop_all()
+
+    def _keepers(self) -> list[object]:
+        """Who may keep schedulers beside Lightning: all but the driver, which keeps these."""
+        keepers = [self._trainer.lightning_module, *self._trainer.callbacks]
+        return [keeper for keeper in keepers if vars(keeper).get("boards") is not self]
 
     def _stand_in(self, boards: Iterable[Board], roots: Sequence[object]) -> None:
         stand_ins = {key: stand_in for board in boards for key, stand_in in board.stand_ins.items()}

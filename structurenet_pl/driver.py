@@ -188,6 +188,7 @@ class Driver(Callback):
         self._epoch_over = trainer.is_last_batch
         if self._epoch_over or trainer.global_step != self._step_before:
             self._in_batch = False
+            self.boards.proof.end_of_step()
             if not several(self._trainer):
                 self._serve(pl_module)
         self._freezing.count(self.structure)

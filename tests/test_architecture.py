@@ -19,7 +19,7 @@ LAYERS = [
     | {"looking.strata", "looking.tensorboard"},
     {"looking.plots", "looking.reading"},
     {"density", "surgery.param_groups", "surgery.stand_in"},
-    {"state_kinds", "foreign_writes"},
+    {"state_kinds", "foreign_writes", "surgery.step_proof"},
     {"surgery.optimizer_state", "surgery.group_settings"},
     {"surgery.split_groups"},
     {"surgery.late_schedulers"},

@@ -204,7 +204,7 @@ def test_a_bound_scheduler_is_what_it_was(name):
     assert type(copied.optimizer) is torch.optim.SGD
     if name not in ("LambdaLR", "MultiplicativeLR"):  # lambdas do not pickle, bound or not
         assert type(pickle.loads(pickle.dumps(scheduler))) is kind
-    references.restore()
+    references.restore([scheduler])
     assert scheduler.optimizer is optimizer
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import is_
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Protocol, cast
 from weakref import ProxyTypes
@@ -119,33 +120,22 @@ class References:
     def __init__(self) -> None:
         self._replaced: list[tuple[dict[str, Any], str, Any, Any]] = []
 
-    def replace(self, roots: Iterable[object], stand_ins: Mapping[int, UnsplitOptimizer]) -> list[object]:
+    def replace(self, roots: Iterable[object], stand_ins: Mapping[int, UnsplitOptimizer]) -> None:
         """Put stand-ins in the place of optimizers in all attributes that can be reached.
 
         Args:
             roots: Objects to begin with.
             stand_ins: By the ``id`` of the optimizer.
-
-        Returns:
-            The objects that have been changed.
         """
-        changed = []
-        for one in reachable(roots):
-            attributes = vars(one)
-            for name, value in list(attributes.items()):
-                new = _with_stand_ins(value, stand_ins)
-                if new is not value:
-                    attributes[name] = new
-                    self._replaced.append((attributes, name, new, value))
-                    changed.append(one)
-        return changed
+        self._replaced += _change(roots, lambda optimizer: stand_ins.get(id(unwrapped(optimizer)), optimizer))
 
-    def restore(self) -> None:
-        """Put the optimizers back."""
+    def restore(self, roots: Iterable[object]) -> None:
+        """Put the optimizers back, also in what was made on a stand-in and can be reached from the roots."""
         while self._replaced:
             attributes, name, new, old = self._replaced.pop()
             if attributes.get(name) is new:
                 attributes[name] = old
+        _change(roots, lambda optimizer: real(optimizer) if type(optimizer) is UnsplitOptimizer else optimizer)
 
 
 def reachable(roots: Iterable[object]) -> Iterator[object]:
@@ -169,18 +159,27 @@ def reachable(roots: Iterable[object]) -> Iterator[object]:
             waiting.extend(vars(one).values())
 
 
-def _with_stand_ins(value: Any, stand_ins: Mapping[int, UnsplitOptimizer]) -> Any:
-    """The value, or what is to stand in its place; a container is replaced as a whole, for others may hold it, too."""
+def _change(roots: Iterable[object], change: Callable[[Any], Any]) -> list[tuple[dict[str, Any], str, Any, Any]]:
+    """Put something else in the places of optimizers; gives attributes, name, new and old value of each place."""
+    changed = []
+    for one in reachable(roots):
+        attributes = vars(one)
+        for name, value in list(attributes.items()):
+            new = _changed(value, change)
+            if new is not value:
+                attributes[name] = new
+                changed.append((attributes, name, new, value))
+    return changed
+
+
+def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The value with optimizers changed; a container is replaced as a whole, for others may hold it, too."""
     if isinstance(value, Optimizer):
-        return stand_ins.get(id(unwrapped(value)), value)
+        return change(value)
     if type(value) in (list, tuple) and len(value) <= LONG:
-        new = [_with_stand_ins(item, stand_ins) for item in value]
-        return value if all(map(_is, new, value)) else type(value)(new)
+        items = [_changed(item, change) for item in value]
+        return value if all(map(is_, items, value)) else type(value)(items)
     if type(value) is dict and len(value) <= LONG:
-        entries = {key: _with_stand_ins(item, stand_ins) for key, item in value.items()}
-        return value if all(map(_is, entries.values(), value.values())) else entries
+        entries = {key: _changed(item, change) for key, item in value.items()}
+        return value if all(map(is_, entries.values(), value.values())) else entries
     return value
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
