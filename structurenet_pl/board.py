@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from structurenet_pl.components import Structure
 from structurenet_pl.factors import product
 from structurenet_pl.foreign_writes import ForeignWrites
+from structurenet_pl.state_kinds import state_kinds
 from structurenet_pl.successors import Successor
 from structurenet_pl.surgery.group_settings import Stamp, put
 from structurenet_pl.surgery.param_groups import Group, Newcomers, Slot, own
@@ -63,6 +64,8 @@ class Board:
         self._loading: list[Group] = []
         self._foreign = ForeignWrites()
         self._hooks = []
+        for one in with_inner(optimizer):
+            state_kinds(one)  # while it is as it was made
         for one in hookable(optimizer):
             self._hooks.append(one.register_state_dict_post_hook(self._save))
             self._hooks.append(one.register_load_state_dict_pre_hook(self._prepare_load))

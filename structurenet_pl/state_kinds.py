@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from structurenet_pl.surgery.param_groups import LISTS
-from structurenet_pl.trial import copied, train
+from structurenet_pl.trial import Recipe, train
 
 Path = tuple[Any, ...]  # keys that lead to a tensor in the state; of a list all entries have one path
 SHAPE = (2, 3, 5, 4)  # each size another, so that it can be told which dimensions a state has
@@ -37,23 +38,52 @@ class Kind:
     follows: Literal["gradient", "size", "weight"] | None
 
 
-def state_kinds(optimizer: Optimizer, ndim: int) -> Mapping[Path, Kind]:
-    """What an optimizer keeps for a parameter with so many dimensions; nothing where that cannot be seen on a copy."""
-    known = _KINDS.setdefault(optimizer, {})
-    if ndim not in known:
-        known[ndim] = _try_out(optimizer, SHAPE[:ndim]) if ndim <= len(SHAPE) else {}
-    return known[ndim]
+class StateKinds:
+    """What an optimizer keeps for parameters, tried out on copies of what it was when it was made or a fit started.
 
-
-def refusal(optimizer: Optimizer, ndim: int) -> str | None:
-    """The error that an optimizer under way raises if it is given one more parameter with so many dimensions.
-
-    None if it takes it, or if it cannot be seen on a copy what it does.
+    Args:
+        optimizer: The optimizer.
     """
-    known = _REFUSALS.setdefault(optimizer, {})
-    if ndim not in known:
-        known[ndim] = _add_to_copy(optimizer, ndim)
-    return known[ndim]
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._recipe: Recipe | None = None
+        with suppress(TypeError):  # no copy can be made
+            self._recipe = Recipe.of(optimizer)
+        self._ndim = next((tensor.ndim for group in optimizer.param_groups for tensor in group["params"]), 2)
+        self._kinds: dict[int, Mapping[Path, Kind]] = {}
+        self._refusals: dict[tuple[int, bool], str | None] = {}
+
+    def of(self, ndim: int, state: Mapping[Tensor, Any]) -> Mapping[Path, Kind]:
+        """What is kept for parameters with so many dimensions.
+
+        Args:
+            ndim: The number of dimensions.
+            state: The state of the optimizer, whose shapes tell something where no copy can be made.
+        """
+        if ndim not in self._kinds:
+            self._kinds[ndim] = _try_out(self._recipe, SHAPE[:ndim]) if self._recipe and ndim <= len(SHAPE) else {}
+        return self._kinds[ndim] or _look_at(state, ndim)
+
+    def refusal(self, ndim: int, anew: bool) -> str | None:
+        """The error that the optimizer raises under way if it has no state for a parameter with so many dimensions.
+
+        Args:
+            ndim: The number of dimensions.
+            anew: Whether it had a state; else the parameter is new, in a group of its own.
+
+        Returns:
+            None if it takes the parameter, or if that cannot be seen on a copy.
+        """
+        if self._recipe is None:
+            return None
+        if (ndim, anew) not in self._refusals:
+            self._refusals[ndim, anew] = _step_without_state(self._recipe, ndim if anew else self._ndim, ndim, anew)
+        return self._refusals[ndim, anew]
+
+
+def state_kinds(optimizer: Optimizer) -> StateKinds:
+    """What is known of the state of an optimizer; to be called first when it is as it was made."""
+    return _KNOWN.get(optimizer) or _KNOWN.setdefault(optimizer, StateKinds(optimizer))
 
 
 def tensors_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
@@ -68,11 +98,11 @@ def tensors_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
             yield from tensors_in(item, (*path, ANY))
 
 
-def _try_out(optimizer: Optimizer, shape: tuple[int, ...]) -> dict[Path, Kind]:
+def _try_out(recipe: Recipe, shape: tuple[int, ...]) -> dict[Path, Kind]:
     start = torch.linspace(-1.0, 2.0, torch.Size(shape).numel(), dtype=torch.float64).reshape(shape)
     try:
-        one, other = (_state(optimizer, sign * start, sign * GOAL) for sign in (1.0, -1.0))
-        weights = _like_weights(optimizer, start)
+        one, other = (_state(recipe, sign * start, sign * GOAL) for sign in (1.0, -1.0))
+        weights = _like_weights(recipe, start)
     except Exception:  # whatever somebody's optimizer needs that a copy on the CPU does not have
         return {}
     return {
@@ -81,23 +111,23 @@ def _try_out(optimizer: Optimizer, shape: tuple[int, ...]) -> dict[Path, Kind]:
     }
 
 
-def _state(optimizer: Optimizer, start: Tensor, goal: float) -> dict[Path, list[Tensor]]:
-    """The state tensors of a copy after some steps."""
-    made = copied(optimizer, [start])
+def _state(recipe: Recipe, start: Tensor, goal: float) -> dict[Path, list[Tensor]]:
+    """The state tensors of an optimizer after some steps."""
+    made = recipe.make([start])
     train(made, goal=goal, steps=STEPS)
     return _by_path(made)
 
 
-def _like_weights(optimizer: Optimizer, start: Tensor) -> set[Path]:
+def _like_weights(recipe: Recipe, start: Tensor) -> set[Path]:
     """The states that are near the parameter as soon as they are there, although there is no gradient."""
-    made = copied(optimizer, [start])
+    made = recipe.make([start])
     known: set[Path] = set()
     found = set()
     for _ in range(STEPS):
         weight = train(made, slope=0.0, steps=1)
         for path, tensors in _by_path(made).items():
             new = path not in known and all(tensor.shape == start.shape for tensor in tensors)
-            if new and all(torch.allclose(tensor.flatten(), weight, rtol=NEAR) for tensor in tensors):
+            if new and all(torch.allclose(tensor.flatten().to(weight), weight, rtol=NEAR) for tensor in tensors):
                 found.add(path)
             known.add(path)
     return found
@@ -130,22 +160,33 @@ def _follows(tensors: Sequence[Tensor], turned: Sequence[Tensor] | None) -> Lite
     return "size" if all(torch.allclose(one, other) for one, other in pairs) else None
 
 
-def _add_to_copy(optimizer: Optimizer, ndim: int) -> str | None:
-    held = optimizer.param_groups[0]["params"]
-    first = torch.ones(SHAPE[: held[0].ndim] if held else SHAPE[:2], dtype=torch.float64)
+def _look_at(state: Mapping[Tensor, Any], ndim: int) -> dict[Path, Kind]:
+    """What can be told from the shapes of a state."""
+    dims: dict[Path, set[tuple[bool, ...] | None]] = {}
+    for parameter, entries in state.items():
+        if isinstance(parameter, Tensor) and parameter.ndim == ndim:
+            for path, tensor in tensors_in(entries):
+                dims.setdefault(path, set()).add(_dims([tensor], tuple(parameter.shape)))
+    return {path: Kind(found.pop() if len(found) == 1 else None, None) for path, found in dims.items()}
+
+
+def _step_without_state(recipe: Recipe, ndim: int, new_ndim: int, anew: bool) -> str | None:
+    ones = [torch.ones(SHAPE[:dims], dtype=torch.float64) for dims in (ndim, new_ndim)]
     try:
-        made = copied(optimizer, [first])
+        made = recipe.make(ones[:1])
         train(made)
     except Exception:  # as in _try_out
         return None
-    group = {key: value for key, value in made.param_groups[0].items() if key not in LISTS}
     try:
-        made.add_param_group({**group, "params": [nn.Parameter(torch.ones(SHAPE[:ndim], dtype=torch.float64))]})
+        if anew:
+            made.state.clear()
+        else:
+            group = {key: value for key, value in made.param_groups[0].items() if key not in LISTS}
+            made.add_param_group({**group, "params": [nn.Parameter(ones[1])]})
         train(made)
     except Exception as error:  # in whatever way it refuses
         return f"{type(error).__name__}: {error}"
     return None
 
 
-_KINDS: WeakKeyDictionary[Optimizer, dict[int, Mapping[Path, Kind]]] = WeakKeyDictionary()
-_REFUSALS: WeakKeyDictionary[Optimizer, dict[int, str | None]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Optimizer, StateKinds] = WeakKeyDictionary()

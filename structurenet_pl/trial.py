@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,19 +39,85 @@ class Trial:
     normalises: bool = False
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What it takes to make optimizers like one: class, settings of its first group, and attributes, all plain data.
+
+    Args:
+        kind: The class.
+        settings: Settings of the first group, but for the lr.
+        defaults: Settings of groups that do not say otherwise.
+        attributes: All else that an optimizer holds.
+        lists: Names of the attributes that are lists with as many entries as there are groups.
+    """
+
+    kind: type[Optimizer]
+    settings: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+    lists: tuple[str, ...]
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> "Recipe":
+        """The recipe for an optimizer.
+
+        Raises:
+            TypeError: If it holds anything but plain data: a copy could change what others use, too.
+        """
+        left_out = ("params", "param_names", "name", "lr", "initial_lr")
+        known = vars(Optimizer([torch.zeros(1)], {})).keys() | {"step"}  # which a scheduler has wrapped
+        attributes = {key: _plain(value) for key, value in vars(optimizer).items() if key not in known}
+        return cls(
+            type(optimizer),
+            {key: _plain(value) for key, value in optimizer.param_groups[0].items() if key not in left_out},
+            copy.deepcopy(optimizer.defaults),
+            attributes,
+            tuple(
+                key
+                for key, value in attributes.items()
+                if isinstance(value, list | tuple) and len(value) == len(optimizer.param_groups)
+            ),
+        )
+
+    def make(
+        self, starts: Sequence[Tensor], split: bool = False, by_group: Collection[str] = (), lr: float = LR
+    ) -> Optimizer:
+        """A new optimizer.
+
+        Args:
+            starts: The values that its parameters start with.
+            split: Whether each has a group of its own.
+            by_group: Names of lists that have an entry for each group.
+            lr: The lr of all groups.
+        """
+        weights = [nn.Parameter(start.clone()) for start in starts]
+        made = object.__new__(self.kind)
+        defaults = copy.deepcopy(dict(self.defaults))
+        Optimizer.__init__(made, [{**copy.deepcopy(self.settings), "lr": lr, "params": weights}], defaults)
+        if split:
+            made.param_groups[:] = [
+                {**copy.deepcopy(self.settings), "lr": lr, "params": [weight]} for weight in weights
+            ]
+        for key, value in copy.deepcopy(self.attributes).items():
+            entries = type(value)([value[0]] * len(made.param_groups)) if key in by_group else value
+            setattr(made, key, entries)
+        return made
+
+
 def try_out(optimizer: Optimizer) -> Trial:
-    """Try an optimizer, unless it holds anything but plain data: a copy could change what others use, too."""
-    by_group = lists_by_group(optimizer)
+    """Try an optimizer, if copies of it can be made."""
     try:
-        steady = copied(optimizer, START)
+        recipe = Recipe.of(optimizer)
+        by_group = lists_by_group(optimizer)
+        steady = recipe.make(START)
         end = train(steady, later=[LR])
-        slowed_end = train(copied(optimizer, START), later=[LR / 10])
-        split_end = train(copied(optimizer, START, split=True, by_group=by_group), later=[LR, LR])
-        update, steep_update = (_late_update(optimizer, slope) for slope in (1.0, STEEP))
+        slowed_end = train(recipe.make(START), later=[LR / 10])
+        split_end = train(recipe.make(START, split=True, by_group=by_group), later=[LR, LR])
+        update, steep_update = (_late_update(recipe, slope) for slope in (1.0, STEEP))
     except Exception:  # whatever somebody's optimizer needs that a copy on the CPU does not have
         return Trial()
     try:
-        train(copied(optimizer, START, split=True, by_group=by_group), later=[LR, LR / 10])
+        train(recipe.make(START, split=True, by_group=by_group), later=[LR, LR / 10])
         takes_lrs = True
     except Exception:  # in whatever way it refuses
         takes_lrs = False
@@ -69,48 +135,19 @@ def lists_by_group(optimizer: Optimizer) -> list[str]:
 
     They are known by what they do: only with an entry for each group does a copy with two groups what one group does.
     """
-    lists = {name: value for name, value in vars(optimizer).items() if isinstance(value, list | tuple)}
-    n_groups = len(optimizer.param_groups)
-    names = [name for name, value in lists.items() if len(value) == n_groups and value is not optimizer.param_groups]
 
-    def is_right(by_group: Sequence[str]) -> bool:
+    def is_right(by_group: Collection[str]) -> bool:
         try:
-            whole = train(copied(optimizer, START, by_group=by_group))
-            return torch.equal(whole, train(copied(optimizer, START, split=True, by_group=by_group)))
+            whole = train(recipe.make(START, by_group=by_group))
+            return torch.equal(whole, train(recipe.make(START, split=True, by_group=by_group)))
         except Exception:  # such as an IndexError
             return False
 
-    return names if names and not is_right(()) and is_right(names) else []
-
-
-def copied(
-    optimizer: Optimizer, starts: Sequence[Tensor], split: bool = False, by_group: Sequence[str] = (), lr: float = LR
-) -> Optimizer:
-    """A new optimizer with the settings of the first group.
-
-    Args:
-        optimizer: It holds nothing but plain data.
-        starts: The values that its parameters start with.
-        split: Whether each has a group of its own.
-        by_group: Names of lists that have an entry for each group.
-        lr: The lr of all groups.
-
-    Raises:
-        TypeError: If the optimizer holds anything else.
-    """
-    left_out = ("params", "param_names", "name", "lr", "initial_lr")
-    settings = {key: _plain(value) for key, value in optimizer.param_groups[0].items() if key not in left_out}
-    weights = [nn.Parameter(start.clone()) for start in starts]
-    made = object.__new__(type(optimizer))
-    Optimizer.__init__(made, [{**settings, "lr": lr, "params": weights}], copy.deepcopy(optimizer.defaults))
-    if split:
-        made.param_groups[:] = [{**copy.deepcopy(settings), "lr": lr, "params": [weight]} for weight in weights]
-    for key, value in vars(optimizer).items():
-        if key in by_group:
-            setattr(made, key, type(value)(_plain([value[0]] * len(made.param_groups))))
-        elif key not in vars(made) and key != "step":  # a scheduler has wrapped it
-            setattr(made, key, _plain(value))
-    return made
+    try:
+        recipe = Recipe.of(optimizer)
+    except TypeError:
+        return []
+    return list(recipe.lists) if recipe.lists and not is_right(()) and is_right(recipe.lists) else []
 
 
 def train(
@@ -119,7 +156,7 @@ def train(
     """Have an optimizer bring its parameters nearer to a goal, and give all their entries at the end.
 
     Args:
-        optimizer: One that :func:`copied` has made.
+        optimizer: One that was made for it.
         later: The lrs of its groups in as many steps more.
         slope: What the gradients are multiplied by.
         goal: The value that all parameters are to have.
@@ -148,9 +185,9 @@ def train(
     return torch.cat([weight.detach().flatten() for weight in weights])
 
 
-def _late_update(optimizer: Optimizer, slope: float) -> float:
-    """The size of an update of a copy that has taken some steps, at an lr at which parameters hardly move."""
-    made = copied(optimizer, START, lr=TINY_LR)
+def _late_update(recipe: Recipe, slope: float) -> float:
+    """The size of an update of an optimizer that has taken some steps, at an lr at which parameters hardly move."""
+    made = recipe.make(START, lr=TINY_LR)
     before = train(made, slope=slope, steps=LATE)
     return float((train(made, slope=slope, steps=1) - before).norm())
 

@@ -50,12 +50,12 @@ def test_written_by_hand_before_a_scheduler_as_in_plain_torch(name, interval, st
     """In the first hook of a batch, in the last, and in between: recursive schedulers go on from what was written."""
     hook = HOOKS[(len(name) + min(steps)) % len(HOOKS)]
     scheduler = (SCHEDULERS | NESTED_SCHEDULERS)[name]
-    runs = []
-    for ours in ([], unfelt()):
+
+    def run(ours):
         callbacks = [*ours, writes(hook, steps)]
-        make = lambda: FlatPlain(scheduler=scheduler, interval=interval)  # noqa: E731
-        runs.append(used(callbacks, make, epochs=EPOCHS))
-    assert_same(runs[1], runs[0])
+        return used(callbacks, lambda: FlatPlain(scheduler=scheduler, interval=interval), epochs=EPOCHS)
+
+    assert_same(run(unfelt()), run([]))
 
 
 class WarmsUp(FlatPlain):
@@ -96,9 +96,8 @@ class Sets(Callback):
 @pytest.mark.filterwarnings("ignore:the lr of param group 'body.0' was set")
 def test_what_is_written_to_single_pieces_stands_until_the_groups_lr_changes():
     trace = LRTrace()
-    decays = lambda optimizer: schedulers.StepLR(optimizer, 1, 0.1)  # noqa: E731
     sets = Sets({1: {"head": 0.4, "body.0": 0.2}, 5: {"head": 0.7}})
-    used([Half(), sets], lambda: Plain(scheduler=decays), trace, epochs=3)
+    used([Half(), sets], lambda: Plain(scheduler=lambda it: schedulers.StepLR(it, 1, 0.1)), trace, epochs=3)
     head, first, other = ([row[name] for row in trace.rows] for name in ("head", "body.0", "body.3"))
     assert head == [0.05, 0.2, 0.2, 0.2, 0.1 * 0.1 / 2, 0.35, 0.35, 0.35] + [0.1 * 0.1 * 0.1 / 2] * 4
     assert first == [0.05, 0.1, 0.1, 0.1] + [0.1 * 0.1 / 2] * 4 + [0.1 * 0.1 * 0.1 / 2] * 4
@@ -178,13 +177,12 @@ def test_groups_that_others_add_are_groups_of_the_user():
                 self.seen = [list(group["params"]) for group in config.scheduler.optimizer.param_groups]
 
     adds, trace = Adds(), LRTrace()
-    decays = lambda optimizer: schedulers.ExponentialLR(optimizer, 0.5)  # noqa: E731
-    fit(Plain(scheduler=decays), [Half(), adds, trace], epochs=3)
+    fit(Plain(scheduler=lambda optimizer: schedulers.ExponentialLR(optimizer, 0.5)), [Half(), adds, trace], epochs=3)
     assert adds.seen[-1] == [late]
     assert [row.get("outside") for row in trace.rows[::4]] == [None, 0.3, 0.15]
 
 
-# -------------------------------------------------------------------------------------------- warm-ups of pytorch_warmup
+# ------------------------------------------------------------------------------------------- warm-ups of pytorch_warmup
 
 
 class Dampened(Plain):
@@ -213,6 +211,13 @@ def test_dampening_of_pytorch_warmup():
 # ------------------------------------------------------------------------------------------ schedulers made in mid-fit
 
 
+class Constant(FlatPlain):
+    """Its scheduler is to be replaced."""
+
+    def __init__(self):
+        super().__init__(scheduler=lambda optimizer: schedulers.ConstantLR(optimizer, 1.0, 20))
+
+
 class MadeLate(Callback):
     """Replaces the schedulers of the Trainer, as StochasticWeightAveraging does, or steps one of its own."""
 
@@ -225,7 +230,9 @@ class MadeLate(Callback):
             if self.own:
                 self.mine = made
             else:
-                trainer.lr_scheduler_configs[0].scheduler = made
+                (config,) = trainer.lr_scheduler_configs
+                config.scheduler = made
+                config.reduce_on_plateau = isinstance(made, schedulers.ReduceLROnPlateau)
 
     def on_train_batch_end(self, trainer, *args):
         if self.own and trainer.current_epoch >= 2:
@@ -237,21 +244,18 @@ class MadeLate(Callback):
 @pytest.mark.parametrize("name", [*SCHEDULERS, *NESTED_SCHEDULERS])
 def test_schedulers_made_in_mid_fit(name, own):
     """They see pieces when they are made, and the user's groups from the next batch on."""
-    kinds = []
-    for ours in ([], unfelt()):
-        late = MadeLate((SCHEDULERS | NESTED_SCHEDULERS)[name], own)
-        first = lambda optimizer: schedulers.ConstantLR(optimizer, 0.7, 20)  # noqa: E731
-        kinds.append(used([*ours, late], lambda: FlatPlain(scheduler=first), epochs=EPOCHS))
-    assert_same(kinds[1], kinds[0])
+    makers = SCHEDULERS | NESTED_SCHEDULERS
+    # a list of settings has to have an entry for each group, and there it is the pieces that are seen
+    makers["ReduceLROnPlateau"] = lambda optimizer: schedulers.ReduceLROnPlateau(optimizer, patience=0, min_lr=0.001)
+    runs = [used([*ours, MadeLate(makers[name], own)], Constant, epochs=EPOCHS) for ours in ([], unfelt())]
+    assert_same(runs[1], runs[0])
 
 
 @pytest.mark.parametrize("own", [False, True])
 def test_a_scheduler_made_in_mid_fit_takes_the_base_lr_for_its_base(own):
     late = MadeLate(lambda optimizer: schedulers.CosineAnnealingLR(optimizer, 7, eta_min=0.01), own)
-    first = lambda optimizer: schedulers.ConstantLR(optimizer, 1.0, 20)  # noqa: E731
-    alone, _ = used([late], lambda: FlatPlain(scheduler=first), epochs=EPOCHS)
-    late = MadeLate(late.make, own)
-    halved, _ = used([Half(), late], lambda: FlatPlain(scheduler=first), epochs=EPOCHS)
+    alone, _ = used([late], Constant, epochs=EPOCHS)
+    halved, _ = used([Half(), MadeLate(late.make, own)], Constant, epochs=EPOCHS)
     assert len({tuple(row) for row in alone}) > 4
     assert halved == [[0.5 * lr for lr in row] for row in alone]
 
@@ -335,7 +339,7 @@ def test_lightnings_monitor_shows_effective_lrs_by_component(scheduled):
     assert any("lr-SGD/necks.0-momentum" in row for row in rows)
 
 
-# ------------------------------------------------------------------------------------------------------ wrapped optimizers
+# --------------------------------------------------------------------------------------------------- wrapped optimizers
 
 
 class OwnList(torch.optim.Optimizer):

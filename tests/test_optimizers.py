@@ -2,9 +2,11 @@
 
 import copy
 import warnings
+from collections import deque
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pytorch_optimizer import get_supported_optimizers, load_optimizer
@@ -13,7 +15,8 @@ from torch import nn
 from helpers import Plain, assert_same, fit, loader, weights
 from recipes import OPTIMIZERS, ORDINARY, SCHEDULERS, SPECIAL, exported_optimizers, make, variants
 from references import timm_optimizers
-from structurenet_pl import Components, GrowEvery, GrowthMixin, LARSScaler, LRFactor, RoleLR, growth
+from structurenet_pl import Components, GrowEvery, GrowthMixin, LARSScaler, LRFactor, RoleLR, growth, widen
+from structurenet_pl.state_kinds import state_kinds
 from structurenet_pl.trial import try_out
 
 VARIANTS = [(name, variant) for name in ORDINARY for variant in variants(name)]
@@ -210,6 +213,166 @@ def test_timm_optimizers(name):
         check_other(name, lambda params: timm_optimizers()[name](torch.optim.AdamW(params, lr=1e-2)))
     else:
         check_other(name, lambda params: timm_optimizers()[name](list(params), lr=1e-2))
+
+
+# ----------------------------------------------------------------------------------------------- state and new tensors
+
+MOVES, SIZE, WEIGHT = "gradient", "size", "weight"
+STATES = {
+    "ASGD": {"ax": WEIGHT},
+    "Adadelta": {"square_avg": SIZE, "acc_delta": SIZE},
+    "Adagrad": {"sum": SIZE},
+    "Adam": {"exp_avg": MOVES, "exp_avg_sq": SIZE, "max_exp_avg_sq": SIZE},
+    "AdamW": {"exp_avg": MOVES, "exp_avg_sq": SIZE},
+    "Adamax": {"exp_avg": MOVES, "exp_inf": SIZE},
+    "Muon": {"momentum_buffer": MOVES},
+    "NAdam": {"exp_avg": MOVES, "exp_avg_sq": SIZE},
+    "RAdam": {"exp_avg": MOVES, "exp_avg_sq": SIZE},
+    "RMSprop": {"square_avg": SIZE, "grad_avg": MOVES, "momentum_buffer": MOVES},
+    "Rprop": {"prev": MOVES, "step_size": SIZE},
+    "SGD": {"momentum_buffer": MOVES},
+}
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 4])
+@pytest.mark.parametrize("name", STATES)
+def test_what_a_state_follows_is_seen_on_a_copy(name, ndim):
+    if (name, ndim) in [("Muon", 1), ("Muon", 4)]:
+        return  # it takes matrices only
+    optimizer = make(name)([nn.Parameter(torch.ones((2, 3, 4, 5)[:ndim]))])
+    kinds = state_kinds(optimizer).of(ndim, {})
+    whole = {path[0]: kind.follows for path, kind in kinds.items() if kind.dims == (True,) * ndim}
+    assert whole == STATES[name]
+
+
+def test_copies_and_averages_of_the_weights_are_seen_as_such():
+    optimizer = load_optimizer("schedulefreeadamw")([nn.Parameter(torch.ones(2, 3))], lr=0.1)
+    assert state_kinds(optimizer).of(2, {})["z",].follows == WEIGHT
+
+
+def test_dimensions_that_a_state_lacks_are_seen_on_a_copy():
+    optimizer = make("Adafactor")([nn.Parameter(torch.ones(4, 4, 3, 3))])
+    kinds = {path[0]: (kind.dims, kind.follows) for path, kind in state_kinds(optimizer).of(4, {}).items() if kind.dims}
+    assert kinds == {"row_var": ((True, True, True, False), SIZE), "col_var": ((True, True, False, True), SIZE)}
+
+
+class Widened(Growing):
+    """Two square layers, whose states may have the shape of a parameter by chance."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8))
+
+    @growth()
+    def wider(self):
+        widen(self.body[0], self.body[2], 12)
+
+
+CANNOT = {"sara": "KeyError: 'mask'"}
+ODD = ["soap", "kron", "aggmo", "adashift", "dash", "scalableshampoo", "shampoo", "schedulefreeadamw", *CANNOT]
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs, and ours of states that are dropped
+@pytest.mark.parametrize("grows", ["wider", "add_neck"])
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ODD else pytest.param(name, marks=pytest.mark.slow) for name in get_supported_optimizers()],
+)
+def test_growth_under_pytorch_optimizer(name, grows):
+    """It trains on, or the growth is refused and has not been."""
+
+    def optimizer(params):
+        return load_optimizer(name)(list(params), lr=1e-2)
+
+    try:
+        train(optimizer, kind=Widened, epochs=1)
+        train(optimizer, [ByDepth()], kind=Widened, epochs=1)
+    except Exception:
+        return  # it fails without growth; see above
+    torch.manual_seed(0)
+    module = Widened(optimizer=optimizer)
+    growth_at_two = GrowEvery(grows, 1, limit=1)
+    if name in CANNOT and grows == "wider":
+        with pytest.raises(ValueError, match=f"cannot start anew for 'body.0.weight'.*{CANNOT[name]}"):
+            fit(module, [ByDepth(), growth_at_two], epochs=3)
+        assert (len(module.growth_log), module.body[0].out_features) == (0, 8)
+    else:
+        fit(module, [ByDepth(), growth_at_two], epochs=3)
+        assert len(module.growth_log) == 1
+
+
+def test_a_new_tensor_that_an_optimizer_cannot_take_is_refused_at_growth():
+    class Grows(Growing):
+        @growth()
+        def add_bias(self):
+            self.necks.append(nn.Linear(8, 8))
+
+    before = []
+
+    class Tries(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            state = copy.deepcopy(trainer.optimizers[0].state_dict())
+            with pytest.raises(ValueError, match=r"Muon cannot take 'necks.0.bias' with 1 dim.*like="):
+                pl_module.add_bias()
+            before.append(weights(pl_module))
+            assert_same(trainer.optimizers[0].state_dict(), state)
+
+    module, _ = train(make("Muon"), [ByDepth(), Tries()], kind=Grows)
+    alone, _ = train(make("Muon"), [ByDepth()], kind=Grows)
+    assert len(module.necks) == len(module.growth_log) == 0
+    assert_same(weights(module), weights(alone))
+
+
+def test_states_in_lists_and_deques_go_with_their_entries():
+    """The state of the old entries is what it was, at every place."""
+
+    class Looks(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.before = copy.deepcopy(self.states(trainer, pl_module))
+
+        def on_growth(self, trainer, pl_module, event):
+            self.after = self.states(trainer, pl_module)
+
+        def states(self, trainer, pl_module):
+            return [trainer.optimizers[0].state[weight] for weight in pl_module.parameters()]
+
+    for name in ("aggmo", "adashift"):
+        looks = Looks()
+        optimizer = lambda params, name=name: load_optimizer(name)(list(params), lr=1e-2)  # noqa: E731
+        train(optimizer, [looks, GrowEvery("wider", 1, limit=1)], epochs=2, kind=Widened)
+        pairs = [pair for old, new in zip(looks.before, looks.after, strict=True) for pair in both_in(old, new)]
+        assert any(old.shape != new.shape for old, new in pairs)
+        for old, new in pairs:
+            assert torch.equal(new[tuple(map(slice, old.shape))], old)
+
+
+def both_in(old, new):
+    """The tensors at the same places of two states."""
+    if isinstance(old, torch.Tensor):
+        yield old, new
+    elif isinstance(old, dict):
+        for key in old:
+            yield from both_in(old[key], new[key])
+    elif isinstance(old, list | deque):
+        assert type(old) is type(new)
+        for pair in zip(old, new, strict=True):
+            yield from both_in(*pair)
+
+
+@pytest.mark.parametrize(
+    ("make_optimizer", "normalises"),
+    [
+        (lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1), False),
+        (lambda params: load_optimizer("sgdw")(params, lr=0.1), False),
+        (lambda params: torch.optim.AdamW(params), True),
+        (lambda params: torch.optim.RAdam(params), True),
+        (lambda params: torch.optim.RMSprop(params), True),
+        (lambda params: torch.optim.Adagrad(params), True),
+        (lambda params: load_optimizer("lion")(params), True),
+    ],
+)
+def test_what_normalises_gradients_is_seen_on_a_copy(make_optimizer, normalises):
+    assert try_out(make_optimizer([nn.Parameter(torch.ones(2, 2))])).normalises == normalises
 
 
 # --------------------------------------------------------------------------------------------------------- the trial

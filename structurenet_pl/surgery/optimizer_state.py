@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from structurenet_pl.lightning import rank_zero_warn
-from structurenet_pl.state_kinds import ANY, Kind, Path, refusal, state_kinds
+from structurenet_pl.state_kinds import ANY, Kind, Path, state_kinds
 from structurenet_pl.successors import Successor, embed
 from structurenet_pl.surgery.wrappers import with_inner
+from structurenet_pl.trial import PLAIN
 
 Moments = Literal["mean", "zero", "reset"]
 
@@ -62,6 +63,8 @@ def carry(
             return type(value)(carried(item, (*path, ANY)) for item in value)
         if isinstance(value, deque):
             return deque((carried(item, (*path, ANY)) for item in value), value.maxlen)
+        if not isinstance(value, PLAIN):
+            raise _Unfit(f"{'.'.join(map(str, path))!r} of type {type(value).__name__}")  # it may hold tensors
         return value
 
     try:
@@ -104,28 +107,34 @@ def carry_all(
                 if (known := one.state.pop(old, None)) is None or successor is None:
                     continue
                 name, ndim = names.get(successor.tensor, ""), successor.tensor.ndim
-                kinds = state_kinds(one, ndim) if successor.reshaped else {}
+                kinds = state_kinds(one).of(ndim, one.state) if successor.reshaped else {}
                 if carried := carry(name, known, successor, moments, kinds):
                     one.state[successor.tensor] = carried
                 elif known:
-                    check_taken(one, ndim, name)
+                    check_taken(one, ndim, name, anew=True)
     except BaseException:
         undo()
         raise
     return undo
 
 
-def check_taken(optimizer: Optimizer, ndim: int, name: str) -> None:
+def check_taken(optimizer: Optimizer, ndim: int, name: str, anew: bool = False) -> None:
     """Refuse a parameter that an optimizer under way has no state for, where it cannot start one.
+
+    Args:
+        optimizer: The optimizer.
+        ndim: Number of dimensions of the parameter.
+        name: Its name.
+        anew: Whether the optimizer had a state for it, which cannot be carried; else it is new.
 
     Raises:
         ValueError: If a copy of the optimizer raises an error in this case.
     """
-    if (error := refusal(optimizer, ndim)) is not None:
+    if (error := state_kinds(optimizer).refusal(ndim, anew)) is not None:
         raise ValueError(
-            f"{type(optimizer).__name__} cannot take the new parameter {name!r} with {ndim} dimension(s): a copy that "
-            f"tried raised {error}. Give it to another optimizer with @growth(like=...), or train with one that takes "
-            "it."
+            f"{type(optimizer).__name__} cannot {'start anew for' if anew else 'take'} {name!r} with {ndim} "
+            f"dimension(s) in mid-training: a copy that tried raised {error}. Give it to another optimizer with "
+            "@growth(like=...), or train with one that takes it."
         )
 
 
