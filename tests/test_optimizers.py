@@ -328,13 +328,14 @@ def test_states_in_lists_and_deques_go_with_their_entries():
 
     class Looks(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
-            self.before = copy.deepcopy(self.states(trainer, pl_module))
+            if trainer.current_epoch == 0:
+                self.before = self.states(trainer, pl_module)
 
         def on_growth(self, trainer, pl_module, event):
             self.after = self.states(trainer, pl_module)
 
         def states(self, trainer, pl_module):
-            return [trainer.optimizers[0].state[weight] for weight in pl_module.parameters()]
+            return copy.deepcopy([trainer.optimizers[0].state[weight] for weight in pl_module.parameters()])
 
     for name in ("aggmo", "adashift"):
         looks = Looks()
