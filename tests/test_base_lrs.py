@@ -166,6 +166,19 @@ def test_the_users_groups_follow_growth_and_their_lists_stay_the_same_objects():
     fit(Watches(), [Half(), GrowEvery("add_patch", 1, limit=2, arguments={"at": 0})], epochs=4)
 
 
+def test_fit_start_copies_no_parameter(monkeypatch):
+    def copied(tensor, memo):
+        raise AssertionError("a parameter of shape", tensor.shape)
+
+    def start():
+        monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", copied)
+
+    net = Net()
+    net.on_fit_start = lambda: monkeypatch.undo()  # the callbacks' come before
+    net.configure_optimizers, configure = lambda: (start(), configure())[1], net.configure_optimizers
+    fit(net, [Half()], epochs=1)
+
+
 def test_groups_that_others_add_are_groups_of_the_user():
     late = torch.nn.Parameter(torch.ones(1))
 

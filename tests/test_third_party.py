@@ -10,8 +10,8 @@ from sklearn.datasets import load_diabetes
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from helpers import assert_same, weights
-from structurenet_pl import LRFactor, RoleLR, Warmup, explain
+from helpers import LRTrace, Net, Plain, assert_same, fit, loader, unfelt, weights
+from structurenet_pl import GrowEvery, LRFactor, RoleLR, Warmup, explain
 
 pytestmark = [
     pytest.mark.slow,
@@ -169,3 +169,70 @@ def test_every_lr_is_that_of_the_project_times_the_factor(project):
         for step, (tensors, expected) in enumerate(zip(factored, plain, strict=True)):
             factors = [2.0 ** -(depth[name] + step % 3) for name, _ in tensors]
             assert [lr for _, lr in tensors] == [lr * by for (_, lr), by in zip(expected, factors, strict=True)]
+
+
+def transformers_schedule(name):
+    def make(optimizer):
+        from transformers import get_scheduler
+
+        more = {"num_stable_steps": 3, "num_decay_steps": 6} if name == "warmup_stable_decay" else {}
+        return get_scheduler(name, optimizer, 3, 16, scheduler_specific_kwargs=more)
+
+    return make
+
+
+def ignite_handler(kind, **settings):
+    """It is called by the events of an engine, and writes any setting of a group."""
+
+    def make(optimizer):
+        from ignite import handlers
+
+        handler = getattr(handlers, kind)(optimizer, **settings)
+        handler.step = lambda: handler(None)
+        return handler
+
+    return make
+
+
+SCHEDULES = {
+    name: transformers_schedule(name)
+    for name in ["linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup", "inverse_sqrt"]
+} | {
+    "ignite lr": ignite_handler(
+        "LinearCyclicalScheduler", param_name="lr", start_value=0.1, end_value=0.01, cycle_size=6
+    ),
+    "ignite one group": ignite_handler(
+        "PiecewiseLinear", param_name="lr", milestones_values=[(0, 0.1), (9, 0.01)], param_group_index=1
+    ),
+    "ignite momentum": ignite_handler(
+        "CosineAnnealingScheduler", param_name="momentum", start_value=0.9, end_value=0.5, cycle_size=6
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_of_transformers_and_ignite(name):
+    class Steps:
+        def configure_optimizers(self):
+            params = list(self.parameters())
+            groups = [{"params": params[:3]}, {"params": params[3:], "lr": 0.05}]
+            optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+            self.schedule = SCHEDULES[name](optimizer)
+            return optimizer
+
+        def on_train_batch_end(self, *args):
+            self.schedule.step()
+
+    class Settings(LRTrace):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            self.rows.append([(group["lr"], group["momentum"]) for group in optimizer.param_groups])
+
+    plain, ours, grown = Settings(), Settings(), Settings()
+    modules = [type("P", (Steps, Plain), {})(), type("P", (Steps, Plain), {})(), type("N", (Steps, Net), {})()]
+    for module, trace, callbacks in zip(
+        modules, (plain, ours, grown), ([], unfelt(), [GrowEvery("add_neck", 1, limit=1)]), strict=True
+    ):
+        torch.manual_seed(0)
+        fit(module, [*callbacks, trace], data=loader(shuffle=False))
+    assert len({tuple(row) for row in plain.rows}) > 3, "it should act"
+    assert [set(row) for row in ours.rows] == [set(row) for row in grown.rows] == [set(row) for row in plain.rows]
