@@ -33,13 +33,16 @@ class StepProof:
     """
 
     def __init__(self) -> None:
+        self._splits: list[Split] = []
         self._open: list[Split] = []
         self._seen: list[Split] = []
         self._handles: list[RemovableHandle] = []
 
     def start(self, optimizers: Iterable[Split]) -> None:
         """Look at the first step of these."""
-        self._open += optimizers
+        new = list(optimizers)
+        self._splits += new
+        self._open += new
         if self._open and not self._handles:
             self._handles = [
                 register_optimizer_step_pre_hook(self._before),
@@ -50,18 +53,20 @@ class StepProof:
         """Look no more at those that have been seen to step."""
         self._open = [split for split in self._open if split not in self._seen]
         if not self._open:
-            self.stop()
+            self._stop_looking()
 
     def stop(self) -> None:
         """Look no more."""
-        self._open, self._seen = [], []
+        self._splits, self._open, self._seen = [], [], []
+        self._stop_looking()
+
+    def _stop_looking(self) -> None:
         while self._handles:
             self._handles.pop().remove()
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for split in self._concerned(optimizer):
-            pieces = {id(piece) for piece in split.optimizer.param_groups}
-            if any(id(group) not in pieces for group in real(optimizer).param_groups):
+            if any(id(group) not in self._pieces() for group in real(optimizer).param_groups):
                 raise MisconfigurationException(
                     f"{type(split.optimizer).__name__} has {type(optimizer).__name__} step on param groups of its own, "
                     "so the lrs of components could have no effect. Let both hold the same groups, as with "
@@ -80,10 +85,15 @@ class StepProof:
                     "effect. Set its lrs in an LR scheduler, or return the inner optimizer from configure_optimizers."
                 )
 
+    def _pieces(self) -> set[int]:
+        return {id(piece) for split in self._splits for piece in split.optimizer.param_groups}
+
     def _concerned(self, optimizer: Optimizer) -> list[Split]:
-        """Those that hold parameters of an optimizer that steps."""
+        """Those that hold parameters of an optimizer that steps; another of them may hold some of these, too."""
         if torch.compiler.is_compiling():
             return []
+        if own := [split for split in self._splits if split.optimizer is real(optimizer)]:
+            return [split for split in own if split in self._open]
         stepped = {id(tensor) for group in real(optimizer).param_groups for tensor in group["params"]}
         return [
             split
