@@ -67,7 +67,7 @@ class Boards(dict[Optimizer, Board]):
         for optimizer in self._trainer.optimizers:  # in this order
             self[optimizer] = self.pop(optimizer) if optimizer in self else Board(optimizer, structure, split_1d)
         self._stand_in([self[optimizer] for optimizer in new], [*self.schedulers, *self._keepers()])
-        self.proof.start(self[optimizer] for optimizer in new)
+        self.proof.start(self.values())
         self._note(self.schedulers)
 
     def bind(self, everywhere: bool = True) -> None:

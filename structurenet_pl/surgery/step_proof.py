@@ -39,10 +39,9 @@ class StepProof:
         self._handles: list[RemovableHandle] = []
 
     def start(self, optimizers: Iterable[Split]) -> None:
-        """Look at the first step of these."""
-        new = list(optimizers)
-        self._splits += new
-        self._open += new
+        """Look at the first step of those that are new; these are all that there are now."""
+        before, self._splits = self._splits, list(optimizers)
+        self._open = [split for split in self._splits if split in self._open or split not in before]
         if self._open and not self._handles:
             self._handles = [
                 register_optimizer_step_pre_hook(self._before),
