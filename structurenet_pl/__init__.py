@@ -15,13 +15,14 @@ from structurenet_pl.callbacks.role import RoleLR
 from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
 from structurenet_pl.callbacks.triggers import GrowEvery
 from structurenet_pl.callbacks.warmup import Warmup
-from structurenet_pl.events import Clock, Component, GrowthEvent, Moment, Norms
+from structurenet_pl.events import Clock, Component, GrowthEvent
 from structurenet_pl.growable import GrowableModule, GrowthMixin
 from structurenet_pl.looking.pictures import plot_strata
 from structurenet_pl.looking.previews import preview
 from structurenet_pl.looking.report import GroupLR, explain
 from structurenet_pl.looking.strata import Strata
 from structurenet_pl.methods import growth
+from structurenet_pl.moment import Moment, Norms
 from structurenet_pl.net2net import identity_like, widen
 from structurenet_pl.presets import recommended
 from structurenet_pl.successors import came_from

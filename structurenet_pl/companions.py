@@ -8,15 +8,15 @@ from torch.optim import Optimizer
 from structurenet_pl.components import first_wins
 from structurenet_pl.lightning import LR_MONITORS, Callback, LightningModule, Trainer
 
+BeforeStep = Callable[[Trainer, LightningModule, Optimizer], None]
+
 
 @runtime_checkable
 class Companion(Protocol):
     """What the driver asks of the package's own callbacks; :class:`~structurenet_pl.driven.Driven` answers it."""
 
     patterns: Mapping[str, str]
-
-    def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Called once for each step of each optimizer, also of those stepped by hand: gradients and lrs are final."""
+    before_step: BeforeStep | None
 
 
 def companions(trainer: Trainer) -> list[Companion]:
@@ -37,7 +37,7 @@ class Rear(Callback):
 
     def __init__(
         self,
-        before_step: Callable[[Trainer, LightningModule, Optimizer], None],
+        before_step: BeforeStep,
         meet: Callable[[LightningModule], None],
     ) -> None:
         self._before_step = before_step

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
-from torch.optim import Optimizer
-
+from structurenet_pl.companions import BeforeStep
 from structurenet_pl.driver import Driver
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
 
@@ -14,9 +13,8 @@ class Driven(Callback):
     """A callback that needs the driver in the Trainer, and sees to it that there is one."""
 
     patterns: Mapping[str, str] = {}
-
-    def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Called once for each step of each optimizer, when gradients and lrs are final."""
+    before_step: BeforeStep | None = None
+    """Called once for each step of each optimizer, also of those stepped by hand, when gradients and lrs are final."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

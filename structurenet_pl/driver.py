@@ -1,4 +1,4 @@
-"""What drives the factors: it evaluates them, has the boards write them, and finds safe moments for growth."""
+"""What drives the factors: it evaluates them, has the tables write lrs, and finds safe moments for growth."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,13 +6,12 @@ from typing import Any, cast
 
 from torch.optim import Optimizer
 
-from structurenet_pl.boards import CHECKPOINT_KEY, Boards
 from structurenet_pl.by_hand import ByHand
 from structurenet_pl.checks import check_fit, check_outermost, warn_too_late
-from structurenet_pl.companions import Companion, Rear, companions, enclosed, patterns_of
+from structurenet_pl.companions import BeforeStep, Rear, companions, enclosed, patterns_of
 from structurenet_pl.components import Structure
 from structurenet_pl.density import Densities
-from structurenet_pl.events import Clock, Component, Moment, no_density
+from structurenet_pl.events import Clock, Component, GrowthEvent
 from structurenet_pl.factors import Factor, Factors
 from structurenet_pl.growing import (
     Growing,
@@ -26,15 +25,17 @@ from structurenet_pl.growing import (
 from structurenet_pl.idle import Idle
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
 from structurenet_pl.methods import GrowthRequest
+from structurenet_pl.moment import Moment, no_density
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
 from structurenet_pl.surgery.averaging import averaged_copies, grown_alike
 from structurenet_pl.surgery.distributed import agree, check_strategy, several, together
 from structurenet_pl.surgery.freezing import Freezing, Frozen, thaw_leftovers
+from structurenet_pl.tables import CHECKPOINT_KEY, LRTables
 
 
 class Driver(Callback):
-    """Evaluates the factors, has the boards write them, and carries growth out at safe moments.
+    """Evaluates the factors, has the tables write lrs, and carries growth out at safe moments.
 
     The package's own callbacks and growable modules put one into each Trainer, in front of all other callbacks.
     """
@@ -42,10 +43,11 @@ class Driver(Callback):
     def __init__(self) -> None:
         self._rear = Rear(self.before_step, self.meet)
         self._by_hand = ByHand(self._act_by_hand)
-        self._companions: list[Companion] = []
+        self._before_step: list[BeforeStep] = []
         self.factors = Factors()
-        self.boards = Boards(None)
+        self.tables = LRTables(None)
         self.structure = Structure({}, {}, {})
+        self._log: tuple[GrowthEvent, ...] = ()
         self._trainer: Trainer = None  # in a fit only
         self._resumed: dict[str, Any] | None = None
         self._waiting: list[GrowthRequest] = []
@@ -72,15 +74,15 @@ class Driver(Callback):
 
     def moment(self, trainer: Trainer) -> Moment:
         """Now."""
-        module = trainer.lightning_module
-        log = growth_log(module)
-        clock = Clock(trainer.global_step, trainer.current_epoch, len(log))
-        return Moment(clock, log, self.structure.spine, density=self._density)
+        return self._at(Clock(trainer.global_step, trainer.current_epoch, len(self._log)))
+
+    def _at(self, clock: Clock) -> Moment:
+        return Moment(clock, self._log, self.structure.spine, density=self._density)
 
     def grow(self, module: Growing, request: GrowthRequest) -> Any:
         """Carry a growth out, now if that is safe, else at the next safe moment."""
         check_outermost(self._trainer, module)
-        if self.boards:
+        if self.tables:
             check_strategy(self._trainer)
         if self._in_batch or (several(self._trainer) and not request.by_clock):
             self._waiting.append(request)
@@ -98,10 +100,10 @@ class Driver(Callback):
         if stage != "fit":
             return
         self._trainer = trainer
-        self.boards, self._resumed, self._waiting = Boards(trainer), None, []
+        self.tables, self._resumed, self._waiting = LRTables(trainer), None, []
         savers = trainer.checkpoint_callbacks
         others = [one for one in trainer.callbacks if not isinstance(one, Driver | Rear) and one not in savers]
-        others = enclosed(others, self.boards.reveal, self.boards.conceal)
+        others = enclosed(others, self.tables.reveal, self.tables.conceal)
         trainer.callbacks = [self, *others, self._rear, *savers]
         self._in_batch = self._epoch_over = False
         self._freezing = Freezing(trainer)
@@ -113,8 +115,8 @@ class Driver(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember the checkpoint until there are optimizers; the tuner restores one in the middle of a fit."""
-        if self.boards:
-            self.boards.load_with(checkpoint.get(CHECKPOINT_KEY, {}).get("settings", []))
+        if self.tables:
+            self.tables.load_with(checkpoint.get(CHECKPOINT_KEY, {}).get("settings", []))
         else:
             self._resumed = checkpoint
 
@@ -126,19 +128,19 @@ class Driver(Callback):
                 redate_log(pl_module)
             with grown_alike(trainer.callbacks, pl_module):
                 pass  # copies from before the log was dated anew, or from before anybody followed
-        self._companions = companions(trainer)
+        self._before_step = [act for callback in companions(trainer) if (act := callback.before_step) is not None]
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
         self._find_structure(trainer, pl_module)
-        self.boards.take_over()
+        self.tables.take_over()
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         check_fit(trainer.callbacks, trainer.optimizers, self.structure, self.factors, scaler)
 
         saved = (resumed or {}).get(CHECKPOINT_KEY, {})
         if "groups" in saved:
-            self.boards.arrange(self.structure, saved["groups"])
+            self.tables.arrange(self.structure, saved["groups"])
         self._idle.start(trainer, self.structure, self.factors)
-        self.boards.lay_out(self.structure, self.factors.split_1d)
-        self.boards.load_with(saved.get("settings", []))
+        self.tables.lay_out(self.structure, self.factors)
+        self.tables.load_with(saved.get("settings", []))
         if not pl_module.automatic_optimization:
             self._by_hand.follow(trainer.optimizers)
         self._rng = dict(enumerate(saved.get("rng", []))).get(trainer.global_rank)  # there may be more processes now
@@ -156,7 +158,7 @@ class Driver(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock shows a new epoch."""
         self._epoch_over = False
-        self.boards.bind()
+        self.tables.bind()
         self._find_structure(trainer, pl_module)
         self._settle(trainer)
 
@@ -164,9 +166,7 @@ class Driver(Callback):
         """Structure stands still from here to the end of the batch."""
         self._by_hand.done = False
         self._step_before = trainer.global_step
-        self.boards.bind(everywhere=batch_idx == 0)
-        if self.boards.adopt():
-            self.factors.look_at(self.structure.spine)
+        self.tables.bind(everywhere=batch_idx == 0)
         self._settle(trainer)
         self._in_batch = True
 
@@ -178,8 +178,8 @@ class Driver(Callback):
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Nobody has a say in gradients and lrs after this."""
         self._refresh(trainer)
-        for callback in self._companions:
-            callback.before_step(trainer, pl_module, optimizer)
+        for act in self._before_step:
+            act(trainer, pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -188,7 +188,7 @@ class Driver(Callback):
         self._epoch_over = trainer.is_last_batch
         if self._epoch_over or trainer.global_step != self._step_before:
             self._in_batch = False
-            self.boards.proof.end_of_step()
+            self.tables.proof.end_of_step()
             if not several(self._trainer):
                 self._serve(pl_module)
         self._freezing.count(self.structure)
@@ -211,7 +211,7 @@ class Driver(Callback):
         """From here on growth concerns the module alone."""
         warn_too_late(self._waiting)
         self._freezing.leave(pl_module)
-        self.boards.give_back()
+        self.tables.give_back()
         self._trainer, self._waiting = None, []
         self._by_hand.release()
         for module in pl_module.modules():
@@ -225,9 +225,9 @@ class Driver(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save which tensor stands in which group and, for growable modules, the random number generators."""
-        if not self.boards:
+        if not self.tables:
             return
-        checkpoint[CHECKPOINT_KEY] = self.boards.save(self.structure)
+        checkpoint[CHECKPOINT_KEY] = self.tables.save(self.structure)
         if isinstance(pl_module, Growing):
             checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
 
@@ -242,23 +242,22 @@ class Driver(Callback):
             for module in [pl_module, *averaged_copies(trainer.callbacks)]:
                 remember_patterns(module, patterns)
         self.structure = structure_of(pl_module, patterns)
-        self.factors.look_at(self.structure.spine)
+        self._log = growth_log(pl_module)
+        self.factors.look_at(self.structure.spine, self._log)
         self._density = Densities(pl_module, self.structure)
 
     def _refresh(self, trainer: Trainer, with_gradients: Optimizer | None = None) -> None:
         """Bring every lr to what it should be now."""
-        moment = self.moment(trainer)
-        changed = self.factors.advance(moment)
-        if not self.boards.complete:
-            self.boards.lay_out(self.structure, self.factors.split_1d)
-            changed = True
-        for optimizer, board in self.boards.items():
-            factors = self.factors.known(board.slots.values()) if changed else {}
+        clock = Clock(trainer.global_step, trainer.current_epoch, len(self._log))
+        self.factors.advance(clock, self._at)
+        if list(self.tables) != trainer.optimizers:
+            self.tables.lay_out(self.structure, self.factors)
+        for optimizer, table in self.tables.items():
             if optimizer is with_gradients and self.factors.need_gradients:
-                measured = replace(moment, norms=GradientNorms(optimizer, self.structure.owner))
-                board.refresh(factors)
-                factors = self.factors.measured(board.slots.values(), measured)
-            board.refresh(factors)
+                norms = GradientNorms(optimizer, self.structure.owner)
+                table.measure(self.factors.measured(replace(self.moment(trainer), norms=norms)))
+            else:
+                table.refresh()
 
     def _settle(self, trainer: Trainer) -> None:
         """Bring every lr to what it should be now and, unless gradients are under way, freeze and thaw."""
@@ -280,7 +279,7 @@ class Driver(Callback):
         with (
             together(trainer, request) as wrap,
             growing(module, request, clock) as (change, result),
-            self.boards.following(structure_of(module), change, self.factors.split_1d),
+            self.tables.following(structure_of(module), change, self.factors.split_1d),
         ):
             wrap()
             with grown_alike(trainer.callbacks, module):

@@ -3,9 +3,9 @@
 import dataclasses
 import fnmatch
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 Unit = Literal["step", "epoch", "generation"]
 
@@ -169,72 +169,3 @@ def load_log(text: str) -> tuple[GrowthEvent, ...]:
         )
         for entry in json.loads(text)
     )
-
-
-class Norms(NamedTuple):
-    """Euclidean norms over the tensors of one component that have a gradient.
-
-    Args:
-        weight: Norm of the parameters.
-        grad: Norm of their gradients.
-        decay: Norm of the coupled weight decay term, ``weight_decay * weight``.
-    """
-
-    weight: float
-    grad: float
-    decay: float
-
-
-def no_norms(component: Component, skip_1d: bool) -> Norms:
-    """Stand-in for the norms at moments without gradients."""
-    raise RuntimeError("norms are known between backward and update only: set `needs_gradients = True` on the factor")
-
-
-def no_density(component: Component) -> float | None:
-    """Stand-in for the density where there are no tensors to look at."""
-    raise RuntimeError("the density of a component is known in a fit only: give Moment(density=...)")
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Everything that a factor may know about now.
-
-    Args:
-        clock: The time.
-        log: The growth log.
-        spine: The components in order of depth.
-        norms: ``norms(component, skip_1d)`` gives its norms; known between backward and update, and only to
-            factors with ``needs_gradients``.
-        density: ``density(component)`` gives the share of its connections that exist, None if it has none.
-    """
-
-    clock: Clock = field(default_factory=Clock)
-    log: tuple[GrowthEvent, ...] = ()
-    spine: tuple[Component, ...] = ()
-    norms: Callable[[Component, bool], Norms] = no_norms
-    density: Callable[[Component], float | None] = no_density
-
-    def age(self, component: Component) -> Clock:
-        """How long the component has been able to train, in every unit.
-
-        Example:
-            >>> Moment(Clock(step=70, epoch=7)).age(Component("patches.0", born=Clock(step=50, epoch=5)))
-            Clock(step=20, epoch=2, generation=0)
-        """
-        return self.clock.since(component.born)
-
-    def events_since_birth(self, component: Component) -> list[GrowthEvent]:
-        """The growth events of the component's lifetime up to now, its own included."""
-        first = max(1, component.born.generation)
-        return [event for event in self.log if first <= event.clock.generation <= self.clock.generation]
-
-    def rank(self, component: Component) -> tuple[int, int]:
-        """Index of the component's depth among the distinct depths of the spine, and how many there are.
-
-        Example:
-            >>> stem, patch, head = Component("stem"), Component("patches.0", depth=3), Component("head", depth=9)
-            >>> Moment(spine=(stem, patch, head)).rank(patch)
-            (1, 3)
-        """
-        depths = sorted({member.depth for member in self.spine} | {component.depth})
-        return depths.index(component.depth), len(depths)

@@ -1,13 +1,17 @@
 """The factors of a Trainer, evaluated together."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from structurenet_pl.events import Clock, Component, Moment, Unit, check_unit, listed
+import numpy as np
+from numpy.typing import NDArray
+
+from structurenet_pl.evaluation import Evaluation
+from structurenet_pl.events import Clock, Component, GrowthEvent, Unit, check_unit, listed
+from structurenet_pl.moment import Moment
 from structurenet_pl.surgery.freezing import Freezer
-from structurenet_pl.surgery.param_groups import Slot
+
+Vector = NDArray[np.float64]
 
 
 @runtime_checkable
@@ -31,6 +35,8 @@ class Factor(Freezer, Protocol):
 class Factors(dict[str, Factor]):
     """Factors by label: the class name, numbered where there are several of one class.
 
+    Their values are vectors with an entry for each component, in order of depth, and a 1 for what is no component.
+
     Args:
         factors: In the order of the callbacks.
     """
@@ -47,11 +53,16 @@ class Factors(dict[str, Factor]):
         for index, (name, factor) in enumerate(zip(names, factors, strict=True)):
             number = "" if names.count(name) == 1 else f"_{names[: index + 1].count(name)}"
             self[name + number] = factor
-        self._acting: dict[str, tuple[Component, ...]] = {}
-        self._times: dict[str, Clock] = {}
-        self._values: dict[str, dict[str, float]] = {}
-        self._inert = set(self)
+        self.order = {label: column for column, label in enumerate(self)}
+        self.rows: dict[str, int] = {}
+        self.acting: dict[str, tuple[Component, ...]] = {}
+        self.vectors: dict[str, Vector] = {}
+        self.version = 0
         self.frozen: dict[str, list[Factor]] = {}
+        self._evaluations: dict[str, tuple[Evaluation, NDArray[np.intp]]] = {}
+        self._units = [(label, factor.unit) for label, factor in self.items() if not factor.needs_gradients]
+        self._times: dict[str, tuple[int, ...]] = {}
+        self._inert = set(self)
 
     @property
     def split_1d(self) -> bool:
@@ -73,74 +84,89 @@ class Factors(dict[str, Factor]):
         """What each is limited to."""
         return {label: listed(factor.where) for label, factor in self.items()}
 
-    @property
-    def acting(self) -> dict[str, tuple[Component, ...]]:
-        """The components that each acts on."""
-        return self._acting
-
     def acting_of(self, factor: Factor) -> tuple[Component, ...]:
         """The components that one of them acts on."""
-        return next(self._acting[label] for label, known in self.items() if known is factor)
+        return next(self.acting[label] for label, known in self.items() if known is factor)
 
     @property
     def without_effect(self) -> list[str]:
         """Those that go by something and yet were 1 whenever they were evaluated."""
         return [label for label, factor in self.items() if factor.basis is not None and label in self._inert]
 
-    def look_at(self, spine: Sequence[Component]) -> None:
-        """Note which components each acts on, and evaluate all anew."""
-        self._acting = {label: tuple(filter(factor.acts_on, spine)) for label, factor in self.items()}
-        self._times.clear()
-        self._values.clear()
+    def look_at(self, spine: Sequence[Component], log: tuple[GrowthEvent, ...]) -> None:
+        """Note what there is now, and evaluate all anew.
 
-    def advance(self, now: Moment) -> bool:
-        """Evaluate the factors that need no gradients, each when its unit of time moves; tell if any changed."""
-        changed = False
+        Args:
+            spine: The components in order of depth.
+            log: The growth log.
+        """
+        self.rows = {component.name: row for row, component in enumerate(spine)}
+        self.acting = {label: tuple(filter(factor.acts_on, spine)) for label, factor in self.items()}
         for label, factor in self.items():
-            time = now.clock.truncated_to(factor.unit)
-            if not factor.needs_gradients and self._times.get(label) != time:
-                values = self._evaluate(label, now)
-                changed |= self._values.get(label) != values
-                self._times[label], self._values[label] = time, values
-        if changed:
+            acting = self.acting[label]
+            rows = np.array([self.rows[component.name] for component in acting], dtype=np.intp)
+            self._evaluations[label] = Evaluation(factor, acting, log), rows
+        self.vectors = {label: np.ones(len(spine) + 1) for label in self}
+        self._times.clear()
+        self.version += 1
+
+    def advance(self, clock: Clock, at: Callable[[Clock], Moment]) -> None:
+        """Evaluate the factors that need no gradients, each when its unit of time moves.
+
+        Args:
+            clock: The time.
+            at: Gives the moment, which is work that most steps are spared.
+        """
+        generation, epoch, step = (clock.generation,), (clock.generation, clock.epoch), (clock.generation, clock.step)
+        times = {"generation": generation, "epoch": epoch, "step": (*step, clock.epoch)}
+        due = [label for label, unit in self._units if self._times.get(label) != times[unit]]
+        if not due:
+            return
+        moment = at(clock)
+        for label in due:
+            self._times[label] = times[self[label].unit]
+            vector = self._evaluate(label, moment)
+            if (vector != self.vectors[label]).any():
+                self.vectors[label] = vector
+                self.version += 1
+        if any(self[label].freezes for label in due):
             self.frozen = self._find_frozen()
-        return changed
 
-    def known(self, slots: Iterable[Slot]) -> dict[str, dict[str, float]]:
-        """The factors of each group by label, as they were last evaluated."""
-        return self._spread(self._values, slots)
-
-    def measured(self, slots: Iterable[Slot], now: Moment) -> dict[str, dict[str, float]]:
-        """The factors of each group that need gradients, by label."""
-        labels = [label for label, factor in self.items() if factor.needs_gradients]
-        return self._spread({label: self._evaluate(label, now) for label in labels}, slots)
+    def measured(self, now: Moment) -> dict[str, Vector]:
+        """The factors that need gradients."""
+        return {label: self._evaluate(label, now) for label, factor in self.items() if factor.needs_gradients}
 
     def _find_frozen(self) -> dict[str, list[Factor]]:
         """The components that are to be frozen, and the factors that say so."""
         found: dict[str, list[Factor]] = {}
-        for label, values in self._values.items():
-            for component, value in values.items():
-                if value == 0 and self[label].freezes:
-                    found.setdefault(component, []).append(self[label])
+        for label, factor in self.items():
+            if factor.freezes:
+                for component in self.acting[label]:
+                    if self.vectors[label][self.rows[component.name]] == 0:
+                        found.setdefault(component.name, []).append(factor)
         return found
 
-    def _evaluate(self, label: str, now: Moment) -> dict[str, float]:
-        view = replace(now, spine=self._acting[label])
-        values = {component.name: self[label].checked(component, view) for component in view.spine}
-        if label in self._inert and any(value != 1.0 for value in values.values()):
+    def _evaluate(self, label: str, now: Moment) -> Vector:
+        evaluation, rows = self._evaluations[label]
+        vector = np.ones(len(self.rows) + 1)
+        vector[rows] = evaluation.values(now)
+        if label in self._inert and (vector != 1).any():
             self._inert.remove(label)
-        return values
-
-    def _spread(self, values: Mapping[str, Mapping[str, float]], slots: Iterable[Slot]) -> dict[str, dict[str, float]]:
-        return {
-            slot.name: {
-                label: 1.0 if slot.is_1d and self[label].skip_1d else found.get(slot.component, 1.0)
-                for label, found in values.items()
-            }
-            for slot in slots
-        }
+        return vector
 
 
-def product(factors: Mapping[str, float]) -> float:
-    """All factors of a group multiplied; sorted, because the last bit of a product of floats depends on the order."""
-    return math.prod(sorted(factors.values()))
+def product(factors: NDArray[np.float64]) -> Vector:
+    """The products of rows of factors; sorted, because the last bit of a product of floats depends on the order.
+
+    Args:
+        factors: A row for each product.
+
+    Example:
+        >>> product(np.array([[0.5, 1.0, 0.1], [0.1, 0.5, 1.0]])).tolist()
+        [0.05, 0.05]
+    """
+    ordered = np.sort(factors, axis=1)
+    result = np.ones(len(ordered))
+    for column in ordered.T:
+        result *= column
+    return result

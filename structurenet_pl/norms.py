@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from structurenet_pl.events import Component, Norms
+from structurenet_pl.events import Component
+from structurenet_pl.moment import Norms
 
 DECOUPLED = {"AdamW", "Adafactor", "Muon"}  # by name: not every torch has all of them, and only some set a flag
 

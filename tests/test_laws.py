@@ -124,8 +124,8 @@ def test_two_of_a_kind_multiply(kind):
 
     class Watch(LRTrace):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            board = Driver.of(trainer).boards[optimizer]
-            products.append({name: math.prod(board.factors(name).values()) for name in board.slots})
+            table = Driver.of(trainer).tables[optimizer]
+            products.append({name: math.prod(row) for name, row in zip(table.names, table.factors, strict=True)})
 
     fit(net, [*factors, *GROWING, record, Watch()], epochs=3)
     for row, product in zip(record.rows, products, strict=True):

@@ -311,10 +311,11 @@ def test_every_factor_is_up_to_date_at_each_step_of_each_optimizer():
         seen = 0
 
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            board = Driver.of(trainer).boards[optimizer]
+            driver = Driver.of(trainer)
+            table = driver.tables[optimizer]
             lrs = {group["name"]: group["lr"] for group in optimizer.param_groups}
-            for name, slot in board.slots.items():
-                factors = board.factors(name)
+            for name, row in zip(table.names, table.factors, strict=True):
+                factors, slot = dict(zip(driver.factors, row, strict=True)), table.slots[name]
                 assert factors["Falling"] == 1 / (1 + trainer.global_step)
                 assert (factors["LARSScaler"] == 1.0) == slot.is_1d
                 assert lrs[name] == 0.1 * math.prod(sorted(factors.values()))
@@ -594,7 +595,7 @@ def test_rollback_where_growth_stands_in_the_middle_of_the_groups():
             if self.current_epoch == 0:
                 (scheduler,) = [config.scheduler for config in self.trainer.lr_scheduler_configs]
                 groups, lists = list(self.trainer.optimizers[0].param_groups), dict(vars(scheduler))
-                broken = mock.patch("structurenet_pl.boards.audit", side_effect=RuntimeError("found by the audit"))
+                broken = mock.patch("structurenet_pl.tables.audit", side_effect=RuntimeError("found by the audit"))
                 with broken, pytest.raises(RuntimeError, match="found by the audit"):
                     self.add_neck()
                 now = self.trainer.optimizers[0].param_groups

@@ -29,9 +29,9 @@ from structurenet_pl import (
     identity_like,
     widen,
 )
-from structurenet_pl.board import board_of
 from structurenet_pl.driver import Driver
 from structurenet_pl.surgery.stand_in import reachable
+from structurenet_pl.table import table_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:component patterns",  # some are never born
@@ -367,8 +367,10 @@ class StandsStill(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         driver = Driver.of(trainer)
-        (board,) = driver.boards.values()
-        at_rest = {slot.component for slot in board.slots.values() if 0.0 in board.factors(slot.name).values()}
+        (table,) = driver.tables.values()
+        at_rest = {
+            table.slots[name].component for name, row in zip(table.names, table.factors, strict=True) if 0.0 in row
+        }
         frozen = driver.frozen.components
         spared = at_rest - frozen
         assert frozen <= at_rest
@@ -398,21 +400,21 @@ def check_bookkeeping(trainer, net):
         for value in state.values():
             if torch.is_tensor(value):
                 assert torch.broadcast_shapes(value.shape, tensor.shape) == tensor.shape
-    board = board_of(optimizer)
+    table = table_of(optimizer)
     called = [group["name"] for group in groups]
     assert len(set(called)) == len(called)
-    assert board.slots.keys() == set(called)
+    assert table.slots.keys() == set(called)
     owners = {name: part for part, tensors in Driver.of(trainer).structure.parameters.items() for name in tensors}
     for group in groups:
         if "param_names" in group:
             assert group["param_names"] == [names[tensor] for tensor in group["params"]]
         if group["params"]:
-            assert {owners[names[tensor]] for tensor in group["params"]} == {board.slots[group["name"]].component}
-    for group, pieces in board.groups:
+            assert {owners[names[tensor]] for tensor in group["params"]} == {table.slots[group["name"]].component}
+    for group, pieces in table.groups:
         assert group["params"] == [tensor for piece in pieces for tensor in piece["params"]]
     for config in trainer.lr_scheduler_configs:
-        assert config.scheduler.optimizer.param_groups == board.groups.user
-        assert len(config.scheduler.get_last_lr()) == len(board.groups.user)
+        assert config.scheduler.optimizer.param_groups == table.groups.user
+        assert len(config.scheduler.get_last_lr()) == len(table.groups.user)
 
 
 class Trace(Callback):
@@ -422,7 +424,7 @@ class Trace(Callback):
         self.rows = []
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        slots = board_of(optimizer).slots
+        slots = table_of(optimizer).slots
         self.rows.append(
             {(group["name"], slots[group["name"]].origin): float(group["lr"]) for group in optimizer.param_groups}
         )
@@ -507,10 +509,10 @@ def everything(trainer, net):
         "components": dict(net.components),
         "groups": [(id(group), {**group, "params": [*map(id, group["params"])]}) for group in optimizer.param_groups],
         "state": [(id(one), [*map(id, entries.values())]) for one, entries in optimizer.state.items()],
-        "slots": dict(board_of(optimizer).slots),
+        "slots": dict(table_of(optimizer).slots),
         "schedulers": [{key: copy.copy(value) for key, value in vars(part).items()} for part in parts],
         "users": [
-            (id(group), {**group, "params": [*map(id, group["params"])]}) for group in board_of(optimizer).groups.user
+            (id(group), {**group, "params": [*map(id, group["params"])]}) for group in table_of(optimizer).groups.user
         ],
     }
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as torch_schedulers
 
-from helpers import LRTrace, Net, Plain, assert_same, fit, loader
+from helpers import Half, LRTrace, Net, Plain, assert_same, fit, loader
 from recipes import EPOCHS, NESTED_SCHEDULERS, SCHEDULERS, STEPS, exported_schedulers
 from references import find_timm
-from structurenet_pl import Component, GrowEvery, LRFactor
-from structurenet_pl.board import Board
+from structurenet_pl import Clock, Component, GrowEvery, LRFactor, Moment
 from structurenet_pl.components import Structure
+from structurenet_pl.factors import Factors
 from structurenet_pl.surgery.stand_in import References
+from structurenet_pl.table import LRTable
 
 TIMM = {
     "CosineLRScheduler": {"t_initial": 5, "lr_min": 0.003, "warmup_t": 2, "warmup_lr_init": 0.01, "cycle_limit": 2},
@@ -192,11 +193,10 @@ def test_a_bound_scheduler_is_what_it_was(name):
     optimizer = torch.optim.SGD([{"params": [parameter], "name": "stem"}], lr=0.1, momentum=0.9)
     scheduler = SCHEDULERS[name](optimizer)
     kind, state = type(scheduler), copy.deepcopy(scheduler.state_dict())
-    board = Board(optimizer, structure_of_one(parameter), split_1d=False)
+    table = halved(optimizer, parameter)
     references = References()
-    references.replace([scheduler], board.stand_ins)
-    references.replace([scheduler], board.stand_ins)
-    board.refresh({"stem": {"half": 0.5}})
+    references.replace([scheduler], table.stand_ins)
+    references.replace([scheduler], table.stand_ins)
     assert type(scheduler) is kind
     assert list(scheduler.state_dict()) == list(state)
     copied = copy.deepcopy(scheduler)
@@ -208,70 +208,75 @@ def test_a_bound_scheduler_is_what_it_was(name):
     assert scheduler.optimizer is optimizer
 
 
-def structure_of_one(parameter):
-    return Structure({"stem": Component("stem")}, {"stem": {"stem": parameter}}, {})
+def halved(optimizer, parameter):
+    """The table of an optimizer with one component, whose factor is a half."""
+    component, factors = Component("stem"), Factors([Half()])
+    factors.look_at((component,), ())
+    factors.advance(Clock(), Moment)
+    return LRTable(optimizer, Structure({"stem": component}, {"stem": {"stem": parameter}}, {}), factors)
 
 
-def board_of_one(lr=0.1, **groups):
+def table_of_one(lr=0.1):
     parameter = torch.nn.Parameter(torch.zeros(2))
-    optimizer = torch.optim.SGD([{"params": [parameter], "name": "stem"} | groups], lr=lr)
-    return optimizer, Board(optimizer, structure_of_one(parameter), split_1d=False)
+    optimizer = torch.optim.SGD([{"params": [parameter], "name": "stem"}], lr=lr)
+    return optimizer, halved(optimizer, parameter)
 
 
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)])
 def test_writing_again_does_not_compound(lr):
-    optimizer, board = board_of_one(lr)
+    optimizer, table = table_of_one(lr)
     for _ in range(10):
-        board.refresh({"stem": {"half": 0.5}})
+        table.refresh()
     assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.05, rel=1e-7)  # a float32 tensor in one case
 
 
 @pytest.mark.filterwarnings("ignore:the lr of param group 'stem'")
 def test_foreign_write_is_the_new_base():
-    optimizer, board = board_of_one()
-    board.refresh({"stem": {"half": 0.5}})
+    optimizer, table = table_of_one()
+    table.refresh()
     optimizer.param_groups[0]["lr"] = 0.4
-    board.refresh({})
-    assert board.rates().bases["stem"] == 0.4
+    table.refresh()
+    assert table.bases.of_pieces()[0] == 0.4
     assert optimizer.param_groups[0]["lr"] == 0.2
 
 
 def test_foreign_write_warns_once():
-    optimizer, board = board_of_one()
-    board.refresh({"stem": {"half": 0.5}})
+    optimizer, table = table_of_one()
+    table.refresh()
     optimizer.param_groups[0]["lr"] *= 2
     with pytest.warns(UserWarning, match="write an LRFactor instead"):
-        board.refresh({})
+        table.refresh()
     optimizer.param_groups[0]["lr"] = 0.3
-    board.refresh({})  # a second warning would be an error here
+    table.refresh()  # a second warning would be an error here
 
 
 @pytest.mark.filterwarnings("ignore:the lr of param group 'stem'")
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)])
 def test_a_foreign_tensor_or_number_is_seen(lr):
-    optimizer, board = board_of_one(lr)
-    board.refresh({"stem": {"half": 0.5}})
+    optimizer, table = table_of_one(lr)
+    table.refresh()
     if isinstance(lr, torch.Tensor):
         optimizer.param_groups[0]["lr"].fill_(0.4)
     else:
         optimizer.param_groups[0]["lr"] = 0.4
-    board.refresh({})
-    assert float(board.rates().bases["stem"]) == pytest.approx(0.4, rel=1e-7)  # a float32 tensor in one case
+    table.refresh()
+    assert float(table.bases.of_pieces()[0]) == pytest.approx(0.4, rel=1e-7)  # a float32 tensor in one case
 
 
 def test_saved_lr_is_the_base_and_loading_takes_it_as_such():
-    optimizer, board = board_of_one()
-    board.refresh({"stem": {"half": 0.5}})
+    optimizer, table = table_of_one()
+    table.refresh()
     state = optimizer.state_dict()
     assert state["param_groups"][0]["lr"] == 0.1
     assert optimizer.param_groups[0]["lr"] == 0.05
     state["param_groups"][0]["lr"] = 0.2
     optimizer.load_state_dict(state)
-    assert (board.rates().bases["stem"], optimizer.param_groups[0]["lr"]) == (0.2, 0.1)
+    assert (table.bases.of_pieces()[0], optimizer.param_groups[0]["lr"]) == (0.2, 0.1)
 
 
 def test_a_scheduler_that_raises_leaves_the_effective_lr():
-    optimizer, board = board_of_one()
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
 
     class Failing(torch_schedulers.LRScheduler):
         def get_lr(self):
@@ -280,8 +285,7 @@ def test_a_scheduler_that_raises_leaves_the_effective_lr():
             return [0.1]
 
     scheduler = Failing(optimizer)
-    References().replace([scheduler], board.stand_ins)
-    board.refresh({"stem": {"half": 0.5}})
+    References().replace([scheduler], halved(optimizer, parameter).stand_ins)
     optimizer.step()
     with pytest.raises(OSError, match="out of luck"):
         scheduler.step()
@@ -289,9 +293,9 @@ def test_a_scheduler_that_raises_leaves_the_effective_lr():
 
 
 def test_groups_of_others_are_left_alone():
-    optimizer, board = board_of_one()
+    optimizer, table = table_of_one()
     optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.7})
-    board.refresh({"stem": {"half": 0.5}})
+    table.refresh()
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.7]
 
 

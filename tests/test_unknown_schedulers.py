@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from helpers import BATCHES, Net, Plain, assert_same, fit, loader, weights
 from structurenet_pl import GrowEvery, LRFactor, growth, widen
-from structurenet_pl.board import board_of
+from structurenet_pl.table import table_of
 
 EPOCHS = 6
 QUICK = 14  # each shape twice
@@ -223,11 +223,11 @@ class Trace(Callback):
         self.rows = []
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        board = board_of(optimizer)
-        if board is None:
+        table = table_of(optimizer)
+        if table is None:
             self.rows.append([group["lr"] for group in optimizer.param_groups])
         else:
-            rows = [[(board.slots[p["name"]].component, p["lr"]) for p in pieces] for _, pieces in board.groups]
+            rows = [[(table.slots[p["name"]].component, p["lr"]) for p in pieces] for _, pieces in table.groups]
             self.rows.append(rows)
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Literal
 
 from structurenet_pl.driven import Driven
-from structurenet_pl.events import Component, Moment, Unit, listed
+from structurenet_pl.events import Component, Unit, listed
+from structurenet_pl.moment import Moment
 
 
 class LRFactor(Driven, ABC):

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from structurenet_pl.callbacks.base import LRFactor
-from structurenet_pl.events import Component, Moment
+from structurenet_pl.events import Component
+from structurenet_pl.moment import Moment
 
 
 class DepthDecay(LRFactor):

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from structurenet_pl.callbacks.base import LRFactor
-from structurenet_pl.events import Component, Moment, Unit, check_unit
+from structurenet_pl.events import Component, Unit, check_unit
+from structurenet_pl.moment import Moment
 
 
 class Phase(NamedTuple):

@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from structurenet_pl.callbacks.base import LRFactor
 from structurenet_pl.driver import Driver
-from structurenet_pl.events import Component, Moment
+from structurenet_pl.events import Component
 from structurenet_pl.lightning import LightningModule, Trainer, rank_zero_warn
+from structurenet_pl.moment import Moment
 from structurenet_pl.norms import coupled_weight_decay
 from structurenet_pl.trial import try_out
 

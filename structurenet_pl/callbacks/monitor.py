@@ -1,8 +1,8 @@
 """What learned how fast, in every logger."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from importlib.util import find_spec
+from time import monotonic
 from typing import Any, cast
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
 from structurenet_pl.callbacks.triggers import check_count
 from structurenet_pl.components import count
 from structurenet_pl.driven import Driven
@@ -25,17 +24,19 @@ from structurenet_pl.lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
-from structurenet_pl.looking.corners import Corners
+from structurenet_pl.looking.history import History
 from structurenet_pl.looking.plots import heat_map
-from structurenet_pl.looking.rates import Reading, decays
-from structurenet_pl.looking.record import Record
-from structurenet_pl.looking.report import explain
-from structurenet_pl.looking.rows import make_row, mean_lrs, part_of
+from structurenet_pl.looking.reading import write_history
+from structurenet_pl.looking.recorder import Recorder
+from structurenet_pl.looking.report import explain, group_lrs
+from structurenet_pl.looking.rows import mean_lrs, part_of, scalars
 from structurenet_pl.looking.strata import Strata
 from structurenet_pl.looking.tensorboard import component_table, growth_table, lay_out
 from structurenet_pl.norms import StepNorms
 from structurenet_pl.surgery.distributed import whole
 from structurenet_pl.surgery.wrappers import hookable
+
+SAVE_EVERY = 30.0  # seconds, at ends of epochs
 
 
 class StrataMonitor(Driven):
@@ -64,10 +65,12 @@ class StrataMonitor(Driven):
     in it, ``components/<part>``. The part is the component's stratum, without :class:`SedimentaryDecay` its role,
     without that ``others``.
 
-    A row is written every ``log_every_n_steps`` steps of the Trainer. No corner of a curve is lost in between: a row is
-    also written of the first step, after each growth or freeze, and where a factor starts to change, with the row of
-    the step before, so that a jump does not look like a ramp; and of the step at which a factor has come to rest, such
-    as the end of a warm-up. Factors that go by gradients change all the time, and are left to ``log_every_n_steps``.
+    A row is written every ``log_every_n_steps`` steps of the Trainer, of the first step, and after each growth, freeze
+    and thaw. The history of the run is kept beside that: base lr and product of factors of every component, at every
+    step. Pictures are made of it, and it is saved as ``strata.pt`` beside the logs, for
+    :func:`~structurenet_pl.plot_strata`. It is exact at every step; where it gets longer than 32 MB (1 MB in
+    checkpoints), its older steps are thinned, and pictures say so. Factors that go by gradients change all the time:
+    there it holds what was logged last.
 
     TensorBoard also gets tables of components and of growth events, a picture (step × component, the lr a colour; it
     needs the extra ``structurenet-pl[plots]``) at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90,
@@ -108,34 +111,36 @@ class StrataMonitor(Driven):
 
     def _start(self) -> None:
         """Remember nothing."""
-        self._corners = Corners()
-        self._record = Record()
-        self._readings: dict[int, Reading] = {}
+        self._history = History()
         self._network: tuple[Component, ...] = ()
         self._log: tuple[GrowthEvent, ...] = ()
         self._in_bar: dict[str, float] = {}
         self._written: dict[str, int] = {}
+        self._recorder = Recorder(self._history)
+        self._frozen: frozenset[str] = frozenset()
+        self._news: set[int] = set()  # optimizers whose next step is written in any case
+        self._saved_at = 0.0
         self._stepped = self._told = False
         self._measuring: tuple[Trainer, int, StepNorms] | None = None
         self._handles: list[RemovableHandle] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to the optimizers of a fit."""
-        return {**super().__getstate__(), "_measuring": None, "_handles": []}
+        return {**super().__getstate__(), "_measuring": None, "_handles": [], "_recorder": Recorder(self._history)}
 
     @property
     def strata(self) -> Strata:
-        """The learning rates of the run so far, at about 1000 steps at most: those logged, thinned, and the last."""
-        return self._record.strata(self._network, self._log, self._corners.unwritten())
+        """The learning rates of the run so far, at all steps at which any has moved."""
+        return self._history.strata(self._network, self._log)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs in order to go on."""
-        return {"corners": self._corners.state_dict(), "record": self._record.state_dict()}
+        return {"history": self._history.state_dict(), "frozen": sorted(self._frozen)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written."""
-        self._corners.load_state_dict(state_dict["corners"])
-        self._record.load_state_dict(state_dict["record"])
+        self._history.load_state_dict(state_dict["history"])
+        self._frozen = frozenset(state_dict["frozen"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start anew unless the Trainer goes on."""
@@ -157,14 +162,13 @@ class StrataMonitor(Driven):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything has been restored by now."""
         driver = cast(Driver, Driver.of(trainer))
-        self._stepped = self._corners.begun
-        self._written = {}
-        self._readings = {
-            number: Reading.of(driver, trainer, optimizer) for number, optimizer in enumerate(trainer.optimizers)
-        }
+        self._stepped = self._history.end > 0
+        self._written, self._recorder = {}, Recorder(self._history)
+        if not self._stepped:
+            self._news = set(range(len(trainer.optimizers)))
         if self.norms:
-            hooked = [hookable(optimizer)[0] for optimizer in driver.boards]
-            self._handles = [face.register_step_post_hook(self._after_step) for face in hooked]
+            hooked = [hookable(optimizer)[0] for optimizer in driver.tables]
+            self._handles = [one.register_step_post_hook(self._after_step) for one in hooked]
         for logger in _tensorboards(trainer):
             lay_out(logger)
         self._show_structure(trainer, driver)
@@ -172,36 +176,27 @@ class StrataMonitor(Driven):
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """The lrs of this step stand in the optimizer."""
         self._measuring = None  # if still there, a gradient scaler has skipped that step
-        every = trainer.log_every_n_steps
-        if not every:
-            return
         driver = cast(Driver, Driver.of(trainer))
-        reading = Reading.of(driver, trainer, optimizer)
         number = trainer.optimizers.index(optimizer)
-        self._readings.pop(number, None)
-        self._readings[number] = reading  # the last, because it takes the step
         batches = trainer.fit_loop.epoch_loop._batches_that_stepped  # what Lightning's own logging goes by
         # steps past Lightning do not move its global_step
         step = batches if self._stepped and trainer.global_step == 0 else trainer.global_step
-        ignored = [label for label, factor in driver.factors.items() if factor.needs_gradients]
-        freezes = any(factor.freezes for factor in driver.factors.values())
-        strata = decays(driver)
-        make = partial(make_row, step, tuple(self._readings.values()), strata, self.max_components, freezes)
-        due = (batches + 1) % every == 0
-        rows = self._corners.turn(number, reading, make, due, ignored)
-        for row, corner in rows:
-            self._write(trainer, row.scalars, row.step)
-            self._record.add(row, corner)
-        if rows:
-            self._in_bar = mean_lrs(self._readings.values(), strata)
-        if self.norms and rows and rows[-1][0].step == step:
-            self._measuring = trainer, step, StepNorms(self._parts(reading, optimizer, strata))
+        if driver.frozen.components != self._frozen:
+            self._frozen = driver.frozen.components
+            self._history.freeze(step, self._frozen)
+            self._news = set(range(len(trainer.optimizers)))
+        every = trainer.log_every_n_steps
+        logged = bool(every) and ((batches + 1) % every == 0 or number in self._news)
+        self._recorder.record(driver, optimizer, step, logged)
+        if logged:
+            self._news.discard(number)
+            self._log_row(trainer, driver, optimizer, step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Show in the progress bar what the last row said."""
-        self._stepped = self._corners.begun
+        self._stepped = self._history.end > 0
         if self.progress_bar:
             for part, lr in self._in_bar.items():
                 pl_module.log(f"lr_{part}", lr, prog_bar=True, logger=False, on_step=True, on_epoch=False)
@@ -209,14 +204,21 @@ class StrataMonitor(Driven):
     def on_growth(self, trainer: Trainer, pl_module: LightningModule, event: GrowthEvent) -> None:
         """Show the new structure."""
         driver = cast(Driver, Driver.of(trainer))
-        if driver.boards:  # else the fit has yet to begin
+        if driver.tables:  # else the fit has yet to begin
+            self._news = set(range(len(trainer.optimizers)))
             self._show_structure(trainer, driver)
             if len(str(event.clock.generation).rstrip("0")) == 1:
                 self._draw(trainer)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the history now and then: a run may be killed."""
+        if monotonic() - self._saved_at > SAVE_EVERY:
+            self._save(trainer)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the whole run."""
         self._draw(trainer)
+        self._save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the optimizers alone."""
@@ -225,28 +227,33 @@ class StrataMonitor(Driven):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lightning calls no teardown after an exception."""
+        self._save(trainer)
         self.teardown(trainer, pl_module, "fit")
 
-    def _write(self, trainer: Trainer, scalars: Mapping[str, float], step: int) -> None:
-        """Write what is new: a corner of one optimizer may come after a step of another, which told of all."""
-        news = {tag: value for tag, value in scalars.items() if step > self._written.get(tag, -1)}
+    def _log_row(self, trainer: Trainer, driver: Driver, optimizer: Optimizer, step: int) -> None:
+        """Write what stands in an optimizer, and prepare to measure norms."""
+        entries = {other: group_lrs(trainer, driver, other) for other in driver.tables}
+        every = [entry for some in entries.values() for entry in some]
+        freezes = any(factor.freezes for factor in driver.factors.values())
+        summed_up = len(driver.structure.components) > self.max_components
+        row = scalars(entries[optimizer], every, summed_up, driver.frozen if freezes else None)
+        self._write(trainer, row, step)
+        if self.progress_bar:
+            self._in_bar = mean_lrs(every)
+        if self.norms:
+            parts: dict[str, list[Tensor]] = {}
+            for entry in entries[optimizer]:
+                tensors = driver.tables[optimizer].groups.tensors_of(entry.group)
+                parts.setdefault(part_of(entry) if summed_up else entry.component.name, []).extend(tensors)
+            self._measuring = trainer, step, StepNorms(parts)
+
+    def _write(self, trainer: Trainer, row: Mapping[str, float], step: int) -> None:
+        """Write what is new: with several optimizers one may have told of all at this step."""
+        news = {tag: value for tag, value in row.items() if step > self._written.get(tag, -1)}
         self._written.update(dict.fromkeys(news, step))
         if news and trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics(dict(news), step=step)
-
-    def _parts(
-        self, reading: Reading, optimizer: Optimizer, strata: Sequence[SedimentaryDecay]
-    ) -> dict[str, list[Tensor]]:
-        """The tensors of each component, or of each part of the network where these are logged."""
-        summed_up = len(reading.components) > self.max_components
-        parts: dict[str, list[Tensor]] = {}
-        for group in optimizer.param_groups:
-            slot = reading.slots.get(group.get("name", ""))
-            if slot is not None and (component := reading.components.get(slot.component)) is not None:
-                name = part_of(component, reading, strata) if summed_up else component.name
-                parts.setdefault(name, []).extend(group["params"])
-        return parts
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """The update has been made."""
@@ -259,6 +266,7 @@ class StrataMonitor(Driven):
         """What the network is made of now, printed and in TensorBoard."""
         structure = driver.structure
         self._network, self._log = structure.spine, growth_log(trainer.lightning_module)
+        self._history.keep(structure.components, trainer.global_step)
         many = len(self._network) > self.max_components
         if many and not self._told:
             self._told = True
@@ -279,10 +287,20 @@ class StrataMonitor(Driven):
 
     def _draw(self, trainer: Trainer) -> None:
         """Give TensorBoard the picture of the run so far."""
-        if not self.strata.steps.size or find_spec("matplotlib") is None:
+        loggers = _tensorboards(trainer)
+        if not loggers or not self._history.end or find_spec("matplotlib") is None:
             return
-        for logger in _tensorboards(trainer):
-            logger.experiment.add_figure("strata/heat_map", heat_map(self.strata), trainer.global_step)
+        picture = heat_map(self.strata)
+        for logger in loggers:
+            logger.experiment.add_figure("strata/heat_map", picture, trainer.global_step)
+
+    def _save(self, trainer: Trainer) -> None:
+        """Write the history beside the logs, for pictures of the run."""
+        self._saved_at = monotonic()
+        folders = [getattr(logger, "log_dir", None) for logger in trainer.loggers]
+        for folder in {folder for folder in folders if isinstance(folder, str) and "://" not in folder}:
+            if trainer.is_global_zero and self._history.end:
+                write_history(folder, self._history, self._network, self._log)
 
 
 def _tensorboards(trainer: Trainer) -> list[Any]:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from structurenet_pl.callbacks.base import LRFactor
-from structurenet_pl.events import Component, GrowthEvent, Moment, Unit, check_unit, lineage
+from structurenet_pl.events import Component, Unit, check_unit
+from structurenet_pl.moment import Moment
 
 
 class GrowthResponder(LRFactor):
@@ -75,17 +76,19 @@ class GrowthResponder(LRFactor):
 
     def factor(self, component: Component, now: Moment) -> float:
         """The product of the dips of the component's lifetime, as far as they last."""
-        events = now.events_since_birth(component)
-        return max(self.floor, math.prod((self._dip(component, event, now) for event in events), start=1.0))
-
-    def _dip(self, component: Component, event: GrowthEvent, now: Moment) -> float:
-        if self.roles is not None:
-            dip = self.roles.get(component.role or "", 1.0)
-        elif component.name in event.widened or any(path in event.born for path in lineage(component.name)):
-            dip = self.grown
+        if self.roles is None:
+            dip_of = {"grown": self.grown, "adjacent": self.adjacent, "distant": self.distant}
+            dips = [dip_of[nearness] for nearness in now.nearness(component)]
         else:
-            dip = self.adjacent if component.name in event.adjacent else self.distant
-        if self.recovery is None:
-            return dip
-        passed = now.clock.since(event.clock).count(self.unit)
-        return 1 - (1 - dip) * 0.5 ** (passed / self.recovery)
+            dips = [self.roles.get(component.role or "", 1.0)] * len(now.events_since_birth(component))
+        if self.recovery is not None and dips:
+            lasting = now.once(self, self._lasting)[-len(dips) :]
+            dips = [1 - (1 - dip) * share for dip, share in zip(dips, lasting, strict=True)]
+        return max(self.floor, math.prod(dips, start=1.0))
+
+    def _lasting(self, now: Moment) -> list[float]:
+        """The share of each dip that is left, of all growth events so far."""
+        assert self.recovery is not None
+        clocks = [event.clock for event in now.log if event.clock.generation <= now.clock.generation]
+        passed = [now.clock.since(clock).count(self.unit) for clock in clocks]
+        return [0.5 ** (time / self.recovery) for time in passed]

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from structurenet_pl.callbacks.base import LRFactor
-from structurenet_pl.events import Component, Moment
+from structurenet_pl.events import Component
+from structurenet_pl.moment import Moment
 
 FACTORS = {"scaffold": 0.1, "patch": 0.5, "neck": 1.0, "new": 1.0, "pretrained": 0.01, "adapter": 0.5}
 

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +11,13 @@ from torch import nn
 from structurenet_pl.callbacks.triggers import GrowEvery, Trigger, check_count
 from structurenet_pl.companions import Companion
 from structurenet_pl.components import first_wins
-from structurenet_pl.events import Clock, Component, GrowthEvent, Moment, lineage
+from structurenet_pl.events import Clock, Component, GrowthEvent, lineage
 from structurenet_pl.factors import Factor, Factors, product
 from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import Callback, rank_zero_warn
 from structurenet_pl.looking.rehearsal import Log, dated, rehearse
 from structurenet_pl.looking.strata import Strata, mark
-from structurenet_pl.surgery.param_groups import Slot
+from structurenet_pl.moment import Moment
 
 
 def preview(
@@ -101,10 +102,10 @@ def _evaluate(
     labelled = Factors(factors)
     products = np.full((len(known), epochs * steps_per_epoch), np.nan)
     frozen = np.zeros(products.shape, dtype=bool)
-    generation = -1
+    generation = version = -1
     for step in range(epochs * steps_per_epoch):
         clock = Clock(step, step // steps_per_epoch, bisect_right(log, step, key=lambda event: event.clock.step))
-        if grown := clock.generation != generation:
+        if clock.generation != generation:
             generation = clock.generation
             gone = {name for event in log[:generation] for name in event.removed}
             rows = [
@@ -114,13 +115,13 @@ def _evaluate(
             ]
             rows.sort(key=lambda row: known[row].depth)
             spine = tuple(known[row] for row in rows)
-            labelled.look_at(spine)
-        if labelled.advance(Moment(clock, log[:generation], spine)) or grown:
-            values = list(labelled.known(Slot(one.name, one.name, origin=0) for one in spine).values())
-            now = [product(each) for each in values]
-            resting = [
-                any(each[label] == 0 and factor.freezes for label, factor in labelled.items()) for each in values
-            ]
+            labelled.look_at(spine, log[:generation])
+        labelled.advance(clock, partial(Moment, log=log[:generation], spine=spine))
+        if version != labelled.version:
+            version = labelled.version
+            columns = [vector[: len(rows)] for vector in labelled.vectors.values()]
+            now = product(np.array(columns).T) if columns else np.ones(len(rows))
+            resting = [component.name in labelled.frozen for component in spine]
             if resting and all(resting):
                 resting[-1] = False  # without any gradient, backward would raise
         products[rows, step] = now

@@ -3,18 +3,18 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from torch.optim import Optimizer
 
+from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
 from structurenet_pl.checks import shared_basis
 from structurenet_pl.components import count
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Clock, Component
 from structurenet_pl.lightning import Trainer
-from structurenet_pl.looking.rates import Reading, decay_of, decays
 from structurenet_pl.surgery.freezing import Frozen
 from structurenet_pl.surgery.param_groups import leading
 
@@ -50,50 +50,52 @@ class GroupLR:
     frozen: bool
 
 
-def group_lrs(trainer: Trainer) -> list[GroupLR]:
-    """The learning rates of all param groups, by component in order of depth.
+def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[GroupLR]:
+    """The learning rates of an optimizer as its table has them, by component in order of depth.
 
     Args:
         trainer: A Trainer in a fit or after it.
-
-    Raises:
-        ValueError: If no callback of this package has been at work in the Trainer.
+        driver: Its driver.
+        optimizer: One of its optimizers.
     """
-    driver = Driver.of(trainer)
-    if driver is None or not driver.boards:
-        raise ValueError(
-            "the Trainer holds no learning rates of components: give it an LR callback of structurenet_pl, or a "
-            "GrowableModule, and call fit first"
-        )
+    table, now = driver.tables[optimizer], driver.moment(trainer)
+    leads = set(leading(table.slots.values()).values())
     strata = decays(driver)
-    order = {component.name: position for position, component in enumerate(driver.structure.spine)}
+    rows = zip(
+        (table.slots[name] for name in table.names),
+        optimizer.param_groups,
+        table.bases.of_pieces(),
+        table.factors.tolist(),
+        table.lrs,
+        strict=True,
+    )
     found = []
-    for optimizer, board in driver.boards.items():
-        board.refresh({})  # somebody may just have written an lr
-        reading = Reading.of(driver, trainer, optimizer)
-        leads = set(leading(reading.slots.values()).values())
-        for group in optimizer.param_groups:
-            slot = reading.slots.get(group.get("name", ""))
-            if slot is None or slot.component not in order:
-                continue
-            component = reading.components[slot.component]
-            decay = decay_of(component, strata)
-            found.append(
-                GroupLR(
-                    component=component,
-                    group=slot.name,
-                    leads=slot.name in leads,
-                    age=reading.now.age(component),
-                    parameters=count(group["params"]),
-                    base_lr=float(reading.rates.bases[slot.name]),
-                    factors=reading.rates.factors.get(slot.name, {}),
-                    lr=float(group["lr"]),
-                    stratum=decay.stratum(component, reading.now) if decay else None,
-                    stratum_number=decay.stratum_number(component, reading.now) if decay else None,
-                    frozen=component.name in reading.frozen.components,
-                )
+    for slot, group, base, factors, lr in rows:
+        component = driver.structure.components.get(slot.component)
+        if component is None or lr is None:
+            continue
+        decay = next((one for one in strata if one.acts_on(component)), None)
+        found.append(
+            GroupLR(
+                component=component,
+                group=slot.name,
+                leads=slot.name in leads,
+                age=now.age(component),
+                parameters=count(group["params"]),
+                base_lr=float(base),
+                factors=dict(zip(driver.factors, factors, strict=True)),
+                lr=float(lr),
+                stratum=decay.stratum(component, now) if decay else None,
+                stratum_number=decay.stratum_number(component, now) if decay else None,
+                frozen=component.name in driver.frozen.components,
             )
-    return sorted(found, key=lambda entry: order[entry.component.name])
+        )
+    return sorted(found, key=lambda entry: driver.factors.rows[entry.component.name])
+
+
+def decays(driver: Driver) -> list[SedimentaryDecay]:
+    """The callbacks that say what stratum a component has reached; the first that acts on one counts."""
+    return [factor for factor in driver.factors.values() if isinstance(factor, SedimentaryDecay)]
 
 
 def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
@@ -115,7 +117,17 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
     Raises:
         ValueError: If no callback of this package has been at work in the Trainer.
     """
-    found = group_lrs(trainer)
+    driver = Driver.of(trainer)
+    if driver is None or not driver.tables:
+        raise ValueError(
+            "the Trainer holds no learning rates of components: give it an LR callback of structurenet_pl, or a "
+            "GrowableModule, and call fit first"
+        )
+    found: list[GroupLR] = []
+    for optimizer, lr_table in driver.tables.items():
+        lr_table.refresh()  # somebody may just have written an lr
+        found += group_lrs(trainer, driver, optimizer)
+    found.sort(key=lambda entry: driver.factors.rows[entry.component.name])
     if not trainer.is_global_zero:
         return found
     labels = list(dict.fromkeys(label for entry in found for label in entry.factors))
@@ -147,7 +159,6 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
     console.width = max(before, console.measure(table, options=unlimited).maximum)
     console.print(table)
     console.width = before
-    driver = cast(Driver, Driver.of(trainer))
     notes = shared_basis(driver.factors.basis, driver.factors.acting)
     for note in [*notes, *_what_is_frozen(driver.frozen, len(driver.structure.components))]:
         console.print(note, soft_wrap=True)

@@ -1,93 +1,64 @@
-"""Rows of the log: what is written of the learning rates at one step."""
+"""What is written of the learning rates to loggers."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
-from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
-from structurenet_pl.events import Component
-from structurenet_pl.looking.rates import Reading, decay_of
+from structurenet_pl.looking.report import GroupLR
+from structurenet_pl.surgery.freezing import Frozen
 
 SUMMARIES: Mapping[str, Callable[[Collection[float]], float]] = {"min": min, "mean": fmean, "max": max}
 
 
-@dataclass(frozen=True)
-class Row:
-    """What is written of one step.
+def scalars(
+    own: Sequence[GroupLR], every: Sequence[GroupLR], summed_up: bool, frozen: Frozen | None
+) -> dict[str, float]:
+    """Value by tag.
 
     Args:
-        step: Optimizer steps before it.
-        scalars: Value by tag.
-        lrs: Effective lr of every component of the network that an optimizer trains.
-        frozen: Names of the components that were frozen.
+        own: The learning rates of the optimizer that takes the step.
+        every: Those of all optimizers.
+        summed_up: Whether there are summaries by part of the network in place of curves by component.
+        frozen: What is frozen, None if nothing ever is.
     """
-
-    step: int
-    scalars: Mapping[str, float]
-    lrs: Mapping[str, float]
-    frozen: frozenset[str]
-
-
-def make_row(
-    step: int, readings: Sequence[Reading], strata: Sequence[SedimentaryDecay], most: int, freezes: bool
-) -> Row:
-    """Spell out what has been read.
-
-    Args:
-        step: Optimizer steps before this one.
-        readings: The last of each optimizer, that of the one which takes the step in the end.
-        strata: The callbacks that say what stratum a component has reached.
-        most: Number of components above which there are summaries by stratum in place of curves by component.
-        freezes: Whether anything can be frozen.
-    """
-    own = readings[-1]
-    summed_up = len(own.components) > most
-    lrs = {
-        component.name: float(reading.rates.lrs[group])
-        for reading in readings
-        for component, group in reading.leading()
-    }
     curves: dict[str, dict[str, float]] = {}
     parts: dict[str, list[str]] = {}
-    for reading in readings if summed_up else [own]:
-        for component, group in reading.leading():
-            name = component.name
-            if summed_up:
-                parts.setdefault(part_of(component, reading, strata), []).append(name)
-            values = {"lr": lrs[name], "base_lr": float(reading.rates.bases[group])}
-            values |= {
-                f"factor/{label}": float(factor) for label, factor in reading.rates.factors.get(group, {}).items()
-            }
-            values["age"] = reading.now.age(component).epoch
-            decay = decay_of(component, strata)
-            number = decay.stratum_number(component, reading.now) if decay else None
-            if number is not None and not summed_up:
-                values["stratum"] = number
-            if freezes:
-                values["frozen"] = float(name in own.frozen.components)
-            for kind, value in values.items():
-                curves.setdefault(kind, {})[name] = value
-    scalars = _by_part(curves, parts) if summed_up else _by_component(curves)
-    scalars |= {f"lr_range/{word}": summary(lrs.values()) for word, summary in SUMMARIES.items() if lrs}
-    if freezes:
-        scalars["frozen_share/parameters"] = own.frozen.parameters
-        if own.frozen.work is not None:
-            scalars["frozen_share/work"] = own.frozen.work
-    return Row(step, scalars, lrs, own.frozen.components)
+    for entry in leading(every if summed_up else own):
+        name = entry.component.name
+        parts.setdefault(part_of(entry), []).append(name)
+        values = {"lr": entry.lr, "base_lr": entry.base_lr}
+        values |= {f"factor/{label}": factor for label, factor in entry.factors.items()}
+        values["age"] = entry.age.epoch
+        if entry.stratum_number is not None and not summed_up:
+            values["stratum"] = entry.stratum_number
+        if frozen is not None:
+            values["frozen"] = float(entry.frozen)
+        for kind, value in values.items():
+            curves.setdefault(kind, {})[name] = value
+    found = _by_part(curves, parts) if summed_up else _by_component(curves)
+    lrs = [entry.lr for entry in leading(every)]
+    found |= {f"lr_range/{word}": summary(lrs) for word, summary in SUMMARIES.items() if lrs}
+    if frozen is not None:
+        found["frozen_share/parameters"] = frozen.parameters
+        if frozen.work is not None:
+            found["frozen_share/work"] = frozen.work
+    return found
 
 
-def part_of(component: Component, reading: Reading, strata: Sequence[SedimentaryDecay]) -> str:
+def leading(entries: Iterable[GroupLR]) -> list[GroupLR]:
+    """Those that speak for their components."""
+    return [entry for entry in entries if entry.leads]
+
+
+def part_of(entry: GroupLR) -> str:
     """What a component is summed up under: its stratum, or else its role, or else ``"others"``."""
-    decay = decay_of(component, strata)
-    return (decay.stratum(component, reading.now) if decay else component.role) or "others"
+    return entry.stratum or entry.component.role or "others"
 
 
-def mean_lrs(readings: Iterable[Reading], strata: Sequence[SedimentaryDecay]) -> dict[str, float]:
+def mean_lrs(entries: Iterable[GroupLR]) -> dict[str, float]:
     """The mean effective lr of each part of the network."""
     parts: dict[str, list[float]] = {}
-    for reading in readings:
-        for component, group in reading.leading():
-            parts.setdefault(part_of(component, reading, strata), []).append(float(reading.rates.lrs[group]))
+    for entry in leading(entries):
+        parts.setdefault(part_of(entry), []).append(entry.lr)
     return {part: fmean(lrs) for part, lrs in parts.items()}
 
 

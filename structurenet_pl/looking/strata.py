@@ -14,7 +14,7 @@ SIGNS = {"born": "+", "widened": "wider", "shrunk": "narrower", "removed": "-"}
 class Strata:
     """Effective learning rates over time.
 
-    Steps need not be evenly spaced: what is said of one holds until the next.
+    Steps need not be evenly spaced: a value holds until the next step.
 
     Args:
         components: Their names, by birth, those of one birth in order of depth.
@@ -23,6 +23,7 @@ class Strata:
         frozen: Whether the component was frozen, by component and step.
         events: Step and a short text of each growth event, such as ``(120, "+ patches.0")``.
         unit: What a step is, as the axis of a picture says.
+        note: What has been left out, empty for nothing.
     """
 
     components: tuple[str, ...]
@@ -31,6 +32,7 @@ class Strata:
     frozen: NDArray[np.bool_]
     events: tuple[tuple[int, str], ...] = ()
     unit: str = "optimizer step"
+    note: str = ""
 
 
 def mark(event: GrowthEvent) -> tuple[int, str]:

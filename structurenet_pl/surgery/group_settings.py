@@ -1,11 +1,14 @@
 """The settings of param groups, but for the lr: passed on from the user's groups to their pieces, and back."""
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import is_
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, is_tensor
 
-from structurenet_pl.surgery.param_groups import Group, own, settings
+from structurenet_pl.surgery.param_groups import Group, own
+
+APART = ("params", "param_names", "name", "lr")
 
 Pairs = Callable[[], Iterable[tuple[Group, list[Group]]]]
 
@@ -50,6 +53,10 @@ class GroupSettings:
     def pass_on(self) -> None:
         """Give the pieces what has been written to the user's groups."""
         for (group, pieces), stamps in zip(self._pairs(), self._stamps, strict=True):
+            values = [value for key, value in group.items() if key not in APART]
+            held = [stamp.held for stamp in stamps.values()]
+            if len(values) == len(held) and all(map(is_, values, held)) and not any(map(is_tensor, values)):
+                continue  # a shortcut; a tensor may have been written in place
             for key, value in _but_lr(group):
                 if key not in stamps or not stamps[key].fits(value):
                     stamps[key] = Stamp.of(value)
@@ -97,4 +104,4 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _but_lr(group: Group) -> Iterator[tuple[str, Any]]:
-    return ((key, value) for key, value in settings(group).items() if key != "lr")
+    return ((key, value) for key, value in group.items() if key not in APART)

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any, cast
 from weakref import ref
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from structurenet_pl.components import Structure
@@ -75,6 +75,10 @@ class SplitGroups:
     def user_groups(self, optimizer: Optimizer) -> list[Group]:
         """The user's groups in an optimizer, or in one inside it."""
         return next((one.user for known, one in self._lists if known() is optimizer), optimizer.param_groups)
+
+    def tensors_of(self, name: str) -> list[Tensor]:
+        """The tensors of a piece."""
+        return next(piece["params"] for pieces in self.pieces for piece in pieces if piece["name"] == name)
 
     def adopt(self) -> bool:
         """Split what somebody else has added to the optimizer; tell if there was any."""

@@ -26,7 +26,7 @@ class Groups(Protocol):
     def user_groups(self, optimizer: Optimizer) -> list[Group]:
         """Those that an optimizer, or one inside it, had before they were split."""
 
-    def meet(self) -> None:
+    def refresh(self) -> None:
         """Bring the user's groups and the pieces made of them in line, whichever was written last."""
 
 
@@ -48,8 +48,8 @@ class UnsplitOptimizer:
     def param_groups(self) -> list[Group]:
         """The user's groups. What is written to them in a loop reaches the pieces when the loop ends."""
         groups: Groups = vars(self)["_groups"]
-        groups.meet()
-        return _Watched(groups.user_groups(vars(self)["_real"]), groups.meet)
+        groups.refresh()
+        return _Watched(groups.user_groups(vars(self)["_real"]), groups.refresh)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -81,7 +81,7 @@ class UnsplitOptimizer:
 
     def _lists(self) -> list[list[Group]]:
         groups: Groups = vars(self)["_groups"]
-        groups.meet()
+        groups.refresh()
         return [groups.user_groups(one) for one in with_inner(vars(self)["_real"])]
 
 

@@ -9,7 +9,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from structurenet_pl.lightning import MisconfigurationException
-from structurenet_pl.surgery.param_groups import Group
 from structurenet_pl.surgery.stand_in import real
 
 
@@ -21,8 +20,8 @@ class Split(Protocol):
         """The optimizer."""
 
     @property
-    def written(self) -> list[Group]:
-        """The pieces whose lr is not the effective one that was given to them."""
+    def written(self) -> list[int]:
+        """The rows of the pieces whose lr somebody else has written since."""
 
 
 class StepProof:
@@ -78,9 +77,10 @@ class StepProof:
             self._seen.append(split)
             inner = real(optimizer)
             if inner is not split.optimizer and (written := split.written):
+                piece = split.optimizer.param_groups[written[0]]
                 raise MisconfigurationException(
                     f"{type(split.optimizer).__name__} writes lrs before it steps {type(inner).__name__}: that of "
-                    f"{written[0]['name']!r} was {float(written[0]['lr']):g} in the update, so the factors had no "
+                    f"{piece['name']!r} was {float(piece['lr']):g} in the update, so the factors had no "
                     "effect. Set its lrs in an LR scheduler, or return the inner optimizer from configure_optimizers."
                 )
 

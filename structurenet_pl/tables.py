@@ -1,4 +1,4 @@
-"""The boards of all optimizers in a fit, and what they have in common: layout, schedulers, growth, checkpoints."""
+"""The tables of all optimizers in a fit, and what they have in common: layout, schedulers, growth, checkpoints."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from structurenet_pl.board import Board, board_of
 from structurenet_pl.comparison import Change
 from structurenet_pl.components import Structure
+from structurenet_pl.factors import Factors
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.successors import continued
 from structurenet_pl.surgery.checkpoints import arrange, save_layout
@@ -21,12 +21,13 @@ from structurenet_pl.surgery.optimizer_state import carry_all, check_taken
 from structurenet_pl.surgery.param_groups import audit, count_places, place_newborn
 from structurenet_pl.surgery.stand_in import References, reachable, real
 from structurenet_pl.surgery.step_proof import StepProof
+from structurenet_pl.table import LRTable, table_of
 
 CHECKPOINT_KEY = "structurenet_pl"
 
 
-class Boards(dict[Optimizer, Board]):
-    """One board for each optimizer of a Trainer.
+class LRTables(dict[Optimizer, LRTable]):
+    """One table for each optimizer of a Trainer.
 
     Args:
         trainer: Its optimizers exist from the start of a fit.
@@ -40,24 +41,19 @@ class Boards(dict[Optimizer, Board]):
         self._revealed: list[tuple[dict[str, Any], Any]] = []
 
     @property
-    def complete(self) -> bool:
-        """Whether these are the optimizers of the Trainer; they may be replaced in the middle of a fit."""
-        return list(self) == self._trainer.optimizers
-
-    @property
     def schedulers(self) -> list[Any]:
         """The schedulers that Lightning knows."""
         return [config.scheduler for config in self._trainer.lr_scheduler_configs]
 
     def take_over(self) -> None:
-        """Give back what boards of an earlier fit have split, of optimizers that are used again."""
+        """Give back what tables of an earlier fit have split, of optimizers that are used again."""
         for optimizer in self._trainer.optimizers:
-            if (board := board_of(optimizer)) is not None:
-                self._adapt([board], self.schedulers)
-                board.release()
+            if (table := table_of(optimizer)) is not None:
+                self._adapt([table], self.schedulers)
+                table.release()
 
-    def lay_out(self, structure: Structure, split_1d: bool) -> None:
-        """Give each optimizer groups by component and a board where it has none, and schedulers the user's groups.
+    def lay_out(self, structure: Structure, factors: Factors) -> None:
+        """Give each optimizer groups by component and a table where it has none, and schedulers the user's groups.
 
         Optimizers that are gone are forgotten.
         """
@@ -65,7 +61,7 @@ class Boards(dict[Optimizer, Board]):
             del self[optimizer]
         new = [optimizer for optimizer in self._trainer.optimizers if optimizer not in self]
         for optimizer in self._trainer.optimizers:  # in this order
-            self[optimizer] = self.pop(optimizer) if optimizer in self else Board(optimizer, structure, split_1d)
+            self[optimizer] = self.pop(optimizer) if optimizer in self else LRTable(optimizer, structure, factors)
         self._stand_in([self[optimizer] for optimizer in new], [*self.schedulers, *self._keepers()])
         self.proof.start(self.values())
         self._note(self.schedulers)
@@ -106,12 +102,6 @@ class Boards(dict[Optimizer, Board]):
         for attributes, stand_in in self._revealed:
             attributes["optimizer"] = stand_in
 
-    def adopt(self) -> bool:
-        """Take over what others have added to the optimizers; tell if there are groups without factors."""
-        for board in self.values():
-            board.meet()
-        return any(board.has_news for board in self.values())
-
     def arrange(self, structure: Structure, layouts: Sequence[Any]) -> None:
         """Put the parameters into the user's groups in the order in which a checkpoint had them.
 
@@ -128,21 +118,21 @@ class Boards(dict[Optimizer, Board]):
 
     def load_with(self, settings: Sequence[Any]) -> None:
         """What stands in single pieces, to be loaded with the state of the optimizers."""
-        for board, more in zip(self.values(), settings, strict=False):
-            board.load_with(more)
+        for table, more in zip(self.values(), settings, strict=False):
+            table.load_with(more)
 
     def save(self, structure: Structure) -> dict[str, Any]:
         """What a checkpoint needs beside the states of the optimizers, which hold the user's groups as without us."""
         return {
-            "groups": [save_layout(board.groups.user, structure.parameter_names) for board in self.values()],
-            "settings": [board.differing() for board in self.values()],
+            "groups": [save_layout(table.groups.user, structure.parameter_names) for table in self.values()],
+            "settings": [table.differing() for table in self.values()],
         }
 
     @contextmanager
     def following(self, structure: Structure, change: Change, split_1d: bool) -> Iterator[None]:
         """Follow a growth into the optimizers.
 
-        If that or the body of the ``with`` raises, they are as they were. Before there are boards, the optimizers are
+        If that or the body of the ``with`` raises, they are as they were. Before there are tables, the optimizers are
         still to be made.
 
         Args:
@@ -162,11 +152,11 @@ class Boards(dict[Optimizer, Board]):
         born = [name for name in structure.parameters if structure.components[name].born == change.event.clock]
         expected.update(tensor for name in born for tensor in structure.parameters[name].values())
         with ExitStack() as undo:
-            for optimizer, board in self.items():
-                undo.callback(board.remember())
+            for optimizer, table in self.items():
+                undo.callback(table.remember())
                 undo.callback(carry_all(optimizer, change.successors, change.moments, structure.parameter_names))
-                board.replace(change.successors, structure)
-            slots = {optimizer: board.slots for optimizer, board in self.items()}
+                table.replace(change.successors, structure)
+            slots = {optimizer: table.slots for optimizer, table in self.items()}
             joining = place_newborn(slots, structure, born, change.like, split_1d)
             for optimizer, newcomers in joining.items():
                 for name, tensor in (item for new in newcomers for item in new.tensors.items()):
@@ -179,21 +169,21 @@ class Boards(dict[Optimizer, Board]):
     def _keepers(self) -> list[object]:
         """Who may keep schedulers beside Lightning: all but the driver, which keeps these."""
         keepers = [self._trainer.lightning_module, *self._trainer.callbacks]
-        return [keeper for keeper in keepers if vars(keeper).get("boards") is not self]
+        return [keeper for keeper in keepers if vars(keeper).get("tables") is not self]
 
-    def _stand_in(self, boards: Iterable[Board], roots: Sequence[object]) -> None:
-        stand_ins = {key: stand_in for board in boards for key, stand_in in board.stand_ins.items()}
+    def _stand_in(self, tables: Iterable[LRTable], roots: Sequence[object]) -> None:
+        stand_ins = {key: stand_in for table in tables for key, stand_in in table.stand_ins.items()}
         if stand_ins:
             self._references.replace(roots, stand_ins)
 
-    def _adapt(self, boards: Iterable[Board], schedulers: Iterable[Any]) -> None:
+    def _adapt(self, tables: Iterable[LRTable], schedulers: Iterable[Any]) -> None:
         """Have schedulers that were made on pieces be ones made on the user's groups."""
         for scheduler in (scheduler for scheduler in schedulers if not _is_noted(scheduler)):
             parts = list(reachable([scheduler]))
             held = {id(real(value)) for part in parts for value in vars(part).values() if isinstance(value, Optimizer)}
-            for board in boards:
-                if held & board.stand_ins.keys():
-                    adapt(parts, board.groups, board.as_base)
+            for table in tables:
+                if held & table.stand_ins.keys():
+                    adapt(parts, table.groups, table.as_base)
 
     def _note(self, schedulers: Iterable[Any]) -> None:
         """Remember who has the user's groups."""
