@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from structurenet_pl.surgery.wrappers import with_inner
+from structurenet_pl.surgery.wrappers import after_closure, closure_of, with_inner
 
 
 class ByHand:
@@ -39,18 +39,12 @@ class ByHand:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if torch.compiler.is_compiling():
             return None
-        done, self.done = self.done, False  # under a gradient scaler Lightning calls its hooks before the step
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            if not done:
-                self._act(optimizer)
-            return None
 
-        def closed() -> Any:
-            loss = closure()
-            if not self.done:
+        def act() -> None:
+            if not self.done:  # under a gradient scaler Lightning calls its hooks before the step
                 self._act(optimizer)
             self.done = False
-            return loss
 
-        return ((args[0], closed, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": closed})
+        if closure_of(args, kwargs) is not None:
+            self.done = False
+        return after_closure(args, kwargs, act)

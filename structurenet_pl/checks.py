@@ -11,7 +11,9 @@ from structurenet_pl.components import Structure
 from structurenet_pl.events import Component
 from structurenet_pl.factors import Factors
 from structurenet_pl.lightning import MisconfigurationException, Trainer, rank_zero_info, rank_zero_warn
-from structurenet_pl.surgery.wrappers import with_inner
+from structurenet_pl.state_kinds import tensors_in
+from structurenet_pl.surgery.param_groups import settings
+from structurenet_pl.surgery.wrappers import hookable, with_inner
 from structurenet_pl.trial import try_out
 
 MOST_NAMES = 12
@@ -140,6 +142,11 @@ def check_optimizers(
                 f"{kind} keeps or saves its groups in a form of its own, which depends on how they are split. Use the "
                 "optimizer inside, or a wrapper that shares its groups and saves what torch's optimizers save."
             )
+        if any(tensor.numel() > 1 for group in optimizer.param_groups for _, tensor in tensors_in(settings(group))):
+            raise MisconfigurationException(
+                f"{kind} keeps tensors of its parameters in its param groups, which are to be split by component. Use "
+                "an optimizer that keeps them in its state."
+            )
         trial = try_out(optimizer)
         if factors and not trial.keeps_lr:
             raise MisconfigurationException(
@@ -169,7 +176,9 @@ def check_optimizers(
 
 
 def _saves_as_usual(optimizer: Optimizer) -> bool:
-    """Whether those that it wraps have groups of its own, and it has a state dict like those of torch."""
+    """Whether those that it wraps have its own groups, and it has hooks and a state dict like those of torch."""
+    if not hookable(optimizer):
+        return False  # whoever saves or loads it would see the groups as they are split
     own = set(map(id, optimizer.param_groups))
     if any(id(group) not in own for inner in with_inner(optimizer) for group in inner.param_groups):
         return False

@@ -178,6 +178,7 @@ class Driver(Callback):
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Nobody has a say in gradients and lrs after this."""
         self._refresh(trainer)
+        self.tables.proof.begin(optimizer)
         for act in self._before_step:
             act(trainer, pl_module, optimizer)
 
@@ -188,7 +189,7 @@ class Driver(Callback):
         self._epoch_over = trainer.is_last_batch
         if self._epoch_over or trainer.global_step != self._step_before:
             self._in_batch = False
-            self.tables.proof.end_of_step()
+            self.tables.proof.end()
             if not several(self._trainer):
                 self._serve(pl_module)
         self._freezing.count(self.structure)

@@ -22,9 +22,9 @@ class ForeignWrites:
         """
         pieces = [piece["name"] for some in groups for piece in some]
         names = [piece["name"] for piece in written]
-        first, rest = pieces[: len(groups)], pieces[len(groups) :]
+        first, rest = pieces[: len(groups)], [name for name in pieces if name not in names]
         in_part = any(0 < sum(piece["name"] in names for piece in some) < len(some) for some in groups)
-        if rest and in_part and set(names) == set(first):
+        if in_part and set(names) <= set(first):
             self._say(
                 f"the lr of {', '.join(map(repr, names))} was set from outside, but not that of {rest}: your "
                 f"{len(groups)} param group(s) are split by component. If they were meant as a whole, write to all of "

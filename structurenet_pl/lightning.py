@@ -42,10 +42,12 @@ except ModuleNotFoundError:
     _OtherTensorBoardLogger = _TensorBoardLogger
 
 TENSORBOARD_LOGGERS = (_TensorBoardLogger, _OtherTensorBoardLogger)
+CALLBACKS = (_Callback, _OtherCallback)
 TRAINERS = (Trainer, _OtherTrainer)
 LR_MONITORS = (_LearningRateMonitor, _OtherLearningRateMonitor)
 
 __all__ = [
+    "CALLBACKS",
     "LR_MONITORS",
     "TENSORBOARD_LOGGERS",
     "TRAINERS",

@@ -29,12 +29,14 @@ class Kind:
     Args:
         dims: For each dimension of the parameter, whether the state has as many entries, else 1; None if its shape is
             not that of the parameter.
+        single: Whether it has one entry only, whatever the size of the parameter.
         follows: What it follows: ``"gradient"`` if it turns around with the gradient, such as a momentum; ``"size"`` if
             it does not, such as a second moment; ``"weight"`` if it is an average or a copy of the parameter; None if
             that cannot be told.
     """
 
     dims: tuple[bool, ...] | None
+    single: bool
     follows: Literal["gradient", "size", "weight"] | None
 
 
@@ -106,7 +108,11 @@ def _try_out(recipe: Recipe, shape: tuple[int, ...]) -> dict[Path, Kind]:
     except Exception:  # whatever somebody's optimizer needs that a copy on the CPU does not have
         return {}
     return {
-        path: Kind(_dims(tensors, shape), "weight" if path in weights else _follows(tensors, other.get(path)))
+        path: Kind(
+            _dims(tensors, shape),
+            all(tensor.numel() == 1 for tensor in tensors),
+            "weight" if path in weights else _follows(tensors, other.get(path)),
+        )
         for path, tensors in one.items()
     }
 
@@ -162,12 +168,16 @@ def _follows(tensors: Sequence[Tensor], turned: Sequence[Tensor] | None) -> Lite
 
 def _look_at(state: Mapping[Tensor, Any], ndim: int) -> dict[Path, Kind]:
     """What can be told from the shapes of a state."""
-    dims: dict[Path, set[tuple[bool, ...] | None]] = {}
+    seen: dict[Path, set[tuple[tuple[bool, ...] | None, bool]]] = {}
     for parameter, entries in state.items():
         if isinstance(parameter, Tensor) and parameter.ndim == ndim:
             for path, tensor in tensors_in(entries):
-                dims.setdefault(path, set()).add(_dims([tensor], tuple(parameter.shape)))
-    return {path: Kind(found.pop() if len(found) == 1 else None, None) for path, found in dims.items()}
+                seen.setdefault(path, set()).add((_dims([tensor], tuple(parameter.shape)), tensor.numel() == 1))
+    kinds = {}
+    for path, found in seen.items():
+        dims = {dims for dims, _ in found}
+        kinds[path] = Kind(dims.pop() if len(dims) == 1 else None, all(single for _, single in found), None)
+    return kinds
 
 
 def _step_without_state(recipe: Recipe, ndim: int, new_ndim: int, anew: bool) -> str | None:

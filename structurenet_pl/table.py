@@ -18,8 +18,8 @@ from structurenet_pl.successors import Successor
 from structurenet_pl.surgery.group_settings import put
 from structurenet_pl.surgery.param_groups import Group, Newcomers, Slot, own
 from structurenet_pl.surgery.split_groups import SplitGroups
-from structurenet_pl.surgery.stand_in import UnsplitOptimizer, real
-from structurenet_pl.surgery.wrappers import hookable, with_inner
+from structurenet_pl.surgery.stand_in import UnsplitOptimizer
+from structurenet_pl.surgery.wrappers import after_closure, hookable, with_inner
 
 
 class LRTable:
@@ -50,7 +50,7 @@ class LRTable:
         self._row_of: Mapping[str, int] = {}
         self._columns: dict[str, Vector] = {}  # as the factors gave them
         self._standing: Lrs | None = None  # what was written to the pieces; None if pieces have come or gone since
-        self._settings: list[Any] = []  # all that the user's groups held then
+        self._settings: list[Any] = []  # what stood in the groups then
         self._own_to_load: Mapping[str, Mapping[str, Any]] = {}
         self._loading: list[Group] = []
         self._hooks = []
@@ -58,7 +58,7 @@ class LRTable:
             self._hooks.append(one.register_state_dict_post_hook(self._save))
             self._hooks.append(one.register_load_state_dict_pre_hook(self._prepare_load))
             self._hooks.append(one.register_load_state_dict_post_hook(self._load))
-            self._hooks.append(one.register_step_pre_hook(_step_the_real_one))
+        self._hooks.append(hookable(optimizer)[0].register_step_pre_hook(self._before_update))
         self._hooks.append(hookable(optimizer)[0].register_step_post_hook(self._look_back))
         _TABLES[optimizer] = self
         self.refresh()
@@ -84,6 +84,11 @@ class LRTable:
         return self._standing.changed(self.optimizer.param_groups) if self._standing else []
 
     @property
+    def n_user(self) -> int:
+        """The number of the user's groups."""
+        return len(self.groups.user)
+
+    @property
     def stand_ins(self) -> dict[int, UnsplitOptimizer]:
         """What schedulers see in place of the optimizer and of those inside it, by the ``id`` of these."""
         return {id(one): UnsplitOptimizer(one, self) for one in with_inner(self.optimizer)}
@@ -91,6 +96,13 @@ class LRTable:
     def user_groups(self, optimizer: Optimizer) -> list[Group]:
         """The user's groups in the optimizer, or in one inside it."""
         return self.groups.user_groups(optimizer)
+
+    def adopt(self) -> None:
+        """Take over groups and tensors that somebody else has added, however they did it."""
+        self._take()
+        if self.groups.adopt(thoroughly=True):
+            self._standing = None
+            self.refresh()
 
     def refresh(self) -> None:
         """Set every effective lr from its base and the factors, if any of them has moved."""
@@ -107,8 +119,11 @@ class LRTable:
         self._write()
 
     def release(self) -> None:
-        """Give the user's groups back to the optimizer, with base lrs."""
+        """Give the user's groups back to the optimizer, with base lrs, also in the pieces: somebody may hold them."""
         self._take()
+        for piece, base in zip(self.optimizer.param_groups, self.bases.of_pieces(), strict=True):
+            if base is not None:
+                put(piece, "lr", base)
         self.groups.release()
         for hook in self._hooks:
             hook.remove()
@@ -165,19 +180,24 @@ class LRTable:
     def _take(self) -> bool:
         """Take over what others have written and added; tell if there was anything."""
         if self._standing is not None:
-            if self._standing.stand_in(self.optimizer.param_groups) and self._settings_stand():
+            settings = self._read_settings()
+            stand = len(settings) == len(self._settings) and all(map(is_, settings, self._settings))
+            if stand and self._standing.stand_in(self.optimizer.param_groups):
                 return False
             self.bases.take(self._standing, self.product)
         if self.groups.adopt():
             self._standing = None
-        self.groups.settings.pass_on()
+        self.groups.settings.collect()
         self.bases.start()
         return True
 
-    def _settings_stand(self) -> bool:
-        """Whether all that the user's groups hold are the objects that they held; tensors have to be looked at."""
-        values = [value for group in self.groups.user for value in group.values()]
-        return len(values) == len(self._settings) and all(map(is_, values, self._settings))
+    def _read_settings(self) -> list[Any]:
+        """All that stands in the user's groups, and in the first piece of each but for its lr: which objects they are.
+
+        What is written to all pieces is written to the first, too.
+        """
+        firsts = [value for pieces in self.groups.pieces for key, value in pieces[0].items() if key != "lr"]
+        return [value for group in self.groups.user for value in group.values()] + firsts
 
     def _read_factors(self) -> bool:
         """Fill the columns of the factors that have moved, all of them if rows have come or gone; tell if any has."""
@@ -225,8 +245,12 @@ class LRTable:
                     put(piece, "lr", base * factor)  # a tensor in place
             values = [piece.get("lr") for piece in pieces]
         self._standing = Lrs(values)
-        self._settings = [value for group in self.groups.user for value in group.values()]
+        self._settings = self._read_settings()
         self.version += 1
+
+    def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """Take over what has been written in the last hooks before the update, after all of ours."""
+        return None if torch.compiler.is_compiling() else after_closure(args, kwargs, self.refresh)
 
     def _look_back(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Say if an lr was written again between the last refresh and the update."""
@@ -237,7 +261,7 @@ class LRTable:
             self.bases.foreign.in_step(piece, type(optimizer).__name__)
 
     def _save(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        self._take()
+        self.adopt()
         return self.groups.joined(optimizer, state)
 
     def _prepare_load(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -250,13 +274,6 @@ class LRTable:
         self.bases.start()
         self._own_to_load, self._loading = {}, []
         self._write()
-
-
-def _step_the_real_one(
-    optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """A scheduler made on a stand-in has torch call ``step`` with the stand-in, which holds none of the pieces."""
-    return None if real(optimizer) is optimizer else ((real(optimizer), *args[1:]), kwargs)
 
 
 _TABLES: WeakKeyDictionary[Optimizer, LRTable] = WeakKeyDictionary()

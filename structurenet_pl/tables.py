@@ -13,13 +13,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from structurenet_pl.comparison import Change
 from structurenet_pl.components import Structure
 from structurenet_pl.factors import Factors
-from structurenet_pl.lightning import Trainer
+from structurenet_pl.lightning import MisconfigurationException, Trainer
 from structurenet_pl.successors import continued
 from structurenet_pl.surgery.checkpoints import arrange, save_layout
 from structurenet_pl.surgery.late_schedulers import adapt
 from structurenet_pl.surgery.optimizer_state import carry_all, check_taken
 from structurenet_pl.surgery.param_groups import audit, count_places, place_newborn
-from structurenet_pl.surgery.stand_in import References, reachable, real
+from structurenet_pl.surgery.references import References, attributes_of, held_by, reachable, set_attribute
+from structurenet_pl.surgery.stand_in import real
 from structurenet_pl.surgery.step_proof import StepProof
 from structurenet_pl.table import LRTable, table_of
 
@@ -38,7 +39,7 @@ class LRTables(dict[Optimizer, LRTable]):
         self._trainer = trainer
         self._references = References()
         self.proof = StepProof()
-        self._revealed: list[tuple[dict[str, Any], Any]] = []
+        self._revealed: list[tuple[Any, Any]] = []
 
     @property
     def schedulers(self) -> list[Any]:
@@ -58,13 +59,15 @@ class LRTables(dict[Optimizer, LRTable]):
         Optimizers that are gone are forgotten.
         """
         for optimizer in set(self) - set(self._trainer.optimizers):
-            del self[optimizer]
+            self.pop(optimizer).release()
         new = [optimizer for optimizer in self._trainer.optimizers if optimizer not in self]
         for optimizer in self._trainer.optimizers:  # in this order
             self[optimizer] = self.pop(optimizer) if optimizer in self else LRTable(optimizer, structure, factors)
+        for optimizer in new:
+            self._check_saves(optimizer)
         self._stand_in([self[optimizer] for optimizer in new], [*self.schedulers, *self._keepers()])
         self.proof.start(self.values())
-        self._note(self.schedulers)
+        self._note([*self.schedulers, *self._kept()])
 
     def bind(self, everywhere: bool = True) -> None:
         """Give schedulers that were made in mid-fit the user's groups.
@@ -74,8 +77,9 @@ class LRTables(dict[Optimizer, LRTable]):
         """
         found = [scheduler for scheduler in self.schedulers if not _is_noted(scheduler)]
         if everywhere:
-            kept = reachable(value for keeper in self._keepers() for value in vars(keeper).values())
-            found += [one for one in kept if isinstance(one, LRScheduler) and not _is_noted(one)]
+            for table in self.values():
+                table.adopt()
+            found += [scheduler for scheduler in self._kept() if not _is_noted(scheduler)]
         if found:
             self._adapt(list(self.values()), found)
             self._stand_in(list(self.values()), found)
@@ -90,17 +94,18 @@ class LRTables(dict[Optimizer, LRTable]):
     def reveal(self) -> None:
         """Have the schedulers that Lightning knows refer to the optimizers themselves until :meth:`conceal`."""
         self._revealed = [
-            (vars(scheduler), stand_in)
+            (scheduler, stand_in)
             for scheduler in self.schedulers
-            if isinstance(stand_in := vars(scheduler).get("optimizer"), Optimizer)
+            if isinstance(stand_in := attributes_of(scheduler).get("optimizer"), Optimizer)
         ]
-        for attributes, stand_in in self._revealed:
-            attributes["optimizer"] = real(stand_in)
+        for scheduler, stand_in in self._revealed:
+            set_attribute(scheduler, "optimizer", real(stand_in))
 
     def conceal(self) -> None:
         """The end of :meth:`reveal`."""
-        for attributes, stand_in in self._revealed:
-            attributes["optimizer"] = stand_in
+        while self._revealed:
+            scheduler, stand_in = self._revealed.pop()
+            set_attribute(scheduler, "optimizer", stand_in)
 
     def arrange(self, structure: Structure, layouts: Sequence[Any]) -> None:
         """Put the parameters into the user's groups in the order in which a checkpoint had them.
@@ -166,10 +171,28 @@ class LRTables(dict[Optimizer, LRTable]):
             yield
             undo.pop_all()
 
+    def _check_saves(self, optimizer: Optimizer) -> None:
+        """Refuse an optimizer whose state dict does not show the user's groups, because it calls no hooks.
+
+        Raises:
+            MisconfigurationException: If it shows the pieces.
+        """
+        saved = [len(group["params"]) for group in optimizer.state_dict()["param_groups"]]
+        if saved != [len(group["params"]) for group in self[optimizer].groups.user]:
+            self.pop(optimizer).release()
+            raise MisconfigurationException(
+                f"{type(optimizer).__name__}.state_dict() calls none of torch's hooks, so a checkpoint would hold its "
+                "param groups as they are split by component. Let it call super().state_dict()."
+            )
+
     def _keepers(self) -> list[object]:
         """Who may keep schedulers beside Lightning: all but the driver, which keeps these."""
         keepers = [self._trainer.lightning_module, *self._trainer.callbacks]
         return [keeper for keeper in keepers if vars(keeper).get("tables") is not self]
+
+    def _kept(self) -> list[Any]:
+        """The schedulers that these keep."""
+        return [one for one in reachable(self._keepers()) if isinstance(one, LRScheduler)]
 
     def _stand_in(self, tables: Iterable[LRTable], roots: Sequence[object]) -> None:
         stand_ins = {key: stand_in for table in tables for key, stand_in in table.stand_ins.items()}
@@ -179,11 +202,9 @@ class LRTables(dict[Optimizer, LRTable]):
     def _adapt(self, tables: Iterable[LRTable], schedulers: Iterable[Any]) -> None:
         """Have schedulers that were made on pieces be ones made on the user's groups."""
         for scheduler in (scheduler for scheduler in schedulers if not _is_noted(scheduler)):
-            parts = list(reachable([scheduler]))
-            held = {id(real(value)) for part in parts for value in vars(part).values() if isinstance(value, Optimizer)}
             for table in tables:
-                if held & table.stand_ins.keys():
-                    adapt(parts, table.groups, table.as_base)
+                if held_by(scheduler) & table.stand_ins.keys():
+                    adapt(list(reachable([scheduler])), table.groups, table.as_base)
 
     def _note(self, schedulers: Iterable[Any]) -> None:
         """Remember who has the user's groups."""

@@ -134,13 +134,17 @@ def try_out(optimizer: Optimizer) -> Trial:
 def lists_by_group(optimizer: Optimizer) -> list[str]:
     """Names of the lists in an optimizer that have an entry for each param group, such as ``base_lrs`` of AdaBound.
 
-    They are known by what they do: only with an entry for each group does a copy with two groups what one group does.
+    They are known by what they do: only with an entry for each group does a copy with one more group than there are
+    entries what it does with a single group.
     """
+    starts = [
+        START[index % len(START)] for index in range(len(optimizer.param_groups) + 1)
+    ]  # more than there are entries
 
     def is_right(by_group: Collection[str]) -> bool:
         try:
-            whole = train(recipe.make(START, by_group=by_group))
-            return torch.equal(whole, train(recipe.make(START, split=True, by_group=by_group)))
+            whole = train(recipe.make(starts, by_group=by_group))
+            return torch.equal(whole, train(recipe.make(starts, split=True, by_group=by_group)))
         except Exception:  # such as an IndexError
             return False
 

@@ -417,7 +417,7 @@ def test_what_cannot_be_followed_is_seen_at_the_first_step(kind, message):
     assert len(trace.rows) <= 1
 
 
-def test_hooks_for_all_optimizers_go_when_the_first_step_is_done():
+def test_there_are_hooks_for_all_optimizers_in_the_first_update_only():
     from torch.optim import optimizer as module
 
     counts = []
@@ -426,5 +426,13 @@ def test_hooks_for_all_optimizers_go_when_the_first_step_is_done():
         def on_train_batch_start(self, *args):
             counts.append(len(module._global_optimizer_pre_hooks) + len(module._global_optimizer_post_hooks))
 
-    fit(Plain(), [Half(), Counts()], epochs=1)
-    assert counts == [2] + [0] * (BATCHES - 1)
+    class Stepping(Plain):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            optimizer.register_step_post_hook(lambda *args: during.append(len(module._global_optimizer_post_hooks)))
+            return optimizer
+
+    during = []
+    fit(Stepping(), [Half(), Counts()], epochs=1)
+    assert during == [1] + [0] * (BATCHES - 1)
+    assert counts == [0] * BATCHES

@@ -30,7 +30,7 @@ from structurenet_pl import (
     widen,
 )
 from structurenet_pl.driver import Driver
-from structurenet_pl.surgery.stand_in import reachable
+from structurenet_pl.surgery.references import attributes_of, reachable
 from structurenet_pl.table import table_of
 
 pytestmark = pytest.mark.filterwarnings(
@@ -510,7 +510,7 @@ def everything(trainer, net):
         "groups": [(id(group), {**group, "params": [*map(id, group["params"])]}) for group in optimizer.param_groups],
         "state": [(id(one), [*map(id, entries.values())]) for one, entries in optimizer.state.items()],
         "slots": dict(table_of(optimizer).slots),
-        "schedulers": [{key: copy.copy(value) for key, value in vars(part).items()} for part in parts],
+        "schedulers": [{key: copy.copy(value) for key, value in attributes_of(part).items()} for part in parts],
         "users": [
             (id(group), {**group, "params": [*map(id, group["params"])]}) for group in table_of(optimizer).groups.user
         ],

@@ -14,7 +14,7 @@ from references import find_timm
 from structurenet_pl import Clock, Component, GrowEvery, LRFactor, Moment
 from structurenet_pl.components import Structure
 from structurenet_pl.factors import Factors
-from structurenet_pl.surgery.stand_in import References
+from structurenet_pl.surgery.references import References
 from structurenet_pl.table import LRTable
 
 TIMM = {

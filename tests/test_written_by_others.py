@@ -41,19 +41,34 @@ def test_what_a_callback_writes_is_the_base_of_this_step(hook, order):
     assert used == [[0.01 * (1 + step) * 0.5] * 4 for step in range(8)]
 
 
-def test_what_is_written_after_us_is_said():
+def used_in(module, callbacks):
+    """The lrs in each update."""
+    used = []
+
+    class Watched(module):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            optimizer.register_step_post_hook(lambda it, *args: used.append({group["lr"] for group in it.param_groups}))
+            return optimizer
+
+    fit(Watched(), callbacks, epochs=1)
+    return used
+
+
+@pytest.mark.filterwarnings("ignore:the lr of param group 'body.0' was set")
+@pytest.mark.parametrize("hook", ["on_before_optimizer_step", "configure_gradient_clipping"])
+def test_what_is_written_after_all_callbacks_is_the_base_of_this_step(hook):
     class Late(Plain):
-        def on_before_optimizer_step(self, optimizer):
+        def write(self, optimizer, *args, **kwargs):
             for group in optimizer.param_groups:
-                group["lr"] = 0.3
+                group["lr"] = 0.1 * (1 + self.trainer.global_step)
 
-    message = r"was written during the step.*SGD\.step\(\) itself, or by.*Write it in"
-    with pytest.warns(UserWarning, match=message) as told:
-        fit(Late(), [Half()], epochs=1)
-    assert len([one for one in told if "during the step" in str(one.message)]) == 1  # not one for each group
+    setattr(Late, hook, Late.write)
+    assert used_in(Late, [Half()]) == [{0.1 * (1 + step) * 0.5} for step in range(4)]
 
 
-def test_an_optimizer_that_writes_its_lr_in_a_wrapped_step_is_said():
+@pytest.mark.filterwarnings("ignore:the lr of param group 'body.0' was set")
+def test_what_is_written_in_a_wrapped_step_is_the_base_of_this_step():
     class Wrapped(Plain):
         def configure_optimizers(self):
             optimizer = super().configure_optimizers()
@@ -61,14 +76,34 @@ def test_an_optimizer_that_writes_its_lr_in_a_wrapped_step_is_said():
 
             def scheduled(closure):
                 loss = closure()
-                optimizer.param_groups[0]["lr"] = 0.07
+                for group in optimizer.param_groups:
+                    group["lr"] = 0.07
                 step(lambda: loss)
 
             optimizer.step = scheduled
             return optimizer
 
-    with pytest.warns(UserWarning, match=r"was written during the step, after the factors had been applied"):
-        fit(Wrapped(), [Half()], epochs=1)
+    assert used_in(Wrapped, [Half()]) == [{0.035}] * 4
+
+
+def test_an_optimizer_that_writes_its_lr_itself_is_said():
+    class Scheduled(torch.optim.Optimizer):
+        def __init__(self, params, lr):
+            super().__init__(params, {"lr": lr})
+            self.schedule = object()  # no plain data, so it is not tried out before
+
+        def step(self, closure):
+            loss = closure()
+            for group in self.param_groups:
+                group["lr"] = 0.07
+                for weight in group["params"]:
+                    weight.data -= group["lr"] * weight.grad
+            return loss
+
+    message = r"was written during the step.*Scheduled\.step\(\) itself"
+    with pytest.warns(UserWarning, match=message) as told:
+        fit(Plain(optimizer=lambda params: Scheduled(params, 0.1)), [Half()], epochs=1)
+    assert len([one for one in told if "during the step" in str(one.message)]) == 1  # not one for each group
 
 
 class ByHand(Plain):

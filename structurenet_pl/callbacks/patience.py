@@ -4,7 +4,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from structurenet_pl.events import GrowthEvent
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
-from structurenet_pl.surgery.stand_in import reachable
+from structurenet_pl.surgery.references import reachable
 
 
 class ResetPatience(Callback):

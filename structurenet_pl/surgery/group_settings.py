@@ -57,18 +57,20 @@ class GroupSettings:
             held = [stamp.held for stamp in stamps.values()]
             if len(values) == len(held) and all(map(is_, values, held)) and not any(map(is_tensor, values)):
                 continue  # a shortcut; a tensor may have been written in place
-            for key, value in _but_lr(group):
+            for key, value in group.items():
+                if key in APART:
+                    continue
                 if key not in stamps or not stamps[key].fits(value):
                     stamps[key] = Stamp.of(value)
                     for piece in pieces:
                         put(piece, key, value)
 
     def collect(self) -> None:
-        """Give the user's groups what has been written to all of their pieces alike."""
+        """Give the user's groups what has been written to all of their pieces alike, and the pieces the rest."""
         self.pass_on()
         for (group, (first, *others)), stamps in zip(self._pairs(), self._stamps, strict=True):
-            for key, value in _but_lr(first):
-                if key in group and same(group[key], value):
+            for key, value in first.items():
+                if key in APART or (held := group.get(key)) is value or (key in group and same(held, value)):
                     continue
                 if all(key in other and same(other[key], value) for other in others):
                     put(group, key, value)
@@ -88,8 +90,9 @@ class GroupSettings:
 
 def put(group: Group, key: str, value: Any) -> None:
     """Write to a group, to a tensor in place: compiled and capturable optimizers hold on to it."""
-    held = group.get(key)
-    if isinstance(held, Tensor) and isinstance(value, Tensor) and held.shape == value.shape:
+    held: Any = group.get(key)
+    are_tensors = isinstance(held, Tensor) and isinstance(value, Tensor)
+    if are_tensors and held.is_floating_point() and held.shape == value.shape:
         held.copy_(value)
     else:
         group[key] = own(value)
@@ -97,6 +100,8 @@ def put(group: Group, key: str, value: Any) -> None:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two settings are equal, and both tensors or both not."""
+    if one is other:
+        return True
     try:
         return isinstance(one, Tensor) == isinstance(other, Tensor) and bool(one == other)
     except (RuntimeError, ValueError):  # tensors or arrays of several entries, whose comparison is no yes or no

@@ -1,7 +1,8 @@
 """Optimizer state carried over a change of shape."""
 
+import copy
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -9,12 +10,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from structurenet_pl.lightning import rank_zero_warn
-from structurenet_pl.state_kinds import ANY, Kind, Path, state_kinds
+from structurenet_pl.state_kinds import ANY, Kind, Path, state_kinds, tensors_in
 from structurenet_pl.successors import Successor, embed
+from structurenet_pl.surgery.param_groups import LISTS
 from structurenet_pl.surgery.wrappers import with_inner
 from structurenet_pl.trial import PLAIN
 
 Moments = Literal["mean", "zero", "reset"]
+OF_ANY_OPTIMIZER = vars(Optimizer([torch.zeros(1)], {})).keys()
 
 
 class _Unfit(Exception):
@@ -58,7 +61,9 @@ def carry(
         if isinstance(value, Tensor):
             return _carry(value, path, successor, moments, kinds.get(path))
         if isinstance(value, dict):
-            return {key: carried(item, (*path, key)) for key, item in value.items()}
+            made = copy.copy(value)  # of its own class, such as a defaultdict
+            made.update({key: carried(item, (*path, key)) for key, item in value.items()})
+            return made
         if type(value) in (list, tuple):
             return type(value)(carried(item, (*path, ANY)) for item in value)
         if isinstance(value, deque):
@@ -102,6 +107,9 @@ def carry_all(
             one.state.update(entries)
 
     try:
+        check_nothing_outside(
+            optimizer, [old for old, successor in successors.items() if successor and successor.reshaped]
+        )
         for one, _ in before:
             for old, successor in successors.items():
                 if (known := one.state.pop(old, None)) is None or successor is None:
@@ -116,6 +124,25 @@ def carry_all(
         undo()
         raise
     return undo
+
+
+def check_nothing_outside(optimizer: Optimizer, tensors: Iterable[nn.Parameter]) -> None:
+    """Refuse to change the shape of tensors of which an optimizer keeps something outside of its state.
+
+    Raises:
+        ValueError: If it keeps tensors of several entries in its groups or attributes, whose shape would stay.
+    """
+    for one in with_inner(optimizer):
+        groups = [{key: value for key, value in group.items() if key not in LISTS} for group in one.param_groups]
+        others = [value for name, value in vars(one).items() if name not in OF_ANY_OPTIMIZER]
+        shapes = {tuple(tensor.shape) for tensor in tensors}
+        kept = [tuple(tensor.shape) for _, tensor in tensors_in([groups, others]) if tensor.numel() > 1]
+        if found := shapes.intersection(kept):
+            raise ValueError(
+                f"{type(one).__name__} keeps tensors of shape {sorted(found)} outside of its state, in its groups or "
+                "attributes. They could not follow when parameters of this shape are widened or narrowed: use an "
+                "optimizer that keeps all of it in its state."
+            )
 
 
 def check_taken(optimizer: Optimizer, ndim: int, name: str, anew: bool = False) -> None:
@@ -143,7 +170,7 @@ def _carry(value: Tensor, path: Path, successor: Successor, moments: Moments, ki
     dims = kind.dims if kind else (True,) * len(shape)
     if dims and value.shape == tuple(size if whole else 1 for size, whole in zip(shape, dims, strict=True)):
         return embed(value, successor, dims, _fill(value, successor, moments, kind))
-    if value.numel() == 1:
+    if kind.single if kind else value.numel() == 1:
         return value
     raise _Unfit(f"{'.'.join(map(str, path))!r} of shape {tuple(value.shape)}")
 

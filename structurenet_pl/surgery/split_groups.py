@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from operator import is_
 from typing import Any, cast
 from weakref import ref
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from structurenet_pl.components import Structure
+from structurenet_pl.lightning import MisconfigurationException
 from structurenet_pl.successors import Successor, continued
 from structurenet_pl.surgery.group_settings import GroupSettings, put
 from structurenet_pl.surgery.param_groups import (
@@ -58,8 +60,9 @@ class SplitGroups:
         lists = {id(one.param_groups): _List(one.param_groups, []) for one in with_inner(optimizer)}
         self._lists = [(ref(one), lists[id(one.param_groups)]) for one in with_inner(optimizer)]
         self._by_group = [(name, vars(optimizer)[name]) for name in lists_by_group(optimizer)]
-        for group in self.user:
-            self._split(group)
+        self._installed: list[list[Tensor]] = []  # the tensors of each of the user's groups
+        for origin, group in enumerate(self.user):
+            self.pieces.append(self._pieces_of(group, origin))
         self._install()
         self.settings.start()
 
@@ -69,8 +72,8 @@ class SplitGroups:
         return cast(Optimizer, self._optimizer())
 
     def __iter__(self) -> Iterator[tuple[Group, list[Group]]]:
-        """Each of the user's groups and the pieces made of it."""
-        return zip(self.user, self.pieces, strict=True)
+        """Each of the user's groups and the pieces made of it; one that somebody has just appended has none yet."""
+        return zip(self.user, self.pieces, strict=False)
 
     def user_groups(self, optimizer: Optimizer) -> list[Group]:
         """The user's groups in an optimizer, or in one inside it."""
@@ -80,18 +83,36 @@ class SplitGroups:
         """The tensors of a piece."""
         return next(piece["params"] for pieces in self.pieces for piece in pieces if piece["name"] == name)
 
-    def adopt(self) -> bool:
-        """Split what somebody else has added to the optimizer; tell if there was any."""
-        if sum(map(len, self.pieces)) == len(self.optimizer.param_groups):
+    def adopt(self, thoroughly: bool = False) -> bool:
+        """Take over groups and tensors that somebody else has added; tell if there were any.
+
+        Args:
+            thoroughly: Whether to compare all tensors, too, and not just their numbers.
+
+        Raises:
+            MisconfigurationException: If pieces have been taken out, or others put in their place.
+        """
+        known = {id(piece): piece for pieces in self.pieces for piece in pieces}
+        groups = self.optimizer.param_groups
+        added = [group for group in groups if id(group) not in known]
+        if groups is not self._lists[0][1].pieces or len(groups) - len(added) != len(known):
+            raise MisconfigurationException(
+                f"param groups of {type(self.optimizer).__name__} have been taken out or replaced in the middle of the "
+                "fit, where they are split by component: change them before the fit, or give it a new optimizer."
+            )
+        changed = [origin for origin in range(len(self.pieces)) if self._differs(origin, thoroughly)]
+        if not (added or changed or len(self.user) > len(self.pieces)):
             return False
         self.settings.pass_on()
-        known = {id(piece) for pieces in self.pieces for piece in pieces}
-        lists = {id(one): one for _, one in self._lists}.values()
-        added = [[group for group in one.pieces if id(group) not in known] for one in lists]
-        for one, others in zip(lists, added, strict=True):
-            one.user.extend(others)
+        for one in {id(one): one for _, one in self._lists}.values():
+            one.user.extend(group for group in one.pieces if id(group) not in known)
+        for origin in changed:
+            if not _same_tensors(self.user[origin]["params"], self._installed[origin]):
+                for piece in self.pieces[origin]:
+                    del self.slots[piece["name"]]
+                self.pieces[origin] = self._pieces_of(self.user[origin], origin)
         for group in self.user[len(self.pieces) :]:
-            self._split(group)
+            self.pieces.append(self._pieces_of(group, len(self.pieces)))
         self._install()
         self.settings.start()
         return True
@@ -221,9 +242,16 @@ class SplitGroups:
     def _made_of(self, group: Group) -> list[Group]:
         return next((pieces for user, pieces in self if user is group), [group])
 
-    def _split(self, group: Group) -> None:
-        """Make pieces of one more of the user's groups."""
-        origin = len(self.pieces)
+    def _differs(self, origin: int, thoroughly: bool) -> bool:
+        """Whether somebody has changed the tensors of one of the user's groups, or of its pieces."""
+        user, known = self.user[origin]["params"], self._installed[origin]
+        if len(user) != len(known) or not thoroughly:
+            return len(user) != len(known)
+        pieces = [tensor for piece in self.pieces[origin] for tensor in piece["params"]]
+        return not (_same_tensors(user, known) and _same_tensors(pieces, known))
+
+    def _pieces_of(self, group: Group, origin: int) -> list[Group]:
+        """Make the pieces of one of the user's groups."""
         decays = any(other.get("weight_decay") for other in self.user)
         suffix = group.get("name") or ("no_decay" if decays and group.get("weight_decay") == 0 else "")
         pieces = []
@@ -233,7 +261,7 @@ class SplitGroups:
             self.slots[name] = Slot(name, component, origin, suffix, is_1d)
             lists = {key: [group[key][index] for index in run] for key in LISTS if key in group}
             pieces.append(piece_of(group, lists, name))
-        self.pieces.append(pieces)
+        return pieces
 
     def _install(self) -> None:
         """Have the optimizer step on the pieces, and the user's groups hold their tensors."""
@@ -246,6 +274,7 @@ class SplitGroups:
             for key in LISTS:
                 if key in group:
                     group[key][:] = [item for piece in pieces for item in piece[key]]
+        self._installed = [list(group["params"]) for group in self.user]
         origins = [origin for origin, pieces in enumerate(self.pieces) for _ in pieces]
         for name, values in self._by_group:
             entries = type(values)(own(values[origin]) for origin in origins if origin < len(values))
@@ -259,3 +288,7 @@ def _packed(groups: Sequence[Group], numbers: Iterator[int]) -> list[Group]:
         rest = {key: own(value) for key, value in group.items() if key != "params"}
         packed.append(rest | {"params": list(islice(numbers, len(group["params"])))})
     return packed
+
+
+def _same_tensors(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))

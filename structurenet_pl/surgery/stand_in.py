@@ -1,23 +1,16 @@
 """What schedulers see in place of an optimizer whose param groups are split: the user's own groups."""
 
 import copy
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import is_
-from types import FunctionType, MethodType, ModuleType
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, cast
-from weakref import ProxyTypes
 
-from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from structurenet_pl.lightning import TRAINERS, unwrapped
+from structurenet_pl.lightning import unwrapped
 from structurenet_pl.surgery.wrappers import set_groups, with_inner
 
 Group = dict[str, Any]
-MOST = 10_000  # objects are searched; schedulers are near
-LONG = 100  # items; a longer container holds data and no schedulers, and walking through it would take its time
-NOT_SEARCHED = (Tensor, nn.Module, Optimizer, *TRAINERS, type, FunctionType, MethodType, ModuleType)
+TORCHS_MARK = "_wrapped_by_lr_sched"  # of LRScheduler.__init__ in torch.optim.lr_scheduler
 
 
 class Groups(Protocol):
@@ -55,10 +48,32 @@ class UnsplitOptimizer:
     def __class__(self) -> type:
         return type(vars(self)["_real"])
 
+    @property
+    def step(self) -> Any:
+        """The optimizer's, with the mark of one that torch has wrapped, or torch would wrap it to be called with this.
+
+        Torch does so when a scheduler is made, to see whether the optimizer has stepped: here it has, in this fit.
+        """
+        step = vars(self)["_real"].step
+        if hasattr(step, TORCHS_MARK):
+            return step
+
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            return step(*args, **kwargs)
+
+        setattr(marked, TORCHS_MARK, True)
+        vars(self)["_opt_called"] = True
+        return marked
+
     def __getattr__(self, name: str) -> Any:
         return getattr(vars(self)["_real"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "param_groups":
+            raise AttributeError(
+                "param_groups cannot be set here, where they are those of an optimizer whose groups are split by "
+                "component: add groups with add_param_group, before the fit if you can"
+            )
         setattr(vars(self)["_real"], name, value)
 
     def __eq__(self, other: object) -> bool:
@@ -104,7 +119,12 @@ class _Watched(list[Group]):
 
 def real(value: Any) -> Any:
     """The optimizer itself, if the value stands in for one or is what Lightning puts around it."""
-    return vars(value)["_real"] if type(value) is UnsplitOptimizer else unwrapped(value)
+    return vars(value)["_real"] if is_stand_in(value) else unwrapped(value)
+
+
+def is_stand_in(value: Any) -> bool:
+    """Whether it is no optimizer, although it passes for one."""
+    return type(value) is UnsplitOptimizer
 
 
 def _unsplit(optimizer: Optimizer, lists: Iterable[list[Group]]) -> Optimizer:
@@ -112,74 +132,3 @@ def _unsplit(optimizer: Optimizer, lists: Iterable[list[Group]]) -> Optimizer:
     for one, groups in zip(with_inner(optimizer), lists, strict=True):
         set_groups(one, groups)
     return optimizer
-
-
-class References:
-    """The places where schedulers and the like refer to optimizers, found whatever their names are."""
-
-    def __init__(self) -> None:
-        self._replaced: list[tuple[dict[str, Any], str, Any, Any]] = []
-
-    def replace(self, roots: Iterable[object], stand_ins: Mapping[int, UnsplitOptimizer]) -> None:
-        """Put stand-ins in the place of optimizers in all attributes that can be reached.
-
-        Args:
-            roots: Objects to begin with.
-            stand_ins: By the ``id`` of the optimizer.
-        """
-        self._replaced += _change(roots, lambda optimizer: stand_ins.get(id(unwrapped(optimizer)), optimizer))
-
-    def restore(self, roots: Iterable[object]) -> None:
-        """Put the optimizers back, also in what was made on a stand-in and can be reached from the roots."""
-        while self._replaced:
-            attributes, name, new, old = self._replaced.pop()
-            if attributes.get(name) is new:
-                attributes[name] = old
-        _change(roots, lambda optimizer: real(optimizer) if type(optimizer) is UnsplitOptimizer else optimizer)
-
-
-def reachable(roots: Iterable[object]) -> Iterator[object]:
-    """The roots, and the objects with attributes that are found in their attributes and short containers; near first.
-
-    What holds no schedulers is not searched: tensors, modules, optimizers, Trainers, classes and functions.
-    """
-    waiting = deque(roots)
-    exempt = {id(root) for root in waiting}
-    seen: set[int] = set()
-    while waiting and len(seen) < MOST:
-        one = waiting.popleft()
-        if id(one) in seen or type(one) in ProxyTypes or (isinstance(one, NOT_SEARCHED) and id(one) not in exempt):
-            continue
-        seen.add(id(one))
-        if isinstance(one, dict | list | tuple | set):
-            if len(one) <= LONG:
-                waiting.extend(one.values() if isinstance(one, dict) else one)
-        elif hasattr(one, "__dict__"):
-            yield one
-            waiting.extend(vars(one).values())
-
-
-def _change(roots: Iterable[object], change: Callable[[Any], Any]) -> list[tuple[dict[str, Any], str, Any, Any]]:
-    """Put something else in the places of optimizers; gives attributes, name, new and old value of each place."""
-    changed = []
-    for one in reachable(roots):
-        attributes = vars(one)
-        for name, value in list(attributes.items()):
-            new = _changed(value, change)
-            if new is not value:
-                attributes[name] = new
-                changed.append((attributes, name, new, value))
-    return changed
-
-
-def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The value with optimizers changed; a container is replaced as a whole, for others may hold it, too."""
-    if isinstance(value, Optimizer):
-        return change(value)
-    if type(value) in (list, tuple) and len(value) <= LONG:
-        items = [_changed(item, change) for item in value]
-        return value if all(map(is_, items, value)) else type(value)(items)
-    if type(value) is dict and len(value) <= LONG:
-        entries = {key: _changed(item, change) for key, item in value.items()}
-        return value if all(map(is_, entries.values(), value.values())) else entries
-    return value

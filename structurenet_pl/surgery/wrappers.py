@@ -1,6 +1,6 @@
 """Optimizers that wrap others."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -29,6 +29,35 @@ def _optimizers_in(value: Any) -> Iterator[Optimizer]:
         yield from (item for item in value if isinstance(item, Optimizer))
     elif isinstance(value, dict):
         yield from (item for item in value.values() if isinstance(item, Optimizer))
+
+
+def closure_of(args: Any, kwargs: Any) -> Callable[[], Any] | None:
+    """The closure that an optimizer's step is given."""
+    return args[1] if len(args) > 1 else kwargs.get("closure")
+
+
+def after_closure(args: Any, kwargs: Any, act: Callable[[], None]) -> tuple[Any, Any] | None:
+    """Do something when the closure of an optimizer's step has made the gradients; at once if it has none.
+
+    Args:
+        args: Of the step, the optimizer first.
+        kwargs: Of the step.
+        act: What is done.
+
+    Returns:
+        The arguments with another closure, None for the same.
+    """
+    closure = closure_of(args, kwargs)
+    if closure is None:
+        act()
+        return None
+
+    def closed() -> Any:
+        loss = closure()
+        act()
+        return loss
+
+    return ((args[0], closed, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": closed})
 
 
 def set_groups(optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:
