@@ -218,7 +218,9 @@ class LRTable:
         """Make a row for each piece; what was measured of one stays."""
         before = dict(zip(self.names, self.factors, strict=True))
         slots = [self.slots[piece["name"]] for piece in self.optimizer.param_groups]
-        self.names = [slot.name for slot in slots]
+        names = [slot.name for slot in slots]
+        if names != self.names:
+            self.names = names  # who keeps the list sees by that whether the rows are still the same
         self.factors = np.ones((len(slots), len(self._known)))
         for row, name in enumerate(self.names):
             self.factors[row] = before.get(name, 1.0)

@@ -21,7 +21,7 @@ LAYERS = [
     {"looking.plots", "looking.signals"},
     {"looking.history"},
     {"looking.reading"},
-    {"density", "surgery.param_groups", "surgery.stand_in"},
+    {"density", "surgery.param_groups", "surgery.stand_in", "surgery.references"},
     {"state_kinds", "foreign_writes", "surgery.step_proof"},
     {"surgery.optimizer_state", "surgery.group_settings"},
     {"surgery.split_groups"},
@@ -84,8 +84,9 @@ def test_one_assignment_of_an_lr():
             else:
                 continue
             found += [name_of(file) for target in written if getattr(target.slice, "value", None) == "lr"]
-    # the base lr that somebody wrote to all pieces, and the effective lrs; a trial writes to copies of its own
-    assert found == ["base_lrs", "table", "table", "trial"]
+    # the base lr that somebody wrote to all pieces; effective lrs, as floats and as tensors, and base lrs when the
+    # groups are given back; a trial writes to copies of its own
+    assert found == ["base_lrs", "table", "table", "table", "trial"]
 
 
 def test_events_need_the_standard_library_only():

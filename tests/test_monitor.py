@@ -1,4 +1,4 @@
-"""StrataMonitor logs what the optimizers really used, misses no corner, and disturbs nobody."""
+"""StrataMonitor logs what the optimizers really used, keeps every step of it, and disturbs nobody."""
 
 import copy
 import csv
@@ -9,6 +9,7 @@ import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from torch import nn
 import structurenet_pl.callbacks.monitor as monitor_file
 from helpers import Net, Plain, Validated, assert_same, example_factors, fit, loader, run
 from structurenet_pl import (
+    Clock,
     GrowEvery,
     GrowOnPlateau,
     GrowthMixin,
@@ -36,8 +38,8 @@ from structurenet_pl import (
     Warmup,
     explain,
     growth,
+    plot_strata,
 )
-from structurenet_pl.looking import record
 from structurenet_pl.looking.tensorboard import layout
 from test_distributed import both
 
@@ -82,14 +84,16 @@ def assert_used(curves, used):
 
 
 class Used(Callback):
-    """Step -> group -> lr at each step, and the same for every single factor."""
+    """Step -> group -> lr that is used at each step, and the lrs that stand in all optimizers then."""
 
     def __init__(self):
-        self.lrs = {}
+        self.lrs, self.standing = {}, {}
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         groups = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
         self.lrs.setdefault(trainer.global_step, {}).update(groups)
+        every = [group for one in trainer.optimizers for group in one.param_groups]
+        self.standing[trainer.global_step] = [float(group["lr"]) for group in every]
 
 
 class ByStep(LRFactor):
@@ -109,8 +113,8 @@ def test_logged_lrs_are_those_that_were_used(every):
     fit(Net(), [*factors, *growing(), used, StrataMonitor()], epochs=4, **options)
     curves = logged(logger.log_dir)
     assert_used(by_component(curves), used.lrs)
-    # factors jump at each epoch, of two steps: the last step before and the first after are there, and the first of all
-    assert set(curves["lr/head"]) == {0, 1, 2, 3, 4, 5, 6} | {step for step in range(8) if (step + 1) % every == 0}
+    # the first of all, those after growth and freezing, and those that are due
+    assert set(curves["lr/head"]) == {0, 2, 4, 6} | {step for step in range(8) if (step + 1) % every == 0}
     for name, born in {"body.0": 0, "body.3": 0, "head": 0, "patches.0": 2, "necks.0": 4}.items():
         assert min(curves[f"lr/{name}"]) == born
     assert curves["age/necks.0"][4] == 0
@@ -124,31 +128,18 @@ def test_logged_lrs_are_those_that_were_used(every):
         assert curves[f"lr_range/{word}"][4] == pytest.approx(value, rel=1e-6)  # float32
 
 
-def test_no_corner_is_lost_between_two_logged_steps():
-    used, logger = Used(), TensorBoardLogger("logs", name=None)
-    fit(Plain(), [ByStep(), used, StrataMonitor()], epochs=30, logger=logger, log_every_n_steps=50)
-    curve = logged(logger.log_dir)["factor/ByStep/head"]
-    # first, jump (before, after), start of the ramp (before, after), its end; 49 and 99 are due
-    assert list(curve) == [0, 4, 5, 11, 12, 49, 61, 99]
-    steps = range(100)
-    true = [np.float32(used.lrs[step]["head"] / 0.1) for step in steps]
-    assert np.interp(steps, list(curve), list(curve.values())) == pytest.approx(true, rel=1e-6)  # float32
-
-
-def test_what_fades_away_comes_to_rest_once():
-    class Fade(LRFactor):
-        def factor(self, component, now):
-            return 1 - 0.5 * 0.5 ** (now.clock.step / 10)  # from some step on it is a multiple of one rounding error
-
-    logger = CSVLogger("logs")
-    fit(Plain(), [Fade(), StrataMonitor()], epochs=200, logger=logger, log_every_n_steps=1000)
-    assert len(rows_of(logger, "lr/head")) <= 4
-
-
-def test_factors_of_gradients_are_left_to_the_interval():
-    logger = CSVLogger("logs")
-    fit(Plain(), [LARSScaler(0.1), StrataMonitor()], epochs=4, logger=logger, log_every_n_steps=8)
+def test_factors_of_gradients_are_kept_as_they_were_logged():
+    logger, used, monitor = CSVLogger("logs"), Used(), StrataMonitor()
+    fit(Plain(), [LARSScaler(0.1), ByStep(), used, monitor], epochs=5, logger=logger, log_every_n_steps=8)
     assert [int(row["step"]) for row in rows_of(logger, "lr/head")] == [0, 7, 15]
+    strata = monitor.strata
+    assert strata.steps.tolist() == [0, 5, 7, 12, 13, 14, 15, 16, 17, 18, 19]  # also those at which the other has moved
+    row = strata.components.index("head")
+    for step, lr in zip(strata.steps.tolist(), strata.lrs[row].tolist(), strict=True):
+        logged_at = max(one for one in (0, 7, 15) if one <= step)
+        other = [ByStep().factor(None, SimpleNamespace(clock=Clock(one))) for one in (logged_at, step)]
+        # the factor of the gradients comes out of a quotient
+        assert lr == pytest.approx(used.lrs[logged_at]["head"] / other[0] * other[1], rel=1e-12)
 
 
 def rows_of(logger, tag):
@@ -177,7 +168,7 @@ def test_every_logger_gets_the_same_rows():
     fit(Plain(), [Warmup(newborn_only=False), StrataMonitor()], epochs=2, logger=loggers, log_every_n_steps=2)
     first, second, third = loggers
     rows = rows_of(first, "lr/head")
-    assert [int(row["step"]) for row in rows] == [0, 1, 3, 4, 5, 7]
+    assert [int(row["step"]) for row in rows] == [0, 1, 3, 5, 7]
     assert float(rows[-1]["lr/head"]) == 0.1 * (2 / 5)
     mine = {step: row for step, row in third.rows if "lr/head" in row}
     for row in rows:
@@ -239,12 +230,11 @@ def test_two_optimizers(every):
     assert {first for first, _, _ in steps} <= set(curves["lr/generator.0"])
     assert {step for _, *both in steps for step in both} <= set(curves["lr/critic"])
     assert not set(curves["lr/critic"]) & set(curves["lr/generator.0"])
-    first = used.lrs[0] | {"critic": 0.01}
-    # what spans all components is of the lrs that all optimizers used last
+    # what spans all components is of the lrs that stand in all optimizers
     for step in curves["lr_range/max"]:
-        last = first | {name: lr for earlier in sorted(used.lrs)[: step + 1] for name, lr in used.lrs[earlier].items()}
-        assert curves["lr_range/max"][step] == np.float32(max(last.values()))
-        assert curves["lr_range/min"][step] == np.float32(min(last.values()))
+        standing = used.standing[step]
+        assert curves["lr_range/max"][step] == np.float32(max(standing))
+        assert curves["lr_range/min"][step] == np.float32(min(standing))
     assert curves["update_ratio/critic"].keys() <= curves["lr/critic"].keys()
     assert monitor.strata.components == ("generator.0", "generator.1", "critic")
     assert np.isfinite(monitor.strata.lrs).all()
@@ -408,8 +398,8 @@ def test_picture_shows_every_component():
     strata = monitor.strata
     assert strata.components == ("body.0", "body.3", "body.4", "head", "patches.0", "necks.0")
     assert strata.events == ((4, "+ patches.0"), (8, "+ necks.0"))
-    assert list(strata.steps) == list(range(12))
-    assert np.isnan(strata.lrs[4]).sum() == 4
+    assert list(strata.steps) == [0, 4, 8, 11]  # births, after each of which a warm-up starts; the end
+    assert np.isnan(strata.lrs[4]).sum() == 1
     assert len(events_of(logger.log_dir).Images("strata/heat_map")) == 3
 
 
@@ -507,35 +497,15 @@ def test_many_components_are_summed_up(caplog):
     curves = logged(logger.log_dir)
     assert len(curves) < 60
     assert set(curves["lr/active/mean"]) == {0, 1, 3}
-    assert set(curves["lr/sediment/mean"]) == {4, 5, 7}
+    assert set(curves["lr/sediment/mean"]) == {5, 7}
     assert curves["components/sediment"][5] == 1000
     assert curves["components/others"][5] == 1
     assert curves["lr/sediment/max"][5] == curves["lr/sediment/min"][5] == np.float32(used.lrs[5]["body.7"])
     assert curves["factor/SedimentaryDecay/sediment/mean"][5] == np.float32(0.1)
     assert curves["grad_norm/sediment"].keys() == curves["lr/sediment/mean"].keys()
-    assert monitor.strata.lrs.shape == (1001, 6)
-
-
-def test_the_record_is_bounded_and_keeps_corners(monkeypatch):
-    monkeypatch.setattr(record, "COLUMNS", 40)
-    monitor = StrataMonitor()
-    fit(Plain(), [ByStep(), monitor], epochs=1, data=loader(150), logger=CSVLogger("logs"), log_every_n_steps=1)
-    steps = monitor.strata.steps.tolist()
-    assert 20 <= len(steps) <= 40
-    assert {0, 5, 12} <= set(steps)
-    assert max(np.diff(steps)) <= 8
-
-
-def test_the_record_is_bounded_where_all_are_corners(monkeypatch):
-    class Restless(LRFactor):
-        def factor(self, component, now):
-            return 1.0 + now.clock.step // 2 % 2
-
-    monkeypatch.setattr(record, "COLUMNS", 40)
-    monitor = StrataMonitor()
-    fit(Plain(), [Restless(), monitor], epochs=1, data=loader(150), logger=CSVLogger("logs"), log_every_n_steps=1)
-    assert 20 <= len(monitor.strata.steps) <= 40
-    assert max(np.diff(monitor.strata.steps)) <= 8
+    assert monitor.strata.steps.tolist() == [0, 4, 7]
+    assert monitor.strata.lrs.shape == (1001, 3)
+    assert plot_strata(logger.log_dir).axes
 
 
 class Freezes(LRFactor):
@@ -549,20 +519,34 @@ def test_what_is_frozen_is_logged():
     logger, monitor, console = TensorBoardLogger("logs", name=None), StrataMonitor(), io.StringIO()
     trainer = fit(Plain(), [Freezes(), monitor], epochs=2, logger=logger, log_every_n_steps=6)
     curves = logged(logger.log_dir)
-    assert curves["frozen/body.0"] == {0: 0, 3: 0, 4: 1, 5: 1}
-    assert curves["frozen/head"] == {0: 0, 3: 0, 4: 0, 5: 0}
+    assert curves["frozen/body.0"] == {0: 0, 4: 1, 5: 1}
+    assert curves["frozen/head"] == {0: 0, 4: 0, 5: 0}
     share = np.float32(56 / 171)
-    assert curves["frozen_share/parameters"] == {0: 0, 3: 0, 4: share, 5: share}
+    assert curves["frozen_share/parameters"] == {0: 0, 4: share, 5: share}
     # multiply-adds of a sample: 48 + 64 + 24 forward, the same for the weights, all but the first for the inputs; now
     # the weights of the first and the inputs of the second are not needed
     assert curves["frozen_share/work"] == {5: np.float32(1 - (136 + 88 + 24) / (136 + 136 + 88))}
-    assert monitor.strata.steps.tolist() == [0, 3, 4, 5, 7]  # the last was not logged, but ends the picture
-    assert monitor.strata.frozen.tolist() == [[False, False, True, True, True], *[[False] * 5] * 3]
+    assert monitor.strata.steps.tolist() == [0, 4, 7]
+    assert monitor.strata.frozen.tolist() == [[False, True, True], *[[False] * 3] * 3]
     rates = explain(trainer, Console(file=console))
     assert [rate.component.name for rate in rates if rate.frozen] == ["body.0"]
     lines = {line.split()[0]: line for line in console.getvalue().splitlines() if line.split()}
     assert lines["body.0"].split()[-1] == "frozen"
     assert lines["frozen:"] == "frozen: 1 of 4 components, 33% of the parameters, saves 31% of the work of a step"
+
+
+def test_what_is_frozen_from_the_start():
+    class Frozen(LRFactor):
+        freezes = True
+
+        def factor(self, component, now):
+            return 0.0 if now.clock.epoch < 1 and component.name == "body.0" else 1.0
+
+    monitor = StrataMonitor()
+    fit(Plain(), [Frozen(), monitor], epochs=2, logger=CSVLogger("logs"))
+    assert monitor.strata.components == ("body.0", "body.3", "body.4", "head")
+    assert monitor.strata.steps.tolist() == [0, 4, 7]
+    assert monitor.strata.frozen.tolist() == [[True, False, False], *[[False] * 3] * 3]
 
 
 def test_nothing_of_freezing_where_nothing_freezes():

@@ -1,4 +1,4 @@
-"""Pictures show every component, what rests and when it grew; logs say the same as the run."""
+"""Pictures show every component, what rests and when it grew."""
 
 import sys
 from dataclasses import replace
@@ -10,12 +10,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from matplotlib.colors import LogNorm, to_hex
 
-from helpers import LRTrace, Net, Plain, fit
+from helpers import Net, fit
 from structurenet_pl import (
-    Clock,
     GrowEvery,
-    GrowthEvent,
-    LRFactor,
     SedimentaryDecay,
     Strata,
     StrataMonitor,
@@ -24,9 +21,6 @@ from structurenet_pl import (
     preview,
 )
 from structurenet_pl.looking.plots import FROZEN, ZERO, curves, heat_map
-from structurenet_pl.looking.reading import _read_growth, read_strata
-from structurenet_pl.looking.strata import mark
-from structurenet_pl.looking.tensorboard import growth_table
 
 GROWING = [GrowEvery("add_patch", 1, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 2, limit=1)]
 PICTURES = [curves, heat_map]
@@ -210,90 +204,41 @@ def test_what_is_narrower_than_a_pixel_is_left_out():
     assert mesh.get_array().shape == (2, 1000)
 
 
+def test_of_what_is_narrower_than_a_pixel_a_curve_keeps_the_peaks():
+    strata = steady(0.1, steps=range(100_000))
+    lrs = np.geomspace(1e-3, 1e-2, 100_000) * np.array([[1], [2]])
+    lrs[0, 54_321], lrs[1, 54_321] = 1.0, 1e-6
+    lrs[0, :500] = np.nan  # born in the middle of a column
+    first, second = curves(replace(strata, lrs=lrs)).axes[0].get_lines()
+    for line, values in ((first, lrs[0]), (second, lrs[1])):
+        steps, shown = line.get_xdata()[:-1], line.get_ydata()[:-1]
+        assert 1000 <= len(steps) <= 4000
+        np.testing.assert_array_equal(shown, values[steps])
+        assert np.diff(steps).max() <= 100
+        assert 54_321 in steps
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+def test_what_was_left_out_is_said(picture):
+    figure = drawn(picture(replace(example(), note="before step 7 one step in 2 is shown\none more")))
+    (label,) = {axes.get_xlabel() for axes in figure.axes} - {""}
+    assert label == "optimizer step\nbefore step 7 one step in 2 is shown\none more"
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A growing run: module, Trainer, the lrs that were used, and two log directories."""
+    """A growing run: module, Trainer, and two log directories."""
     folder = tmp_path_factory.mktemp("run")
-    net, record = Net(), LRTrace()
-    loggers = [TensorBoardLogger(folder / "tensorboard"), CSVLogger(folder / "csv")]
-    callbacks = [Warmup(), SedimentaryDecay([("active", 0, 1.0), ("old", 2, 0.1)]), *GROWING, StrataMonitor(), record]
-    trainer = fit(net, callbacks, epochs=3, logger=loggers, log_every_n_steps=1)
-    return net, trainer, record.rows, [logger.log_dir for logger in loggers]
-
-
-@pytest.mark.parametrize(("format", "rounding"), [(0, 1e-6), (1, 0)], ids=["TensorBoard", "CSV"])  # float32 there
-def test_logs_are_read_back(run, format, rounding):
-    _, _, used, folders = run
-    strata = read_strata(folders[format])
-    assert strata.steps.tolist() == list(range(12))
-    assert set(strata.components[:4]) == {"body.0", "body.3", "body.4", "head"}
-    assert strata.components[4:] == ("patches.0", "necks.0")
-    for component, lrs in zip(strata.components, strata.lrs, strict=True):
-        expected = [row.get(component, np.nan) for row in used]
-        np.testing.assert_allclose(lrs, expected, rtol=rounding)
-    assert strata.events == ((4, "+ patches.0"), (8, "+ necks.0"))
-    assert not strata.frozen.any()
-
-
-def test_growth_is_read_back_from_the_table():
-    log = [
-        GrowthEvent("a", {}, Clock(7, 1, 1), born=("b.0", "b.1"), adjacent=("stem",), parameters=(1000, 2000)),
-        GrowthEvent("b", {}, Clock(9, 2, 2), widened=("stem", "b.0"), removed=("b.1",), asked_by="GrowEvery"),
-        GrowthEvent("c", {}, Clock(9, 2, 3), shrunk=("stem", "heads.task: one"), depth=3),
-    ]
-    assert _read_growth(growth_table(log)) == tuple(map(mark, log))
-
-
-class Freeze(LRFactor):
-    freezes = True
-
-    def factor(self, component, now):
-        return 0.0 if now.clock.epoch and component.name == "body.0" else 1.0
-
-
-def test_a_log_with_gaps(tmp_path):
-    """Two optimizers take turns; what is frozen says so; a component that is gone leaves no trace."""
-    logger = CSVLogger(tmp_path, name=None)
-    for step, row in {
-        3: {"lr/a": 0.1, "frozen/a": 0.0},
-        4: {"lr/b": 0.2},
-        7: {"lr/a": 0.3, "frozen/a": 1.0, "lr/c": 0.5},
-        8: {"lr/b": 0.4, "loss": 1.0},
-        9: {"loss": 1.0},
-        11: {"lr/b": 0.4},
-    }.items():
-        logger.log_metrics(row, step)
-    logger.save()
-    strata = read_strata(logger.log_dir)
-    assert strata.components == ("a", "b", "c")
-    assert strata.steps.tolist() == [3, 4, 7, 8, 11]
-    nan = np.nan
-    expected = [[0.1, 0.1, 0.3, nan, nan], [nan, 0.2, 0.2, 0.4, 0.4], [nan, nan, 0.5, nan, nan]]
-    np.testing.assert_array_equal(strata.lrs, expected)
-    assert strata.frozen.tolist() == [[False, False, True, False, False], [False] * 5, [False] * 5]
-    assert strata.events == ((4, "+ b"), (7, "+ c"))
-
-
-def test_a_csv_log_is_read_in_its_order_and_beside_what_is_no_number(tmp_path):
-    logger = CSVLogger(tmp_path, name=None)
-    names = [f"body.{number}" for number in range(9)]
-    logger.log_metrics({f"lr/{name}": 0.1 for name in names} | {"note": "warm"}, 0)
-    logger.save()
-    assert read_strata(logger.log_dir).components == tuple(names)
-
-
-@pytest.mark.parametrize("kind", [TensorBoardLogger, CSVLogger])
-def test_a_log_with_a_prefix(kind, tmp_path):
-    logger = kind(tmp_path, name=None, prefix="fold-1")
-    fit(Plain(), [Freeze(), StrataMonitor()], epochs=2, logger=logger)
-    strata = read_strata(logger.log_dir)
-    assert sorted(strata.components) == ["body.0", "body.3", "body.4", "head"]
-    assert strata.frozen[strata.components.index("body.0"), -1]
+    net = Net()
+    loggers = [TensorBoardLogger(folder / "tensorboard"), CSVLogger(folder / "csv", prefix="fold-1")]
+    callbacks = [Warmup(), SedimentaryDecay([("active", 0, 1.0), ("old", 2, 0.1)]), *GROWING, StrataMonitor()]
+    trainer = fit(net, callbacks, epochs=3, logger=loggers)
+    return net, trainer, [logger.log_dir for logger in loggers]
 
 
 @pytest.mark.parametrize("kind", ["curves", "heat_map"])
 def test_a_picture_of_every_source(run, kind):
-    net, trainer, _, folders = run
+    net, trainer, folders = run
     sources = [trainer, *folders, preview([Warmup()], module=net, epochs=3)]
     for source in sources:
         axes = plot_strata(source, kind=kind).axes[0]
@@ -304,7 +249,7 @@ def test_a_picture_of_every_source(run, kind):
 
 
 def test_sources_without_strata(tmp_path):
-    with pytest.raises(ValueError, match="train with StrataMonitor"):
+    with pytest.raises(ValueError, match=r"holds no strata\.pt, which StrataMonitor writes there: train with it"):
         plot_strata(tmp_path)
     with pytest.raises(ValueError, match="is no directory"):
         plot_strata(tmp_path / "nowhere")
@@ -316,11 +261,9 @@ def test_sources_without_strata(tmp_path):
         plot_strata(example(), kind="pie")
 
 
-@pytest.mark.parametrize(("module", "source"), [("matplotlib.figure", example()), ("tensorboard", "tensorboard")])
-def test_what_is_missing_is_named(monkeypatch, module, source, tmp_path):
-    (tmp_path / "tensorboard").mkdir()
-    hidden = [name for name in sys.modules if f"{name}.".startswith(f"{module}.")]
-    for name in [*hidden, module]:
+def test_matplotlib_is_named_where_it_is_missing(monkeypatch):
+    hidden = [name for name in sys.modules if f"{name}.".startswith("matplotlib.figure.")]
+    for name in [*hidden, "matplotlib.figure"]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'structurenet-pl\[plots\]'"):
-        plot_strata(source)
+        plot_strata(example())

@@ -17,7 +17,6 @@ from structurenet_pl.driver import Driver
 from structurenet_pl.events import Component, GrowthEvent
 from structurenet_pl.growing import growth_log
 from structurenet_pl.lightning import (
-    TENSORBOARD_LOGGERS,
     LightningModule,
     MisconfigurationException,
     Trainer,
@@ -26,12 +25,12 @@ from structurenet_pl.lightning import (
 )
 from structurenet_pl.looking.history import History
 from structurenet_pl.looking.plots import heat_map
-from structurenet_pl.looking.reading import write_history
+from structurenet_pl.looking.reading import save
 from structurenet_pl.looking.recorder import Recorder
 from structurenet_pl.looking.report import explain, group_lrs
 from structurenet_pl.looking.rows import mean_lrs, part_of, scalars
 from structurenet_pl.looking.strata import Strata
-from structurenet_pl.looking.tensorboard import component_table, growth_table, lay_out
+from structurenet_pl.looking.tensorboard import lay_out, show_structure, tensorboards
 from structurenet_pl.norms import StepNorms
 from structurenet_pl.surgery.distributed import whole
 from structurenet_pl.surgery.wrappers import hookable
@@ -135,12 +134,12 @@ class StrataMonitor(Driven):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs in order to go on."""
-        return {"history": self._history.state_dict(), "frozen": sorted(self._frozen)}
+        return {"history": self._history.state_dict(), "news": sorted(self._news)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written."""
         self._history.load_state_dict(state_dict["history"])
-        self._frozen = frozenset(state_dict["frozen"])
+        self._news = set(state_dict["news"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start anew unless the Trainer goes on."""
@@ -156,7 +155,7 @@ class StrataMonitor(Driven):
                 f"StrataMonitor(norms=True) is not supported under {type(trainer.strategy).__name__}, which splits "
                 "tensors over processes: leave norms out."
             )
-        if _tensorboards(trainer) and find_spec("matplotlib") is None:
+        if tensorboards(trainer) and find_spec("matplotlib") is None:
             rank_zero_info("StrataMonitor draws no heat map: for that, pip install 'structurenet-pl[plots]'")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -169,7 +168,7 @@ class StrataMonitor(Driven):
         if self.norms:
             hooked = [hookable(optimizer)[0] for optimizer in driver.tables]
             self._handles = [one.register_step_post_hook(self._after_step) for one in hooked]
-        for logger in _tensorboards(trainer):
+        for logger in tensorboards(trainer):
             lay_out(logger)
         self._show_structure(trainer, driver)
 
@@ -183,11 +182,11 @@ class StrataMonitor(Driven):
         step = batches if self._stepped and trainer.global_step == 0 else trainer.global_step
         if driver.frozen.components != self._frozen:
             self._frozen = driver.frozen.components
-            self._history.freeze(step, self._frozen)
-            self._news = set(range(len(trainer.optimizers)))
+            if self._history.freeze(step, self._frozen):
+                self._news = set(range(len(trainer.optimizers)))
         every = trainer.log_every_n_steps
         logged = bool(every) and ((batches + 1) % every == 0 or number in self._news)
-        self._recorder.record(driver, optimizer, step, logged)
+        self._recorder.record(driver, step, optimizer if logged else None)
         if logged:
             self._news.discard(number)
             self._log_row(trainer, driver, optimizer, step)
@@ -279,15 +278,12 @@ class StrataMonitor(Driven):
                 print()  # a progress bar may stand in the line
             explain(trainer)
         parameters = {name: count(tensors.values()) for name, tensors in structure.parameters.items()}
-        for logger in _tensorboards(trainer):
-            writer = logger.experiment
-            writer.add_text("strata/components", component_table(structure.components, parameters), trainer.global_step)
-            if self._log:
-                writer.add_text("strata/growth", growth_table(self._log), trainer.global_step)
+        for logger in tensorboards(trainer):
+            show_structure(logger, structure.components, parameters, self._log, trainer.global_step)
 
     def _draw(self, trainer: Trainer) -> None:
         """Give TensorBoard the picture of the run so far."""
-        loggers = _tensorboards(trainer)
+        loggers = tensorboards(trainer)
         if not loggers or not self._history.end or find_spec("matplotlib") is None:
             return
         picture = heat_map(self.strata)
@@ -297,12 +293,5 @@ class StrataMonitor(Driven):
     def _save(self, trainer: Trainer) -> None:
         """Write the history beside the logs, for pictures of the run."""
         self._saved_at = monotonic()
-        folders = [getattr(logger, "log_dir", None) for logger in trainer.loggers]
-        for folder in {folder for folder in folders if isinstance(folder, str) and "://" not in folder}:
-            if trainer.is_global_zero and self._history.end:
-                write_history(folder, self._history, self._network, self._log)
-
-
-def _tensorboards(trainer: Trainer) -> list[Any]:
-    """The loggers of TensorBoard, on the process that writes."""
-    return [logger for logger in trainer.loggers if isinstance(logger, TENSORBOARD_LOGGERS) and trainer.is_global_zero]
+        if trainer.is_global_zero and self._history.end:
+            save(trainer.loggers, self._history, self._network, self._log)

@@ -74,11 +74,13 @@ class History:
         if self._size > LIMIT:
             self._thin(LIMIT // 2)
 
-    def freeze(self, step: int, names: Iterable[str]) -> None:
-        """Take in which components are frozen from a step on."""
-        now = np.zeros(len(self._names))
-        now[[self._columns[name] for name in names if name in self._columns]] = 1.0
+    def freeze(self, step: int, names: Iterable[str]) -> bool:
+        """Take in which components are frozen from a step on; tell if that is news."""
+        columns = self.columns(step, sorted(names))
+        before, now = self._frozen.last, np.zeros(len(self._names))
+        now[columns] = 1.0
         self._frozen.add(step, now)
+        return bool(((before == 1) != (now == 1)).any())
 
     def strata(self, components: Iterable[Component], log: Iterable[GrowthEvent]) -> Strata:
         """What there was, at all steps at which anything changed.
@@ -163,7 +165,7 @@ class History:
         """What a picture says of what it leaves out."""
         notes = []
         if self._stride > 1:
-            notes.append(f"steps before {self._exact_from:,} are shown at every {self._stride}th")
+            notes.append(f"before step {self._exact_from:,} one step in {self._stride} is shown")
         if every > 1:
-            notes.append(f"of the steps with changes every {every}th is shown")
-        return "; ".join(notes)
+            notes.append(f"one in {every} of the steps with changes is shown")
+        return "\n".join(notes)

@@ -28,10 +28,11 @@ def plot_strata(
     Needs the extra ``structurenet-pl[plots]``.
 
     Args:
-        source: A Trainer with a :class:`~structurenet_pl.StrataMonitor`, in a fit or after it; the directory of a run
-            that was logged to TensorBoard or as CSV; or what :func:`~structurenet_pl.preview` gives, without training.
+        source: A Trainer with a :class:`~structurenet_pl.StrataMonitor`, in a fit or after it; the ``log_dir`` of a run
+            that had one, which holds its ``strata.pt``; or what :func:`~structurenet_pl.preview` gives, without
+            training.
         growth_log: The events to mark, such as the module's ``growth_log``. Without it they are those that the source
-            knows of; a CSV file knows of births only.
+            knows of.
         kind: ``"curves"``: lr against step, a curve for each component; ``"heat_map"``: component against step, the lr
             a colour, which stays readable with many components.
 
@@ -40,7 +41,7 @@ def plot_strata(
         colour of its own in the heat map, hatched where it is frozen.
 
     Raises:
-        ModuleNotFoundError: If matplotlib or, for a log of it, tensorboard is missing.
+        ModuleNotFoundError: If matplotlib is missing.
         ValueError: If the source holds no learning rates of components, or there is no such kind of picture.
 
     Example:

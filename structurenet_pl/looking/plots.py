@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-COLUMNS = 1000  # of a heat map, and so of a record for one; what is narrower than one of them could not be seen
+COLUMNS = 1000  # of a picture; what is narrower than one of them could not be seen
 LABELLED = 14  # components that have a label beside an axis
 LISTED = 20  # curves that have an entry in the legend, growth events that have a line
 LABEL = 320  # points, about, that a label may take
@@ -84,7 +84,7 @@ def heat_map(strata: Strata) -> "Figure":
     axes.set(xlim=(first, last + 1), ylim=(-0.5, len(lrs) - 0.5))
     steps = [step for step in MaxNLocator(4, integer=True).tick_values(first, last + 1) if first <= step <= last + 1]
     axes.set_xticks(steps, [f"{step:.0f}" for step in steps], **LARGE)
-    axes.set_xlabel(strata.unit, **LARGE)
+    axes.set_xlabel(_axis(strata), **LARGE)
     return figure
 
 
@@ -122,9 +122,10 @@ def curves(strata: Strata) -> "Figure":
     else:
         axes = bottom = figure.subplots()
     for row, component in enumerate(strata.components):
+        shown = _corners(lrs[row], strata.steps)
         axes.plot(
-            edges,
-            np.append(lrs[row], lrs[row, -1]),
+            np.append(strata.steps[shown], edges[-1]),
+            np.append(lrs[row, shown], lrs[row, -1]),
             drawstyle="steps-post",
             color=colors(row),
             linewidth=2 + 3 * (1 - row / count) if few else 1.5,
@@ -146,7 +147,7 @@ def curves(strata: Strata) -> "Figure":
     if strata.events:
         _mark_growth([axes, bottom] if resting else [axes], strata, 0.08, fontsize=9)
 
-    bottom.set(xlabel=strata.unit, xlim=edges[[0, -1]])
+    bottom.set(xlabel=_axis(strata), xlim=edges[[0, -1]])
     bottom.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     if not few:
@@ -211,6 +212,21 @@ def _mark_growth(
                 fontweight=fontweight,
             )
     return Line2D([], [], label="growth", **style)
+
+
+def _axis(strata: Strata) -> str:
+    """What the axis of steps says."""
+    return f"{strata.unit}\n{strata.note}" if strata.note else strata.unit
+
+
+def _corners(lrs: NDArray[np.float64], steps: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Where a curve has to be known: the first, lowest, highest and last value in each column of the picture."""
+    columns = (steps - steps[0]) * COLUMNS // (steps[-1] + 1 - steps[0])
+    turns = np.flatnonzero(np.diff(columns)) + 1
+    starts, ends = np.append(0, turns), np.append(turns, len(steps))
+    upward = np.lexsort((np.nan_to_num(lrs, nan=-np.inf), columns))
+    downward = np.lexsort((-np.nan_to_num(lrs, nan=np.inf), columns))
+    return np.unique(np.concatenate([starts, ends - 1, upward[ends - 1], downward[ends - 1]]))
 
 
 def _limits(lrs: NDArray[np.float64]) -> tuple[float, float]:

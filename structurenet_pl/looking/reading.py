@@ -14,27 +14,26 @@ from structurenet_pl.looking.strata import Strata
 FILE = "strata.pt"
 
 
-def write_history(
-    log_dir: str | Path, history: History, spine: Iterable[Component], log: Iterable[GrowthEvent]
-) -> None:
-    """Write the history of a run, in place of an earlier one.
+def save(loggers: Iterable[Any], history: History, spine: Iterable[Component], log: Iterable[GrowthEvent]) -> None:
+    """Write the history of a run beside its logs, in place of an earlier one.
 
     Args:
-        log_dir: Where the logger of the run writes.
+        loggers: Those of the run; some have a ``log_dir`` on this machine.
         history: The learning rates at all steps.
         spine: The components of the network now, in order of depth.
         log: The growth log.
     """
-    folder = Path(log_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {
         "history": history.state_dict(LIMIT),
         "components": [[component.name, component.born.generation] for component in spine],
         "log": dump_log(log),
     }
-    unfinished = folder / f"{FILE}.{os.getpid()}"
-    torch.save(content, unfinished)
-    unfinished.replace(folder / FILE)  # at once, so that nobody reads half of it
+    folders = {getattr(logger, "log_dir", None) for logger in loggers}
+    for folder in [Path(folder) for folder in folders if isinstance(folder, str) and "://" not in folder]:
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / f"{FILE}.{os.getpid()}"
+        torch.save(content, unfinished)
+        unfinished.replace(folder / FILE)  # at once, so that nobody reads half of it
 
 
 def read_strata(log_dir: str | Path) -> Strata:

@@ -24,17 +24,21 @@ class Recorder:
         self._history = history
         self._rows: dict[Optimizer, _Rows] = {}
 
-    def record(self, driver: Driver, optimizer: Optimizer, step: int, logged: bool) -> None:
-        """Take in a step of an optimizer.
+    def record(self, driver: Driver, step: int, logged: Optimizer | None) -> None:
+        """Take in what stands in all optimizers at a step of one of them.
 
         Args:
             driver: What holds the tables.
-            optimizer: The optimizer that takes the step.
             step: Optimizer steps before it.
-            logged: Whether it is written to the logs: then factors that go by gradients count, which move all the time.
+            logged: The optimizer that takes the step, if that is written to the logs: then its factors that go by
+                gradients count, which move all the time.
         """
         self._history.end = max(self._history.end, step + 1)
-        table, rows = driver.tables[optimizer], self._rows.get(optimizer)
+        for optimizer, table in driver.tables.items():
+            self._take(driver, optimizer, table, step, optimizer is logged)
+
+    def _take(self, driver: Driver, optimizer: Optimizer, table: LRTable, step: int, logged: bool) -> None:
+        rows = self._rows.get(optimizer)
         if rows is None or rows.names is not table.names:
             rows = self._rows[optimizer] = _Rows.of(table, driver, self._history, step)
         elif rows.version == table.version:

@@ -1,6 +1,6 @@
 """Learning rates of all components over the steps of a run: what the pictures show."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ class Strata:
         frozen: Whether the component was frozen, by component and step.
         events: Step and a short text of each growth event, such as ``(120, "+ patches.0")``.
         unit: What a step is, as the axis of a picture says.
-        note: What has been left out, empty for nothing.
+        note: What has been left out, as pictures say; empty for nothing.
     """
 
     components: tuple[str, ...]
@@ -33,6 +33,20 @@ class Strata:
     events: tuple[tuple[int, str], ...] = ()
     unit: str = "optimizer step"
     note: str = ""
+
+    def at(self, steps: NDArray[np.int64]) -> "Strata":
+        """The same at other steps.
+
+        Args:
+            steps: Optimizer steps, ascending, none before the first.
+
+        Example:
+            >>> strata = Strata(("head",), np.array([0, 10]), np.array([[0.1, 0.01]]), np.zeros((1, 2), dtype=bool))
+            >>> strata.at(np.array([0, 9, 10, 99])).lrs.tolist()
+            [[0.1, 0.1, 0.01, 0.01]]
+        """
+        known = np.searchsorted(self.steps, steps, side="right") - 1
+        return replace(self, steps=steps, lrs=self.lrs[:, known], frozen=self.frozen[:, known])
 
 
 def mark(event: GrowthEvent) -> tuple[int, str]:

@@ -6,6 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from structurenet_pl.events import Component, GrowthEvent
+from structurenet_pl.lightning import TENSORBOARD_LOGGERS, Trainer
+
+
+def tensorboards(trainer: Trainer) -> list[Any]:
+    """The loggers of TensorBoard, on the process that writes."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TENSORBOARD_LOGGERS) and trainer.is_global_zero]
 
 
 def layout(prefix: str = "") -> dict[str, dict[str, list[Any]]]:
@@ -36,6 +42,27 @@ def lay_out(logger: Any) -> None:
     if not any(LAYOUT_TAG in file.read_bytes() for file in Path(logger.log_dir).glob("*tfevents*")):
         prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
         logger.experiment.add_custom_scalars(layout(prefix))
+
+
+def show_structure(
+    logger: Any,
+    components: Mapping[str, Component],
+    parameters: Mapping[str, int],
+    log: Sequence[GrowthEvent],
+    step: int,
+) -> None:
+    """Write what the network is made of, and how it grew, on the page of texts.
+
+    Args:
+        logger: A ``TensorBoardLogger``.
+        components: The components by name, in order of depth.
+        parameters: Their numbers of parameters.
+        log: The growth log.
+        step: The step to write it at.
+    """
+    logger.experiment.add_text("strata/components", component_table(components, parameters), step)
+    if log:
+        logger.experiment.add_text("strata/growth", growth_table(log), step)
 
 
 def growth_table(log: Sequence[GrowthEvent]) -> str:

@@ -1,0 +1,265 @@
+"""Pictures, logs, previews and optimizer agree at every step; a history is exact, or says what it leaves out."""
+
+import csv
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
+
+from helpers import LRTrace, Net, Plain, fit, loader
+from structurenet_pl import (
+    Clock,
+    Component,
+    GrowEvery,
+    GrowthResponder,
+    ProgressiveFreeze,
+    SedimentaryDecay,
+    StrataMonitor,
+    Warmup,
+    growth,
+    plot_strata,
+    preview,
+)
+from structurenet_pl.looking.history import LIMIT, History
+from structurenet_pl.looking.reading import FILE, read_strata
+
+EPOCHS, BATCHES = 6, 10
+STEPS = np.arange(EPOCHS * BATCHES)
+SCHEDULES = {
+    "OneCycleLR": (partial(OneCycleLR, max_lr=0.1, total_steps=len(STEPS)), "step"),
+    "CosineAnnealingLR": (partial(CosineAnnealingLR, T_max=EPOCHS), "epoch"),
+    "LambdaLR": (partial(LambdaLR, lr_lambda=lambda step: min(1.0, (step + 1) / 35)), "step"),
+    "ReduceLROnPlateau": (partial(ReduceLROnPlateau, factor=0.5, patience=1), "epoch"),
+}
+
+
+class Hopeless:
+    """The metric that the scheduler goes by never gets better, whatever is trained."""
+
+    def training_step(self, batch, batch_idx):
+        loss = torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("loss", 1.0)
+        return loss
+
+
+class Alone(Hopeless, Plain):
+    """Trained without us."""
+
+
+class Growing(Hopeless, Net):
+    """Trained with us."""
+
+
+class InTheOptimizer(Callback):
+    """What the optimizer uses at each step, from a hook of its own: lr and whether it is frozen, by component."""
+
+    def __init__(self):
+        self.lrs, self.frozen = [], []
+
+    def on_train_start(self, trainer, pl_module):
+        trainer.optimizers[0].register_step_pre_hook(self.look)
+
+    def look(self, optimizer, args, kwargs):
+        self.lrs.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+        self.frozen.append(
+            {group["name"]: not any(p.requires_grad for p in group["params"]) for group in optimizer.param_groups}
+        )
+
+
+def callbacks():
+    return [
+        Warmup(2),
+        SedimentaryDecay([("active", 0, 1.0), ("sediment", 2, 0.3)], where="patches.*"),
+        GrowthResponder(recovery=1.5),
+        ProgressiveFreeze([("all", 0, 1.0, 1.0, 0), ("late", 4, 0.0, 0.5, 2)]),
+        GrowEvery("add_patch", 2, limit=2, arguments={"at": 1}),
+    ]
+
+
+def train(schedule, every, folder, epochs=EPOCHS, ckpt_path=None):
+    make, interval = SCHEDULES[schedule]
+    used, monitor, logger = InTheOptimizer(), StrataMonitor(table=False), CSVLogger(folder, name=None)
+    trainer = fit(
+        Growing(scheduler=make, interval=interval),
+        [*callbacks(), monitor, used],
+        epochs=epochs,
+        ckpt_path=ckpt_path,
+        data=loader(BATCHES),
+        logger=logger,
+        log_every_n_steps=every,
+    )
+    return trainer, monitor, used, logger.log_dir
+
+
+def by_step(rows, components, missing):
+    return np.array([[row.get(name, missing) for row in rows] for name in components])
+
+
+def in_the_picture(log_dir):
+    """The curves of a picture, by component and step; nan where none is drawn."""
+    lines = plot_strata(log_dir).axes[0].get_lines()
+    return {
+        line.get_label(): line.get_ydata()[np.searchsorted(line.get_xdata(), STEPS, side="right") - 1]
+        for line in lines
+        if line.get_linestyle() == "-"
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+@pytest.mark.parametrize(("every", "stop"), [(0, None), (50, None), (10_000, None), (50, 3)])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_view_agrees_with_the_optimizer_at_every_step(schedule, every, stop, tmp_path):
+    base, (make, interval) = LRTrace(), SCHEDULES[schedule]
+    fit(Alone(scheduler=make, interval=interval), [base], epochs=EPOCHS, data=loader(BATCHES))
+    foreseen = preview(callbacks(), (), Growing(), EPOCHS, BATCHES, base_lr=[row[0] for row in base.rows].__getitem__)
+    lrs, frozen, path = [], [], None
+    if stop:
+        trainer, _, used, _ = train(schedule, every, tmp_path / "first", stop)
+        path = tmp_path / "stopped.ckpt"
+        trainer.save_checkpoint(path)
+        lrs, frozen = used.lrs, used.frozen
+    _, monitor, used, log_dir = train(schedule, every, tmp_path / "run", ckpt_path=path)
+    lrs, frozen = lrs + used.lrs, frozen + used.frozen
+
+    strata = monitor.strata
+    assert strata.components == foreseen.components
+    assert any(map(any, foreseen.frozen.tolist()))
+    lrs, frozen = by_step(lrs, strata.components, np.nan), by_step(frozen, strata.components, False)
+    for one in (foreseen, strata.at(STEPS), read_strata(log_dir).at(STEPS)):
+        np.testing.assert_array_equal(one.lrs, lrs)
+        np.testing.assert_array_equal(one.frozen, frozen)
+        assert one.events == strata.events
+        assert one.note == ""
+    drawn = in_the_picture(log_dir)
+    for name, row, resting in zip(strata.components, lrs, frozen, strict=True):
+        np.testing.assert_array_equal(drawn[name], np.where(~resting & (row > 0), row, np.nan))
+    logged = set()
+    if every:
+        with open(f"{log_dir}/metrics.csv") as file:
+            for line in csv.DictReader(file):
+                for name, row in zip(strata.components, lrs, strict=True):
+                    if value := line.get(f"lr/{name}"):
+                        assert float(value) == row[int(line["step"])]
+                        logged.add(int(line["step"]))
+    # the first of all, those after growth, and those that are due; of a resumed run the first part has logs of its own
+    expected = {0, 20, 40, *STEPS[every - 1 :: every].tolist()} if every else set()
+    assert logged == {step for step in expected if step >= BATCHES * (stop or 0)}
+
+
+def test_more_components_than_are_logged_can_be_drawn(tmp_path):
+    logger = CSVLogger(tmp_path, name=None)
+    fit(Net(), [*callbacks(), StrataMonitor(max_components=2)], epochs=3, logger=logger)
+    assert set(in_the_picture(logger.log_dir)) == {"body.0", "body.3", "body.4", "head", "patches.0"}
+
+
+class Moving(Net):
+    @growth()
+    def turn(self):
+        """A module moves; nothing is born, and nothing goes."""
+        self.body = torch.nn.Sequential(*self.body[:3], self.body[4], self.body[3])
+
+
+@pytest.mark.parametrize("kind", ["curves", "heat_map"])
+def test_growth_that_only_moves_modules_can_be_drawn(kind, tmp_path):
+    logger, net = CSVLogger(tmp_path, name=None), Moving()
+    fit(net, [Warmup(3, newborn_only=False), GrowEvery("turn", 1, limit=1), StrataMonitor()], epochs=3, logger=logger)
+    assert len(net.growth_log) == 1
+    assert plot_strata(logger.log_dir, kind=kind).axes
+    assert read_strata(logger.log_dir).lrs[:, -1].tolist() == [0.1] * 4
+
+
+def long(components, steps, moving):
+    """A history in which the first few components move at every step, and the others every thousand."""
+    history, generator = History(), np.random.default_rng(7)
+    names = [f"blocks.{number}" for number in range(components)]
+    columns, products = history.columns(0, names), np.ones(components)
+    true = np.empty((components, steps))
+    for step in range(steps):
+        products[: components if step % 1000 == 0 else moving] = generator.random()
+        products[:moving] *= np.arange(1, moving + 1)  # no two alike
+        history.add(step, columns, np.full(components, 0.1), products)
+        history.end = step + 1
+        true[:, step] = 0.1 * products
+    return history, [Component(name, born=Clock()) for name in names], true
+
+
+def test_a_long_history_is_exact_and_small(tmp_path):
+    steps, components, moving = 100_000, 100, 10
+    history, spine, true = long(components, steps, moving)
+    file = tmp_path / "whole.pt"
+    torch.save(history.state_dict(LIMIT), file)
+    assert file.stat().st_size < 10_000_000
+    whole = History()
+    whole.load_state_dict(torch.load(file, weights_only=True))
+    strata = whole.strata(spine, ())
+    assert strata.note == ""
+    np.testing.assert_array_equal(strata.at(np.arange(steps)).lrs, true)
+
+    saved = history.state_dict()
+    torch.save(saved, file)
+    assert file.stat().st_size < 1_000_000
+    resumed = History()
+    resumed.load_state_dict(saved)
+    thinned = resumed.strata(spine, ())
+    told = thinned.note.replace(",", "").split()
+    since, stride = int(told[2]), int(told[6])
+    assert thinned.note == f"before step {since:,} one step in {stride} is shown"
+    assert steps // 100 < steps - since
+    np.testing.assert_array_equal(thinned.at(np.arange(since, steps)).lrs, true[:, since:])
+    early = np.arange(0, since, stride)
+    np.testing.assert_array_equal(thinned.at(early).lrs, true[:, early])
+    assert plot_strata(thinned).axes[0].get_xlabel().endswith(thinned.note)
+
+
+def test_a_history_that_gets_too_long_thins_itself(monkeypatch):
+    monkeypatch.setattr("structurenet_pl.looking.history.LIMIT", 40_000)
+    history, spine, true = long(4, 5000, 2)
+    assert history._size <= 40_000
+    strata = history.strata(spine, ())
+    assert "one step in" in strata.note
+    np.testing.assert_array_equal(strata.at(np.arange(4999, 5000)).lrs, true[:, -1:])
+    assert np.diff(strata.steps).max() <= 64
+
+
+def test_a_name_that_comes_back_is_somebody_else():
+    history = History()
+    for step, names in {0: ["a", "b"], 1: ["a"], 2: ["a", "b"]}.items():
+        history.keep(names, step)
+        columns = history.columns(step, names)
+        history.add(step, columns, np.full(len(names), 0.1), np.full(len(names), 1.0 + step))
+        history.end = step + 1
+    spine = [Component("a", born=Clock()), Component("b", born=Clock(generation=2))]
+    strata = history.strata(spine, ())
+    assert sorted(strata.components) == ["a", "b", "b"]
+    values = {tuple(np.isnan(row).tolist()) for row in strata.lrs}
+    assert values == {(False, False, False), (False, True, True), (True, True, False)}
+
+
+def test_a_run_that_was_killed_leaves_what_was_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr("structurenet_pl.callbacks.monitor.SAVE_EVERY", 0.0)
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            if trainer.global_step == 6:
+                shown.append(read_strata(trainer.logger.log_dir).steps.tolist())
+
+    shown = []
+    fit(Plain(), [Warmup(3, newborn_only=False), StrataMonitor(), Stop()], epochs=2, logger=CSVLogger(tmp_path))
+    assert shown == [[0, 3]]
+    assert not list(tmp_path.rglob(f"{FILE}.*"))
+
+
+def test_an_exception_leaves_the_history(tmp_path):
+    class Fail(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            if trainer.global_step == 6:
+                raise RuntimeError("out of memory")
+
+    logger = CSVLogger(tmp_path)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(Plain(), [Warmup(3, newborn_only=False), StrataMonitor(), Fail()], epochs=2, logger=logger)
+    assert read_strata(logger.log_dir).steps.tolist() == [0, 4, 5]
