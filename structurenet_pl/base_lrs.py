@@ -1,6 +1,7 @@
 """The base lrs of the pieces of an optimizer, whoever wrote them."""
 
 from collections.abc import Sequence
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,8 @@ class BaseLRs:
         """Take the lrs of the user's groups as known."""
         self._seen = Lrs([group.get("lr") for group in self._groups.user])
 
-    def take(self, standing: "Lrs", product: NDArray[np.float64]) -> None:
-        """Take over what somebody has written to pieces or to the user's groups.
+    def take(self, standing: "Lrs", product: NDArray[np.float64]) -> bool:
+        """Take over what somebody has written to pieces or to the user's groups; tell if there was anything.
 
         Args:
             standing: What we have written to the pieces.
@@ -59,6 +60,8 @@ class BaseLRs:
         if written:
             acted_on = [self.pieces[row] for row in written if product[row] != 1]
             self.foreign.look([self.pieces[row] for row in written], acted_on, self._groups.pieces)
+        if not (written or moved):
+            return False
         end = 0
         for origin, (group, pieces) in enumerate(self._groups):
             start, end = end, end + len(pieces)
@@ -71,6 +74,10 @@ class BaseLRs:
                     self.own.pop(piece["name"], None)
             if not alike:
                 self.own |= {piece["name"]: own(piece["lr"]) for piece in news}
+        return True
+
+
+LR_OF = methodcaller("get", "lr")
 
 
 class Lrs:
@@ -86,7 +93,7 @@ class Lrs:
 
     def stand_in(self, groups: Sequence[Group]) -> bool:
         """Whether nobody has written to these groups; a shortcut, which tensors have to do without."""
-        return self._stamps is None and [group.get("lr") for group in groups] == self.values
+        return self._stamps is None and list(map(LR_OF, groups)) == self.values
 
     def changed(self, groups: Sequence[Group]) -> list[int]:
         """The positions of the groups whose lr has been written; the same value is no write."""

@@ -158,7 +158,7 @@ class Driver(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock shows a new epoch."""
         self._epoch_over = False
-        self.tables.bind()
+        self.tables.bind(everywhere=False)
         self._find_structure(trainer, pl_module)
         self._settle(trainer)
 

@@ -1,7 +1,7 @@
 """A factor is evaluated once for all components that are alike in what it reads of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from structurenet_pl.events import Component, GrowthEvent
 from structurenet_pl.moment import Memory, Moment, Nearness
 
-FIELDS = ("name", "role", "depth", "born")
+FIELDS = tuple(one.name for one in fields(Component))
 NEARNESS = "nearness"
 
 
@@ -30,6 +30,10 @@ class NotingComponent(Component):
 
     noted: set[str]
     plain: Component
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A plain component: ``dataclasses.replace`` makes something new of what it has read."""
+        return Component(*args, **kwargs)
 
     @classmethod
     def of(cls, component: Component) -> "NotingComponent":
@@ -50,6 +54,10 @@ class NotingComponent(Component):
 
     def __hash__(self) -> int:
         return hash(tuple(getattr(self, name) for name in FIELDS))
+
+    def __reduce__(self) -> tuple[type[Component], tuple[Any, ...]]:
+        """Copies are plain components."""
+        return Component, tuple(getattr(self, name) for name in FIELDS)
 
 
 class NotingMoment(Moment):
@@ -100,7 +108,7 @@ class Evaluation:
 
     def values(self, now: Moment) -> NDArray[np.float64]:
         """The factor of each component."""
-        while "name" not in self._read:
+        while len(self._first) < len(self._components):
             view = NotingMoment.of(now, self._memory, self._noting)
             found = [self._factor.checked(self._noting[index], view) for index in self._first]
             new = {name for index in self._first for name in self._noting[index].noted} - self._read

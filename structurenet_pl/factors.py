@@ -53,6 +53,7 @@ class Factors(dict[str, Factor]):
         for index, (name, factor) in enumerate(zip(names, factors, strict=True)):
             number = "" if names.count(name) == 1 else f"_{names[: index + 1].count(name)}"
             self[name + number] = factor
+        self.need_gradients = any(factor.needs_gradients for factor in factors)  # known after backward only
         self.order = {label: column for column, label in enumerate(self)}
         self.rows: dict[str, int] = {}
         self.acting: dict[str, tuple[Component, ...]] = {}
@@ -61,6 +62,7 @@ class Factors(dict[str, Factor]):
         self.frozen: dict[str, list[Factor]] = {}
         self._evaluations: dict[str, tuple[Evaluation, NDArray[np.intp]]] = {}
         self._units = [(label, factor.unit) for label, factor in self.items() if not factor.needs_gradients]
+        self._clock: Clock | None = None
         self._times: dict[str, tuple[int, ...]] = {}
         self._inert = set(self)
 
@@ -68,11 +70,6 @@ class Factors(dict[str, Factor]):
     def split_1d(self) -> bool:
         """Whether one-dimensional tensors must have groups of their own."""
         return any(factor.skip_1d for factor in self.values())
-
-    @property
-    def need_gradients(self) -> bool:
-        """Whether one of them can only be known after backward."""
-        return any(factor.needs_gradients for factor in self.values())
 
     @property
     def basis(self) -> dict[str, str | None]:
@@ -108,6 +105,7 @@ class Factors(dict[str, Factor]):
             self._evaluations[label] = Evaluation(factor, acting, log), rows
         self.vectors = {label: np.ones(len(spine) + 1) for label in self}
         self._times.clear()
+        self._clock = None
         self.version += 1
 
     def advance(self, clock: Clock, at: Callable[[Clock], Moment]) -> None:
@@ -117,6 +115,9 @@ class Factors(dict[str, Factor]):
             clock: The time.
             at: Gives the moment, which is work that most steps are spared.
         """
+        if clock == self._clock:
+            return
+        self._clock = clock
         generation, epoch, step = (clock.generation,), (clock.generation, clock.epoch), (clock.generation, clock.step)
         times = {"generation": generation, "epoch": epoch, "step": (*step, clock.epoch)}
         due = [label for label, unit in self._units if self._times.get(label) != times[unit]]

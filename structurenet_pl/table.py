@@ -7,10 +7,10 @@ from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from structurenet_pl.base_lrs import BaseLRs, Lrs
+from structurenet_pl.base_lrs import LR_OF, BaseLRs, Lrs
 from structurenet_pl.components import Structure
 from structurenet_pl.factors import Factors, Vector, product
 from structurenet_pl.state_kinds import state_kinds
@@ -50,7 +50,7 @@ class LRTable:
         self._row_of: Mapping[str, int] = {}
         self._columns: dict[str, Vector] = {}  # as the factors gave them
         self._standing: Lrs | None = None  # what was written to the pieces; None if pieces have come or gone since
-        self._settings: list[Any] = []  # what stood in the groups then
+        self._left: list[Any] | None = None  # what stood in the groups then; None if that does not tell
         self._own_to_load: Mapping[str, Mapping[str, Any]] = {}
         self._loading: list[Group] = []
         self._hooks = []
@@ -107,7 +107,8 @@ class LRTable:
     def refresh(self) -> None:
         """Set every effective lr from its base and the factors, if any of them has moved."""
         taken = self._take()
-        if self._read_factors() or taken:
+        moved = (taken or self._known.version != self._known_version) and self._read_factors()
+        if taken or moved:
             self._write()
 
     def measure(self, vectors: Mapping[str, Vector]) -> None:
@@ -178,26 +179,39 @@ class LRTable:
         return next((own(base) for name, lr, base in rows if name == piece["name"] and lr is value), value)
 
     def _take(self) -> bool:
-        """Take over what others have written and added; tell if there was anything."""
-        if self._standing is not None:
-            settings = self._read_settings()
-            stand = len(settings) == len(self._settings) and all(map(is_, settings, self._settings))
-            if stand and self._standing.stand_in(self.optimizer.param_groups):
-                return False
-            self.bases.take(self._standing, self.product)
+        """Take over what others have written and added; tell if that moves an lr."""
+        if self._as_left():
+            return False
+        written = self._standing is None or self.bases.take(self._standing, self.product)
         if self.groups.adopt():
             self._standing = None
         self.groups.settings.collect()
         self.bases.start()
-        return True
+        self._note_what_stands()
+        return written or self._standing is None
 
-    def _read_settings(self) -> list[Any]:
-        """All that stands in the user's groups, and in the first piece of each but for its lr: which objects they are.
+    def _as_left(self) -> bool:
+        """Whether nobody has written anything since we did: a shortcut, which tensors have to do without."""
+        if self._standing is None or self._left is None:
+            return False
+        now = self._look()
+        return len(now) == len(self._left) and all(map(is_, now, self._left))
+
+    def _look(self) -> list[Any]:
+        """The objects that are the lrs of all pieces and the settings of the user's groups and of the first pieces.
 
         What is written to all pieces is written to the first, too.
         """
-        firsts = [value for pieces in self.groups.pieces for key, value in pieces[0].items() if key != "lr"]
-        return [value for group in self.groups.user for value in group.values()] + firsts
+        found = list(map(LR_OF, cast(Optimizer, self._optimizer()).param_groups))
+        for group, pieces in zip(self.groups.user, self.groups.pieces, strict=False):
+            found.extend(group.values())
+            found.extend(pieces[0].values())
+        return found
+
+    def _note_what_stands(self) -> None:
+        self._left = self._look()
+        if any(issubclass(kind, Tensor) for kind in set(map(type, self._left))):
+            self._left = None  # they can be written in place
 
     def _read_factors(self) -> bool:
         """Fill the columns of the factors that have moved, all of them if rows have come or gone; tell if any has."""
@@ -247,7 +261,7 @@ class LRTable:
                     put(piece, "lr", base * factor)  # a tensor in place
             values = [piece.get("lr") for piece in pieces]
         self._standing = Lrs(values)
-        self._settings = self._read_settings()
+        self._note_what_stands()
         self.version += 1
 
     def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
@@ -256,11 +270,10 @@ class LRTable:
 
     def _look_back(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Say if an lr was written again between the last refresh and the update."""
-        if torch.compiler.is_compiling() or self.bases.foreign.told:
+        if torch.compiler.is_compiling() or self.bases.foreign.told or self._as_left():
             return
         if acted_on := [row for row in self.written if self.product[row] != 1]:
-            piece = self.optimizer.param_groups[acted_on[0]]
-            self.bases.foreign.in_step(piece, type(optimizer).__name__)
+            self.bases.foreign.in_step(self.optimizer.param_groups[acted_on[0]], type(optimizer).__name__)
 
     def _save(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         self.adopt()

@@ -30,14 +30,12 @@ class Trial:
         keeps_lr: It leaves the lr as it is.
         keeps_groups: It makes no difference to a parameter which others share its group.
         takes_lrs: Its groups may have lrs of their own.
-        normalises: Its updates are about as large when gradients are ten times as large.
     """
 
     follows_lr: bool = True
     keeps_lr: bool = True
     keeps_groups: bool = True
     takes_lrs: bool = True
-    normalises: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,6 @@ def try_out(optimizer: Optimizer) -> Trial:
         end = train(steady, later=[LR])
         slowed_end = train(recipe.make(START), later=[LR / 10])
         split_end = train(recipe.make(START, split=True, by_group=by_group), later=[LR, LR])
-        update, steep_update = (_late_update(recipe, slope) for slope in (1.0, STEEP))
     except Exception:  # whatever somebody's optimizer needs that a copy on the CPU does not have
         return Trial()
     try:
@@ -127,8 +124,17 @@ def try_out(optimizer: Optimizer) -> Trial:
         keeps_lr=all(float(group["lr"]) == LR for group in steady.param_groups),
         keeps_groups=torch.equal(end, split_end),
         takes_lrs=takes_lrs,
-        normalises=0 < steep_update < ALIKE * update,
     )
+
+
+def normalises(optimizer: Optimizer) -> bool:
+    """Whether its updates are about as large when gradients are ten times as large; no if that cannot be seen."""
+    try:
+        recipe = Recipe.of(optimizer)
+        update, steep_update = (_late_update(recipe, slope) for slope in (1.0, STEEP))
+    except Exception:  # as in try_out
+        return False
+    return 0 < steep_update < ALIKE * update
 
 
 def lists_by_group(optimizer: Optimizer) -> list[str]:

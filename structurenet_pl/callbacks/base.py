@@ -63,7 +63,10 @@ class LRFactor(Driven, ABC):
 
     @abstractmethod
     def factor(self, component: Component, now: Moment) -> float:
-        """The factor of a component at a moment; finite, >= 0, and nothing but a function of the two."""
+        """The factor of a component at a moment; finite, >= 0, and nothing but a function of the two.
+
+        It is evaluated once for all components that are alike in what it reads of them.
+        """
 
     def acts_on(self, component: Component) -> bool:
         """Whether ``where`` includes the component."""

@@ -14,7 +14,7 @@ from structurenet_pl.events import Component
 from structurenet_pl.lightning import LightningModule, Trainer, rank_zero_warn
 from structurenet_pl.moment import Moment
 from structurenet_pl.norms import coupled_weight_decay
-from structurenet_pl.trial import try_out
+from structurenet_pl.trial import normalises
 
 
 class LARSScaler(LRFactor):
@@ -99,7 +99,7 @@ class LARSScaler(LRFactor):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where scaled gradients do not do what they are for."""
-        others = [type(optimizer).__name__ for optimizer in trainer.optimizers if try_out(optimizer).normalises]
+        others = [type(optimizer).__name__ for optimizer in trainer.optimizers if normalises(optimizer)]
         if self.mode == "lr" and self.clip is None and others:
             rank_zero_warn(
                 f"LARSScaler divides by the norm of the gradients, and {', '.join(others)} normalises them, too: where "

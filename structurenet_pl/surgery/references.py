@@ -18,7 +18,8 @@ from structurenet_pl.surgery.stand_in import UnsplitOptimizer, is_stand_in, real
 MOST = 10_000  # objects are searched; schedulers are near
 LONG = 100  # items; a longer container holds data and no schedulers
 LEAVES = (bool, int, float, complex, str, bytes, type(None))
-NOT_SEARCHED = (*LEAVES, Tensor, Optimizer, *TRAINERS, type, ModuleType)
+NOT_SEARCHED = (*LEAVES, Tensor, Optimizer, UnsplitOptimizer, *TRAINERS, type, ModuleType)
+WAYS = (dict, list, tuple, set, frozenset, deque, MethodType, FunctionType, partial, ref)
 OF_ANY_MODULE = vars(nn.Module()).keys()
 
 
@@ -123,15 +124,23 @@ def _search(roots: Iterable[object]) -> Iterator[tuple[object, bool]]:
     seen: dict[int, object] = {}  # the objects stay alive meanwhile, so that no id is taken twice
     while waiting and len(seen) < MOST:
         one, may_change = waiting.popleft()
-        if type(one) in ProxyTypes or isinstance(one, NOT_SEARCHED) or id(one) in seen:
+        searched, is_way, is_keeper = _traits(cast(Any, type(one)))
+        if not searched or id(one) in seen:
             continue
         seen[id(one)] = one
-        is_way = isinstance(
-            one, dict | list | tuple | set | frozenset | deque | MethodType | FunctionType | partial | ref
-        )
-        may_change = (may_change or not is_way) and not isinstance(one, (nn.Module, *CALLBACKS))
+        may_change = (may_change or not is_way) and not is_keeper
         yield one, may_change
         waiting.extend((content, may_change) for content in _contents(one))
+
+
+@lru_cache(maxsize=1000)
+def _traits(kind: Any) -> tuple[bool, bool, bool]:
+    """Of objects of a class: whether they are searched, only lead to what is held, and keep optimizers themselves."""
+    return (
+        not (kind in ProxyTypes or issubclass(kind, NOT_SEARCHED)),
+        issubclass(kind, WAYS),
+        issubclass(kind, (nn.Module, *CALLBACKS)),
+    )
 
 
 def _contents(one: object) -> Iterable[object]:
