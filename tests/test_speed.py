@@ -105,7 +105,7 @@ def test_own_calls_of_a_step(make, components, callbacks, limit):
 def test_a_schedule_costs_no_more_with_more_components():
     schedule = partial(CosineAnnealingLR, T_max=100)
     few, many = (calls(Wide(n, scheduler=schedule, interval="step"), at_rest()).total() for n in (10, 300))
-    assert few == many <= 120
+    assert few == many <= 180
 
 
 def test_the_monitor_costs_no_more_with_more_components():
