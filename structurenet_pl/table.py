@@ -99,7 +99,7 @@ class LRTable:
 
     def adopt(self) -> None:
         """Take over groups and tensors that somebody else has added, however they did it."""
-        self._take()
+        self.refresh()
         if self.groups.adopt(thoroughly=True):
             self._standing = None
             self.refresh()
@@ -148,7 +148,7 @@ class LRTable:
 
     def remember(self) -> Callable[[], None]:
         """A function that puts groups and base lrs back as they are now."""
-        self._take()
+        self.refresh()
         groups, bases = self.groups.remember(), dict(self.bases.own)
 
         def undo() -> None:
@@ -160,7 +160,7 @@ class LRTable:
 
     def differing(self) -> dict[str, Group]:
         """What stands in single pieces only, by name of the piece: somebody wrote it there."""
-        self._take()
+        self.refresh()
         found = self.groups.settings.differing()
         for name, lr in self.bases.own.items():
             found[name] = found.get(name, {}) | {"lr": own(lr)}
