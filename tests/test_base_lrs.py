@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from test_schedulers import FlatPlain, torchs_own_warnings
 from torch.optim import lr_scheduler as schedulers
 
-from helpers import BATCHES, Half, LRTrace, Net, Plain, assert_same, fit, loader, unfelt, weights
+from helpers import BATCHES, Half, LRTrace, Net, Plain, assert_same, fit, loader, slow_but_for, unfelt, weights
 from recipes import EPOCHS, NESTED_SCHEDULERS, SCHEDULERS
 from structurenet_pl import GrowEvery, LRFactor
 
@@ -45,7 +45,7 @@ HOOKS = ["on_train_batch_start", "on_before_zero_grad", "on_before_optimizer_ste
 @torchs_own_warnings
 @pytest.mark.parametrize("interval", ["epoch", "step"])
 @pytest.mark.parametrize("name", [*SCHEDULERS, *NESTED_SCHEDULERS])
-@pytest.mark.parametrize("steps", [{0}, {3}, {4}, {7, 8, 9}, set(range(12))], ids=str)
+@pytest.mark.parametrize("steps", slow_but_for([{4}], [{0}, {3}, {4}, {7, 8, 9}, set(range(12))]), ids=str)
 def test_written_by_hand_before_a_scheduler_as_in_plain_torch(name, interval, steps):
     """In the first hook of a batch, in the last, and in between: recursive schedulers go on from what was written."""
     hook = HOOKS[(len(name) + min(steps)) % len(HOOKS)]
@@ -253,7 +253,7 @@ class MadeLate(Callback):
 
 
 @torchs_own_warnings
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", slow_but_for([True], [False, True]))
 @pytest.mark.parametrize("name", [*SCHEDULERS, *NESTED_SCHEDULERS])
 def test_schedulers_made_in_mid_fit(name, own):
     """They see pieces when they are made, and the user's groups from the next batch on."""

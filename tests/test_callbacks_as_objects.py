@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from helpers import EXAMPLES, Half, LRTrace, Net, Plain, assert_same, fit, loader, weights
+from helpers import EXAMPLES, Half, LRTrace, Net, Plain, assert_same, fit, loader, slow_but_for, weights
 from structurenet_pl import Components, GrowEvery, GrowOnPlateau, ResetPatience, StrataMonitor
 from structurenet_pl.companions import Rear
 from structurenet_pl.driver import Driver
@@ -87,7 +87,7 @@ no_logger = pytest.mark.filterwarnings("ignore:StrataMonitor has no logger")
 
 
 @no_logger
-@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("way", slow_but_for(["pickle"], COPIES))
 @pytest.mark.parametrize("kind", ARGUMENTS)
 def test_copies_before_during_and_after_a_fit_train_the_same(kind, way):
     def train(callbacks):

@@ -97,6 +97,7 @@ def example(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_example_runs_and_prints_what_it_reads(tmp_path):
     config = str(ROOT / "examples" / "config.yaml")
     printed = example("fit", "--config", config, "--print_config")

@@ -16,6 +16,8 @@ from ddp_worker import EPOCHS, FAILS, RESUMED, TRAINS, train
 from helpers import assert_same
 from structurenet_pl.surgery.distributed import _convert_norms
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(ddp_worker.__file__)
 
 

@@ -71,6 +71,7 @@ def test_growing_cnn_resumes(grown_cnn, tmp_path):
         assert_same(resumed[key], whole[key])
 
 
+@pytest.mark.slow
 def test_growing_cnn_says_what_it_takes(tmp_path):
     done = run(EXAMPLES / "growing_cnn.py", "--resume", "--logdir", tmp_path)
     assert done.returncode == 2
@@ -87,6 +88,7 @@ def test_twelve_strategies():
     assert "combined" in done.stdout
 
 
+@pytest.mark.slow
 def test_growing_digits_says_what_it_takes():
     done = run(EXAMPLES / "growing_digits.py", "--help")
     assert done.returncode == 0

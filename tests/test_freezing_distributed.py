@@ -8,6 +8,8 @@ from freezing_worker import NORMED, RESUMED, TRAINS
 from helpers import assert_same
 from test_distributed import apart, assert_as_one_process, assert_resumed, both
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 
-from helpers import LRTrace, Net, Plain, fit, loader
+from helpers import LRTrace, Net, Plain, fit, loader, slow_but_for
 from structurenet_pl import (
     Clock,
     Component,
@@ -110,7 +110,9 @@ def in_the_picture(log_dir):
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-@pytest.mark.parametrize(("every", "stop"), [(0, None), (50, None), (10_000, None), (50, 3)])
+@pytest.mark.parametrize(
+    ("every", "stop"), slow_but_for([(0, None), (50, 3)], [(0, None), (50, None), (10_000, None), (50, 3)])
+)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_view_agrees_with_the_optimizer_at_every_step(schedule, every, stop, tmp_path):
     base, (make, interval) = LRTrace(), SCHEDULES[schedule]
@@ -187,6 +189,7 @@ def long(components, steps, moving):
     return history, [Component(name, born=Clock()) for name in names], true
 
 
+@pytest.mark.slow
 def test_a_long_history_is_exact_and_small(tmp_path):
     steps, components, moving = 100_000, 100, 10
     history, spine, true = long(components, steps, moving)

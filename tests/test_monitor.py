@@ -25,7 +25,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from torch import nn
 
 import structurenet_pl.callbacks.monitor as monitor_file
-from helpers import Net, Plain, Validated, assert_same, example_factors, fit, loader, run
+from helpers import Net, Plain, Validated, assert_same, example_factors, fit, loader, run, slow_but_for
 from structurenet_pl import (
     Clock,
     GrowEvery,
@@ -283,8 +283,8 @@ def test_steps_past_lightning_are_counted_by_batches():
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # of the run that was stopped
-@pytest.mark.parametrize("every", [1, 50])
-@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("every", slow_but_for([50], [1, 50]))
+@pytest.mark.parametrize("at", slow_but_for([3], [1, 3]))
 def test_resumed_in_the_same_directory_as_if_never_stopped(at, every):
     def train(name, epochs, ckpt_path=None):
         logger, monitor = TensorBoardLogger("logs", name=None, version=name), StrataMonitor()
@@ -615,7 +615,7 @@ class Growable(GrowthMixin, Validated):
 
 
 @pytest.mark.parametrize("options", [{}, {"norms": True, "progress_bar": True}, {"max_components": 0, "norms": True}])
-@pytest.mark.parametrize("make", [Validated, Growable])
+@pytest.mark.parametrize("make", slow_but_for([Growable], [Validated, Growable]))
 def test_it_changes_nothing_else(make, options):
     without, logs, _ = run(make=make)
     with_it, more, _ = run([StrataMonitor(**options)], make=make)

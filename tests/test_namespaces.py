@@ -17,6 +17,7 @@ from structurenet_pl.lightning import Callback
 NAMESPACES = {"lightning": (lightning.pytorch, structurenet_pl), "pytorch_lightning": (pytorch_lightning, twin)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("left", "hidden"), [("lightning.pytorch", "pytorch_lightning"), ("pytorch_lightning", "lightning")]
 )

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pytorch_optimizer import get_supported_optimizers, load_optimizer
 from torch import nn
 
-from helpers import Plain, assert_same, fit, loader, weights
+from helpers import Plain, assert_same, fit, loader, slow_but_for, weights
 from recipes import OPTIMIZERS, ORDINARY, SCHEDULERS, SPECIAL, exported_optimizers, make, variants
 from references import timm_optimizers
 from structurenet_pl import Components, GrowEvery, GrowthMixin, LARSScaler, LRFactor, RoleLR, growth, widen
@@ -75,7 +75,7 @@ def test_factors_of_one_change_nothing(name, variant):
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # by nested schedulers, with us and without
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize("name", slow_but_for(["SGD", "AdamW"], ORDINARY))
 def test_factors_of_one_change_nothing_under_any_scheduler(name, scheduler):
     settings = {"optimizer": make(name), "scheduler": SCHEDULERS[scheduler], "epochs": 2}
     alone, trainer = train(**settings)
@@ -200,14 +200,18 @@ def check_other(name, optimizer):
         assert_same(weights(ours), weights(alone))
 
 
+CANNOT = {"sara": "KeyError: 'mask'"}
+ODD = ["soap", "kron", "aggmo", "adashift", "dash", "scalableshampoo", "shampoo", "schedulefreeadamw", *CANNOT]
+
+
 @pytest.mark.filterwarnings("ignore")  # theirs; what we say is looked at by check_other
-@pytest.mark.parametrize("name", get_supported_optimizers())
+@pytest.mark.parametrize("name", slow_but_for(ODD, get_supported_optimizers()))
 def test_pytorch_optimizer(name):
     check_other(name, lambda params: load_optimizer(name)(list(params), lr=1e-2))
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", timm_optimizers())
+@pytest.mark.parametrize("name", slow_but_for(timm_optimizers().keys() - {"kron.Kron"}, timm_optimizers()))
 def test_timm_optimizers(name):
     if name == "lookahead.Lookahead":
         check_other(name, lambda params: timm_optimizers()[name](torch.optim.AdamW(params, lr=1e-2)))
@@ -268,15 +272,11 @@ class Widened(Growing):
         widen(self.body[0], self.body[2], 12)
 
 
-CANNOT = {"sara": "KeyError: 'mask'"}
-ODD = ["soap", "kron", "aggmo", "adashift", "dash", "scalableshampoo", "shampoo", "schedulefreeadamw", *CANNOT]
-
-
 @pytest.mark.filterwarnings("ignore")  # theirs, and ours of states that are dropped
-@pytest.mark.parametrize("grows", ["wider", "add_neck"])
+@pytest.mark.parametrize("grows", slow_but_for(["wider"], ["wider", "add_neck"]))
 @pytest.mark.parametrize(
     "name",
-    [name if name in ODD else pytest.param(name, marks=pytest.mark.slow) for name in get_supported_optimizers()],
+    slow_but_for(ODD, get_supported_optimizers()),
 )
 def test_growth_under_pytorch_optimizer(name, grows):
     """It trains on, or the growth is refused and has not been."""

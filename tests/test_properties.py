@@ -443,6 +443,7 @@ def train(recipe, plan, factors="none", callbacks=(), ckpt_path=None, **kwargs):
 # ------------------------------------------------------------------------------------------------------------- the laws
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided")
 @examples(40)
 @given(recipe=recipes, plan=plans(GROW), factors=st.sampled_from(sorted(FACTORS)), stop=st.integers(0, EPOCHS - 2))
@@ -517,6 +518,7 @@ def everything(trainer, net):
     }
 
 
+@pytest.mark.slow
 @examples(15)
 @given(
     recipe=recipes.filter(lambda recipe: recipe.norm != "layer"),  # which is not widened

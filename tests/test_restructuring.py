@@ -229,6 +229,7 @@ def first_update(moments, gradient=1e-3):
     return net.update
 
 
+@pytest.mark.slow
 def test_first_update_of_a_new_entry():
     """With b1 = 0.9, b2 = 0.999, step t + 1 and second moment v0 at birth, for gradients of one size:
     update = lr * (1 - b1) / (1 - b1**(t+1)) / sqrt((b2 * v0 + (1 - b2)) / (1 - b2**(t+1)))."""

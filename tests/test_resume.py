@@ -88,6 +88,7 @@ def resumed(tmp_path_factory):
     return {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in ROWS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_resumed_equals_uninterrupted(resumed, name):
     seed_everything(1, verbose=False)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as torch_schedulers
 
-from helpers import Half, LRTrace, Net, Plain, assert_same, fit, loader
+from helpers import Half, LRTrace, Net, Plain, assert_same, fit, loader, slow_but_for
 from recipes import EPOCHS, NESTED_SCHEDULERS, SCHEDULERS, STEPS, exported_schedulers
 from references import find_timm
 from structurenet_pl import Clock, Component, GrowEvery, LRFactor, Moment
@@ -125,8 +125,8 @@ def test_there_is_a_recipe_for_every_scheduler():
 
 
 @torchs_own_warnings
-@pytest.mark.parametrize("lr", LRS)
-@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize("lr", slow_but_for(["float"], LRS))
+@pytest.mark.parametrize("interval", slow_but_for(["step"], ["epoch", "step"]))
 @pytest.mark.parametrize("name", [*SCHEDULERS, *NESTED_SCHEDULERS])
 def test_effective_is_scheduler_times_factors(name, interval, lr):
     scheduler = (SCHEDULERS | NESTED_SCHEDULERS)[name]
@@ -151,7 +151,7 @@ def test_timm_schedulers(name, interval):
 
 
 @torchs_own_warnings
-@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize("interval", slow_but_for(["step"], ["epoch", "step"]))
 @pytest.mark.parametrize("name", [*SCHEDULERS, *NESTED_SCHEDULERS])
 def test_resumed_schedule_is_that_of_lightning_times_factors(name, interval, tmp_path):
     """Compared with a resume without us, because Lightning loses a step of ReduceLROnPlateau when it resumes."""

@@ -76,6 +76,7 @@ def test_compiled_modules(target):
     assert trace.rows[0] == dict.fromkeys([f"{inner}0", f"{inner}3", f"{inner}4", "head"], 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # within dynamo
 @pytest.mark.parametrize("lr", ["float", "tensor"])
 def test_compiled_optimizer_step(lr):
@@ -147,6 +148,7 @@ def test_checkpoint_of_a_broken_step_holds_base_lrs(error, tmp_path):
     assert saved["lr_schedulers"][0]["_last_lr"] == [0.1 * 0.9]
 
 
+@pytest.mark.slow
 def test_batch_size_finder():
     class Sized(Plain):
         batch_size = 2

@@ -14,13 +14,12 @@ import torch
 from lightning.pytorch import Callback
 from torch.optim.lr_scheduler import LRScheduler
 
-from helpers import BATCHES, Net, Plain, assert_same, fit, loader, weights
+from helpers import BATCHES, Net, Plain, assert_same, fit, loader, slow_but_for, weights
 from structurenet_pl import GrowEvery, LRFactor, growth, widen
 from structurenet_pl.table import table_of
 
 EPOCHS = 6
-QUICK = 14  # each shape twice
-SEEDS = [seed if seed < QUICK else pytest.param(seed, marks=pytest.mark.slow) for seed in range(42)]
+SEEDS = slow_but_for(range(7), range(42))  # each shape once
 SHAPES = ["list", "tuple", "dict", "groups", "lambdas", "nested", "recursive"]
 
 

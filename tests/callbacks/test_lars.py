@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 import references
-from helpers import Plain, fit, loader
+from helpers import Plain, fit, loader, slow_but_for
 from structurenet_pl import Component, LARSScaler, Moment, Norms
 from structurenet_pl.driver import Driver
 from structurenet_pl.factors import Factors
@@ -159,7 +159,7 @@ TIMM = references.timm_optimizers().get("lars.Lars")
 
 
 @pytest.mark.parametrize("peer", [kind for kind in (references.Lars, TIMM) if kind is not None])
-@pytest.mark.parametrize("scheduler", [None, cosine], ids=["constant", "cosine"])
+@pytest.mark.parametrize("scheduler", slow_but_for([cosine], [None, cosine]), ids=["constant", "cosine"])
 @pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}], ids=str)
 def test_gradients_follow_timm_under_any_lr(peer, scheduler, options):
     def lars(params):
