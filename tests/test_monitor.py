@@ -647,6 +647,7 @@ def test_optimizers_are_left_alone_after_the_fit():
     assert held == []
 
 
+@pytest.mark.slow
 def test_of_two_processes_the_first_logs(tmp_path):
     first, second = both("monitor", tmp_path, Path(__file__).with_name("monitor_worker.py"))
     assert second["rows"] == []

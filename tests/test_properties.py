@@ -471,6 +471,7 @@ def results(run):
     return weights(net), state, lrs, schedulers
 
 
+@pytest.mark.slow
 @examples(20)
 @given(recipe=recipes, plan=plans(GROW))
 def test_curves_of_old_groups_do_not_move_and_newborns_follow(recipe, plan):
