@@ -31,10 +31,10 @@ from structurenet_pl import (
     RoleLR,
     SedimentaryDecay,
     Warmup,
+    explain,
     growth,
     recommended,
 )
-from structurenet_pl.looking.report import group_lrs
 
 BASE_LR = 1e-3
 
@@ -202,7 +202,7 @@ def learning_rates(section: Section, data: DataLoader) -> list[tuple[str, str, f
     seed = section.seed(net) if callable(section.seed) else section.seed
     return [
         (entry.component.name, entry.component.role or "", seed[entry.component.name], entry.lr)
-        for entry in group_lrs(trainer)
+        for entry in explain(trainer, console=Console(quiet=True))
         if entry.leads and entry.component.name in seed
     ]
 

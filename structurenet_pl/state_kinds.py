@@ -19,6 +19,7 @@ SHAPE = (2, 3, 5, 4)  # each size another, so that it can be told which dimensio
 ANY = "*"  # in a path: every position of a list
 GOAL = 0.3
 NEAR = 0.3  # relative; weight decay moves a parameter a little
+WIDE = 100  # times; what has one entry for a small tensor may have one for each block of a large one
 STEPS = 12  # states that are kept every few steps are there by then
 
 
@@ -105,12 +106,13 @@ def _try_out(recipe: Recipe, shape: tuple[int, ...]) -> dict[Path, Kind]:
     try:
         one, other = (_state(recipe, sign * start, sign * GOAL) for sign in (1.0, -1.0))
         weights = _like_weights(recipe, start)
+        large = _state(recipe, start.repeat(*[1] * (start.ndim - 1), WIDE) if start.ndim else start, GOAL)
     except Exception:  # whatever somebody's optimizer needs that a copy on the CPU does not have
         return {}
     return {
         path: Kind(
             _dims(tensors, shape),
-            all(tensor.numel() == 1 for tensor in tensors),
+            all(tensor.numel() == 1 for tensor in [*tensors, *large.get(path, ())]),
             "weight" if path in weights else _follows(tensors, other.get(path)),
         )
         for path, tensors in one.items()
@@ -193,6 +195,8 @@ def _step_without_state(recipe: Recipe, ndim: int, new_ndim: int, anew: bool) ->
         else:
             group = {key: value for key, value in made.param_groups[0].items() if key not in LISTS}
             made.add_param_group({**group, "params": [nn.Parameter(ones[1])]})
+            for name in recipe.lists_by_group():
+                setattr(made, name, [recipe.attributes[name][0]] * 2)
         train(made)
     except Exception as error:  # in whatever way it refuses
         return f"{type(error).__name__}: {error}"

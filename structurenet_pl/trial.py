@@ -102,12 +102,31 @@ class Recipe:
             setattr(made, key, entries)
         return made
 
+    def lists_by_group(self) -> list[str]:
+        """Names of the lists that have an entry for each param group, such as ``base_lrs`` of AdaBound.
+
+        They are known by what they do: only with an entry for each group does a copy with one more group than there are
+        entries what it does with a single group.
+        """
+        if not self.lists:
+            return []
+        starts = [START[index % len(START)] for index in range(len(self.attributes[self.lists[0]]) + 1)]
+
+        def is_right(by_group: Collection[str]) -> bool:
+            try:
+                whole = train(self.make(starts, by_group=by_group))
+                return torch.equal(whole, train(self.make(starts, split=True, by_group=by_group)))
+            except Exception:  # such as an IndexError
+                return False
+
+        return list(self.lists) if not is_right(()) and is_right(self.lists) else []
+
 
 def try_out(optimizer: Optimizer) -> Trial:
     """Try an optimizer, if copies of it can be made."""
     try:
         recipe = Recipe.of(optimizer)
-        by_group = lists_by_group(optimizer)
+        by_group = recipe.lists_by_group()
         steady = recipe.make(START)
         end = train(steady, later=[LR])
         slowed_end = train(recipe.make(START), later=[LR / 10])
@@ -135,30 +154,6 @@ def normalises(optimizer: Optimizer) -> bool:
     except Exception:  # as in try_out
         return False
     return 0 < steep_update < ALIKE * update
-
-
-def lists_by_group(optimizer: Optimizer) -> list[str]:
-    """Names of the lists in an optimizer that have an entry for each param group, such as ``base_lrs`` of AdaBound.
-
-    They are known by what they do: only with an entry for each group does a copy with one more group than there are
-    entries what it does with a single group.
-    """
-    starts = [
-        START[index % len(START)] for index in range(len(optimizer.param_groups) + 1)
-    ]  # more than there are entries
-
-    def is_right(by_group: Collection[str]) -> bool:
-        try:
-            whole = train(recipe.make(starts, by_group=by_group))
-            return torch.equal(whole, train(recipe.make(starts, split=True, by_group=by_group)))
-        except Exception:  # such as an IndexError
-            return False
-
-    try:
-        recipe = Recipe.of(optimizer)
-    except TypeError:
-        return []
-    return list(recipe.lists) if recipe.lists and not is_right(()) and is_right(recipe.lists) else []
 
 
 def train(

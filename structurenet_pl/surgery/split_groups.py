@@ -1,6 +1,7 @@
 """The param groups of an optimizer split by component, beside the user's own, which stay alive."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from operator import is_
@@ -26,7 +27,7 @@ from structurenet_pl.surgery.param_groups import (
     unique_name,
 )
 from structurenet_pl.surgery.wrappers import set_groups, with_inner
-from structurenet_pl.trial import lists_by_group
+from structurenet_pl.trial import Recipe
 
 
 @dataclass
@@ -59,7 +60,9 @@ class SplitGroups:
         self.settings = GroupSettings(lambda: self)
         lists = {id(one.param_groups): _List(one.param_groups, []) for one in with_inner(optimizer)}
         self._lists = [(ref(one), lists[id(one.param_groups)]) for one in with_inner(optimizer)]
-        self._by_group = [(name, vars(optimizer)[name]) for name in lists_by_group(optimizer)]
+        self._by_group: list[tuple[str, Any]] = []
+        with suppress(TypeError):  # no copy can be made
+            self._by_group = [(name, vars(optimizer)[name]) for name in Recipe.of(optimizer).lists_by_group()]
         self._installed: list[list[Tensor]] = []  # the tensors of each of the user's groups
         for origin, group in enumerate(self.user):
             self.pieces.append(self._pieces_of(group, origin))
