@@ -7,14 +7,16 @@ from itertools import chain
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from structurenet_pl.components import CONTAINERS, Part, Structure, build, count, refine, with_event
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage, listed
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.snapshots import bring, whereabouts
-from structurenet_pl.successors import NEW, Successor, is_declared, succeed
+from structurenet_pl.successors import NEW, Copied, Successor, is_declared, succeed, take_copied
 from structurenet_pl.surgery.optimizer_state import Moments
+
+Place = tuple[nn.Module, str]  # of a buffer: the module that holds it, and its name there
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Change:
     Args:
         event: The event.
         successors: What has become of tensors that were replaced, reshaped or removed; None for gone.
+        copied: How our helpers have made the values of new parameters and buffers of those of old ones, by the latter.
         moments: What the second moments of new entries start as, in the optimizer.
         like: Name of the component whose param groups newborn parameters join, None for the nearest.
     """
 
     event: GrowthEvent
     successors: Mapping[nn.Parameter, Successor | None]
+    copied: Mapping[Tensor, Copied]
     moments: Moments
     like: str | None
 
@@ -39,6 +43,7 @@ def compare(
     before: Structure,
     shapes: Mapping[nn.Parameter, torch.Size],
     places: Mapping[str, nn.Module],
+    buffers: Mapping[Place, Tensor],
     roots: Mapping[str, Part],
     patterns: Mapping[str, str],
     request: GrowthRequest,
@@ -54,6 +59,7 @@ def compare(
         before: Its structure before, without names given by patterns.
         shapes: Shapes of its parameters before.
         places: Its modules before, by path.
+        buffers: Its buffers before, by place.
         roots: Its components before.
         patterns: Name pattern -> role.
         request: What was called.
@@ -104,7 +110,22 @@ def compare(
     widened, shrunk = _resized(before, after, successors)
     event = replace(event, widened=widened, shrunk=shrunk)
     event = replace(event, adjacent=_neighbours(request, event, after.spine))
-    return Change(event, successors, method.moments, method.like)
+    return Change(event, successors, _copied(successors, buffers, module), method.moments, method.like)
+
+
+def buffers_of(module: nn.Module) -> dict[Place, Tensor]:
+    """The buffers of a module by place, which moves along when a module around it does."""
+    return {(part, name): tensor for part in module.modules() for name, tensor in part.named_buffers(recurse=False)}
+
+
+def _copied(
+    successors: Mapping[nn.Parameter, Successor | None], buffers: Mapping[Place, Tensor], module: nn.Module
+) -> dict[Tensor, Copied]:
+    pairs: list[tuple[Tensor | None, Tensor]] = []
+    pairs += [(old, successor.tensor) for old, successor in successors.items() if successor is not None]
+    pairs += [(buffers.get(place), tensor) for place, tensor in buffers_of(module).items()]
+    found = [(old, take_copied(tensor)) for old, tensor in pairs]
+    return {old: copied for old, copied in found if old is not None and copied is not None}
 
 
 def _successors(

@@ -28,7 +28,7 @@ from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.moment import Moment, no_density
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
-from structurenet_pl.surgery.averaging import averaged_copies, grown_alike
+from structurenet_pl.surgery.averaging import AveragedCopies, averaged_copies
 from structurenet_pl.surgery.distributed import agree, check_strategy, several, together
 from structurenet_pl.surgery.freezing import Freezing, Frozen, thaw_leftovers
 from structurenet_pl.tables import CHECKPOINT_KEY, LRTables
@@ -126,8 +126,9 @@ class Driver(Callback):
         if isinstance(pl_module, Growing):
             if resumed is None and trainer.global_step == 0:
                 redate_log(pl_module)
-            with grown_alike(trainer.callbacks, pl_module):
-                pass  # copies from before the log was dated anew, or from before anybody followed
+            copies = AveragedCopies(trainer.callbacks, pl_module)
+            if any(copy.growth_log != pl_module.growth_log for copy in copies):
+                copies.follow(pl_module)  # they are from before the log was dated anew, or before anybody followed
         self._before_step = [act for callback in companions(trainer) if (act := callback.before_step) is not None]
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
         self._find_structure(trainer, pl_module)
@@ -275,7 +276,7 @@ class Driver(Callback):
     def _carry_out(self, module: Growing, request: GrowthRequest) -> Any:
         trainer = self._trainer
         clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
-        old = set(module.modules())
+        old, copies = set(module.modules()), AveragedCopies(trainer.callbacks, module)
         self._freezing.thaw()  # until it is settled anew: a growth method sees the flags that the user has set
         with (
             together(trainer, request) as wrap,
@@ -283,8 +284,7 @@ class Driver(Callback):
             self.tables.following(structure_of(module), change, self.factors.split_1d),
         ):
             wrap()
-            with grown_alike(trainer.callbacks, module):
-                pass  # they start with the values that all processes have by now
+            copies.follow(module, change)  # what is new starts with the values that all processes have by now
         self._find_structure(trainer, module)
         if not module.training:  # in a validation, after which Lightning puts back the modes of those that it knew
             for part in set(module.modules()) - old:

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from structurenet_pl.comparison import Change, compare
+from structurenet_pl.comparison import Change, buffers_of, compare
 from structurenet_pl.components import Part, Structure, build, first_wins, founding_roots, refine, with_event
 from structurenet_pl.events import Clock, Component, GrowthEvent, dump_log, load_log
 from structurenet_pl.lightning import isolate_rng
@@ -155,13 +155,15 @@ def growing(module: Growing, request: GrowthRequest, clock: Clock) -> Iterator[t
     try:
         shapes = {tensor: tensor.shape for tensor in before.owner}
         places = dict(module.named_modules())
-        for tensor in before.owner:
+        buffers = buffers_of(module)
+        for tensor in (*before.owner, *buffers.values()):
             forget(tensor)
         # a validation loop runs in inference mode, and parameters born there could never be trained
         with torch.inference_mode(False), torch.enable_grad():
             result = request.method.function(module, **request.arguments)
             numbered = replace(clock, generation=len(module.growth_log) + 1)
-            change = compare(module, before, shapes, places, _roots(module), all_patterns(module), request, numbered)
+            roots, patterns = _roots(module), all_patterns(module)
+            change = compare(module, before, shapes, places, buffers, roots, patterns, request, numbered)
         module.growth_log = (*module.growth_log, change.event)
         module._grows = False
         yield change, result

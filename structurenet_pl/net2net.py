@@ -8,6 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from structurenet_pl.successors import Copying, note_copying
+
 Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Layer: TypeAlias = nn.Linear | Conv
 Norm: TypeAlias = (
@@ -158,30 +160,29 @@ def _units(layer: Layer) -> int:
 def _copy_units(module: Layer | Norm, source: Tensor) -> None:
     """Make unit i of a module a copy of its unit ``source[i]``."""
     for name in PER_UNIT:
-        tensor: Tensor | None = getattr(module, name, None)
-        if tensor is not None:
-            _replace(module, name, tensor[source])
+        if getattr(module, name, None) is not None:
+            _replace(module, name, Copying(0, source))
 
 
 def _share_weights(reader: Layer, source: Tensor) -> None:
     """Let a layer read copies: the weight of a unit is divided evenly among them."""
     counts = source.bincount()
-    copies = counts[source].to(reader.weight)
-    # a Linear behind a convolution reads many positions of each channel
-    by_unit = reader.weight.unflatten(1, (len(counts), -1)) if isinstance(reader, nn.Linear) else reader.weight
-    shared = by_unit[:, source] / copies.view(-1, *[1] * (by_unit.ndim - 2))
+    positions = reader.weight.shape[1] // len(counts)  # of each channel, where a Linear stands behind a convolution
+    read = (source[:, None] * positions + torch.arange(positions)).flatten()
+    _replace(reader, "weight", Copying(1, read, counts[source].repeat_interleave(positions)))
     if isinstance(reader, nn.Linear):
-        shared = shared.flatten(1)
-        reader.in_features = shared.shape[1]
+        reader.in_features = len(read)
     else:
-        reader.in_channels = shared.shape[1]
-    _replace(reader, "weight", shared)
+        reader.in_channels = len(read)
 
 
-def _replace(module: nn.Module, name: str, value: Tensor) -> None:
+def _replace(module: nn.Module, name: str, step: Copying) -> None:
     """Put a new parameter in the place of a parameter, a buffer in that of a buffer."""
-    old = getattr(module, name)
-    setattr(module, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
+    old: Tensor = getattr(module, name)
+    value = step.of(old)
+    new = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
+    note_copying(new, old, step)
+    setattr(module, name, new)
 
 
 def _noise(weight: Tensor, noise: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Which tensor continues which, when growth replaces tensors by others of another shape."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -8,7 +9,47 @@ import torch
 from torch import Tensor, nn
 
 DECLARED = "_came_from"
+COPYING = "_copying"
 NEW = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Copying:
+    """The values of a new tensor made of those of an old one: entry i is old entry ``source[i]`` over ``share[i]``.
+
+    Args:
+        dim: The dimension that the entries are counted along.
+        source: An old position for each entry, which may come several times.
+        share: What the entries are divided by; None for 1.
+    """
+
+    dim: int
+    source: Tensor
+    share: Tensor | None = None
+
+    def of(self, old: Tensor) -> Tensor:
+        """The values of the new tensor, made of values of the old one."""
+        new = old.index_select(self.dim, self.source.to(old.device))
+        if self.share is None:
+            return new
+        return new / self.share.to(old).view([-1 if dim == self.dim else 1 for dim in range(old.ndim)])
+
+
+@dataclass(frozen=True, eq=False)
+class Copied:
+    """A tensor, and how one of our helpers has made its values from those of another.
+
+    Args:
+        tensor: The new tensor.
+        steps: One after the other.
+    """
+
+    tensor: Tensor
+    steps: tuple[Copying, ...]
+
+    def of(self, old: Tensor) -> Tensor:
+        """What the steps make of values of the old tensor."""
+        return functools.reduce(lambda value, step: step.of(value), self.steps, old)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +114,21 @@ def is_declared(parameter: nn.Parameter) -> bool:
     return DECLARED in vars(parameter)
 
 
-def forget(parameter: nn.Parameter) -> None:
-    """Drop what was declared in a growth that is over: it does not count in the next."""
-    vars(parameter).pop(DECLARED, None)
+def note_copying(new: Tensor, old: Tensor, step: Copying) -> None:
+    """Note how the values of a tensor were made of those of another, until the growth under way is over."""
+    setattr(new, COPYING, (*getattr(old, COPYING, ()), step))
+
+
+def take_copied(tensor: Tensor) -> Copied | None:
+    """How the values of a tensor were made in the growth under way, if that was noted."""
+    steps = vars(tensor).pop(COPYING, None)
+    return None if steps is None else Copied(tensor, steps)
+
+
+def forget(tensor: Tensor) -> None:
+    """Drop what was noted outside a growth, or in one that is over: it does not count in the next."""
+    vars(tensor).pop(DECLARED, None)
+    vars(tensor).pop(COPYING, None)
 
 
 def succeed(name: str, old_shape: torch.Size, new: nn.Parameter) -> Successor:

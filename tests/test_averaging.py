@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from itertools import chain
+from threading import Lock
 
 import lightning.pytorch
 import pytest
@@ -16,7 +17,8 @@ import namespace_worker
 import structurenet_pl
 import structurenet_pl.pytorch_lightning as twin
 from helpers import BATCHES, LRTrace, Net, assert_same, example_factors, fit, loader, weights
-from structurenet_pl import Components, GrowEvery, came_from, growth
+from structurenet_pl import Components, GrowEvery, came_from, growth, widen
+from structurenet_pl.lightning import MisconfigurationException
 
 EPOCHS = 6
 # The next average of a tensor, after n others
@@ -245,33 +247,43 @@ class Hook(Callback):
 def test_a_growth_that_fails_leaves_the_average_as_it_was(name):
     class Fragile(Net):
         @growth()
-        def fails_on_the_copy(self):
+        def cannot_be_copied(self):
             self.necks.append(nn.Linear(8, 8))
-            with torch.no_grad():
-                self.head.bias.add_(0 if self.is_live else 1)
-            if not self.is_live:
-                raise OSError("out of luck")
+            self.necks[-1].lock = Lock()
+
+        @growth()
+        def closes_over_the_module(self):
+            self.necks.append(nn.Linear(8, 8))
+            self.necks[-1].register_forward_hook(lambda *_: self.head.bias)
+
+        @growth()
+        def closes_over_a_tensor(self):
+            self.necks.append(nn.Linear(8, 8))
+            bias = self.head.bias
+            self.necks[-1].bound = lambda x: x + bias
 
         @growth(like="nobody")
         def fails_in_the_optimizer(self):
             self.necks.append(nn.Linear(8, 8))
 
-        @property
-        def is_live(self):
-            return self._trainer is not None
-
     def attempt(net):
         copy = copy_in(average)
         before, modules, live = deepcopy(weights(copy)), [*copy.modules()], weights(net)
-        for grow, error in ((net.fails_on_the_copy, OSError), (net.fails_in_the_optimizer, ValueError)):
-            with pytest.raises(error):
+        for grow, error, message in (
+            (net.cannot_be_copied, MisconfigurationException, "Fragile cannot follow.*cannot pickle '_thread.lock'"),
+            (net.closes_over_the_module, MisconfigurationException, "'necks.0._forward_hooks' is a function defined"),
+            (net.closes_over_a_tensor, MisconfigurationException, "'necks.0.bound' is a function defined"),
+            (net.fails_in_the_optimizer, ValueError, "nobody"),
+        ):
+            with pytest.raises(error, match=message):
                 grow()
             assert net.growth_log == copy.growth_log == ()
+            assert copy_in(average) is copy
             assert [*copy.modules()] == modules
             assert_same(weights(copy), before)
             assert_same(weights(net), live)
         net.add_neck()
-        assert copy.growth_log == net.growth_log
+        assert copy_in(average).growth_log == net.growth_log
 
     average = average_of(name)
     match = CopiesMatch(average)
@@ -344,6 +356,7 @@ def test_entries_go_with_a_tensor_that_changes_its_shape(name):
                 tensor.uniform_()
         before = deepcopy(copy.patches[0])
         net.widen(6)
+        copy = copy_in(average)
         (first, _, second), (live, _, _) = copy.patches[0], net.patches[0]
         assert torch.equal(first.weight, torch.cat([before[0].weight, live.weight[4:]]))
         assert torch.equal(first.bias, torch.cat([before[0].bias, live.bias[4:]]))
@@ -351,12 +364,13 @@ def test_entries_go_with_a_tensor_that_changes_its_shape(name):
         assert torch.equal(second.bias, before[2].bias)  # a new tensor of the same shape
         before = deepcopy(copy.patches[0])
         net.prune([1, 2, 5])
+        copy = copy_in(average)
         assert torch.equal(copy.patches[0][0].weight, before[0].weight[[1, 2, 5]])
         assert torch.equal(copy.patches[0][2].weight, before[2].weight[:, [1, 2, 5]])
         net.add_patch(at=1)
-        before = deepcopy(copy.patches[1])
+        before = deepcopy(copy_in(average).patches[1])
         net.drop()
-        assert_same(weights(copy.patches[0]), weights(before))
+        assert_same(weights(copy_in(average).patches[0]), weights(before))
 
     average = average_of(name)
     fit(Grows(), [average, Hook("on_train_epoch_start", look), CopiesMatch(average)])
@@ -379,6 +393,7 @@ def test_buffers_that_are_made_anew(name):
         copy = copy_in(average)
         copy.same.fill_(5)
         net.count_more()
+        copy = copy_in(average)
         assert copy.same.tolist() == [5, 5]
         assert copy.longer.tolist() == net.longer.tolist()
         assert copy.longer.data_ptr() != net.longer.data_ptr()
@@ -397,3 +412,107 @@ def test_averages_of_either_lightning(name):
         assert copy_in(average).growth_log == net.growth_log != ()
         results.append(weights(net))
     assert_same(*results)
+
+
+class Measured(Net):
+    """Its growth depends on its weights, and keeps its function where that can be."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.losses, self.factor = 0, [], 1.0
+        net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+        self.body = nn.Sequential(net, nn.Linear(8, 8))
+
+    @property
+    def net(self):
+        return self.body[0]
+
+    def training_step(self, batch, batch_idx):
+        self.losses.append(super().training_step(batch, batch_idx))  # with its graph, as in many projects
+        return self.losses[-1]
+
+    @growth()
+    def keep_the_largest(self):
+        self.calls += 1
+        self.factor = 2.0
+        first, _, _, second, _ = self.net
+        keep = first.weight.norm(dim=1).topk(6 + self.calls).indices.sort().values.tolist()
+        first.weight = came_from(nn.Parameter(first.weight.detach()[keep]), keep)
+        first.bias = came_from(nn.Parameter(first.bias.detach()[keep]), keep)
+        second.weight = came_from(nn.Parameter(second.weight.detach()[:, keep]), keep, dim=1)
+        self.net[1] = nn.BatchNorm1d(len(keep))
+
+    @growth()
+    def drop_what_is_small(self):
+        keep = (self.net[3].weight.norm(dim=0) > self.net[3].weight.norm(dim=0).median()).nonzero().flatten().tolist()
+        self.net[0].weight = came_from(nn.Parameter(self.net[0].weight.detach()[keep]), keep)
+        self.net[0].bias = came_from(nn.Parameter(self.net[0].bias.detach()[keep]), keep)
+        self.net[3].weight = came_from(nn.Parameter(self.net[3].weight.detach()[:, keep]), keep, dim=1)
+        self.net[1] = nn.BatchNorm1d(len(keep))
+
+    @growth()
+    def wider(self, noise: float = 0.0):
+        widen(self.net[0], self.net[3], 13, norm=self.net[1], noise=noise)
+        widen(self.net[3], self.body[1], 11, noise=noise)
+
+
+def scrambled(copy):
+    """Far from the module, as an average may be."""
+    with torch.no_grad():
+        for tensor in tensors(copy).values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1)
+    return copy.double().eval()
+
+
+@NAMES
+def test_a_growth_method_is_called_once_and_what_it_chose_holds_for_the_average(name):
+    def look(net):
+        copy = scrambled(copy_in(average))
+        first, before = copy.net[0].weight.clone(), net.net[0].weight.clone()
+        net.keep_the_largest()
+        positions = [int((before == row).all(1).nonzero()) for row in net.net[0].weight]
+        assert torch.equal(copy_in(average).net[0].weight, first[positions])
+        assert (net.calls, copy_in(average).calls, copy_in(average).factor) == (1, 1, 2.0)
+        net.drop_what_is_small()  # of a size that differs between module and average
+        assert copy_in(average).net[0].weight.shape == net.net[0].weight.shape
+        assert [loss.requires_grad for loss in copy_in(average).losses] == [False] * len(net.losses)
+
+    average = average_of(name)
+    fit(Measured(), [average, Hook("on_train_epoch_start", look)])
+
+
+@NAMES
+def test_the_average_computes_what_it_did_when_a_layer_is_widened(name):
+    def look(net):
+        copy = scrambled(copy_in(average))
+        x = torch.rand(5, 6, dtype=torch.float64)
+        before, live = copy(x), net.eval()(x)
+        net.wider()
+        copy = copy_in(average)
+        assert [layer.out_features for layer in (copy.net[0], copy.net[3])] == [13, 11]
+        # to rounding: sums of more terms
+        torch.testing.assert_close(copy(x), before, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(net(x), live, rtol=1e-12, atol=1e-12)
+        assert copy.training == copy.net[0].training is False
+        assert copy.net[1].running_mean.data_ptr() != net.net[1].running_mean.data_ptr()
+        assert not any("_copying" in vars(tensor) for tensor in [*tensors(net).values(), *tensors(copy).values()])
+        net.train()
+
+    average = average_of(name)
+    fit(Measured(), [average, Hook("on_train_epoch_start", look)], precision="64-true")
+
+
+def test_noise_on_copied_units_is_the_same_in_the_average():
+    def look(net):
+        copy = scrambled(copy_in(average))
+        old, added = copy.net[0].weight.clone(), net.net[0].weight.detach().clone()
+        torch.manual_seed(3)
+        net.wider(noise=0.1)
+        source = torch.cat([torch.arange(8), torch.randint(8, (5,), generator=torch.Generator().manual_seed(3))])
+        added = net.net[0].weight - added[source]
+        assert (added[8:] != 0).all()
+        torch.testing.assert_close(copy_in(average).net[0].weight, old[source] + added, rtol=1e-12, atol=1e-12)
+
+    average = average_of("StochasticWeightAveraging")
+    fit(Measured(), [average, Hook("on_train_epoch_start", look)], precision="64-true")

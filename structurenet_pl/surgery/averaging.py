@@ -1,71 +1,167 @@
-"""Copies of a module in which its weights are averaged grow as it grows."""
+"""Copies of a module in which its weights are averaged follow its growth."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import suppress
+from copy import deepcopy
+from itertools import chain
+from types import FunctionType, MethodType
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.overrides import TorchFunctionMode
 
-from structurenet_pl.growing import Growing, replay
-from structurenet_pl.lightning import Callback
-from structurenet_pl.snapshots import Snapshot
+from structurenet_pl.comparison import Change
+from structurenet_pl.growing import Growing
+from structurenet_pl.lightning import Callback, MisconfigurationException
+from structurenet_pl.snapshots import bring, whereabouts
 from structurenet_pl.successors import embed
+
+HELD = "_average_model"  # of WeightAveraging, EMAWeightAveraging and StochasticWeightAveraging
+
+
+class AveragedCopies:
+    """The copies of a growable module that weight averaging keeps, and what each of their tensors is the average of.
+
+    They do not grow by themselves: user code is called once, for the module. They are made anew from what that has
+    become, with their averages in the places of the tensors that have survived.
+
+    Args:
+        callbacks: Those of the Trainer, whichever Lightning they are from.
+        module: As it is before it grows.
+    """
+
+    def __init__(self, callbacks: Iterable[Callback], module: nn.Module) -> None:
+        self._keepers = [keeper for keeper in map(_keeper, callbacks) if keeper is not None]
+        self._tensors = _tensors(module)
+        self._modules = dict(module.named_modules())
+
+    def __iter__(self) -> Iterator[Growing]:
+        return (getattr(keeper, name) for keeper, name in self._keepers)
+
+    def follow(self, module: Growing, change: Change | None = None) -> None:
+        """Make each of them what the module is now; if that raises, all are as they were.
+
+        An entry of a tensor that has survived keeps its average, and what is new starts with its value in the module.
+        What one of our helpers has copied is copied in the average, so that the average, too, computes what it did.
+        A buffer of another shape is new as a whole: nobody says where its entries came from.
+
+        Args:
+            module: As it is after it has grown.
+            change: What the growth has changed; None if it happened out of our sight, so that names have to do.
+
+        Raises:
+            MisconfigurationException: If an attribute of the module cannot be copied, or is a function that refers to
+                the module.
+        """
+        made = [self._made_anew(copy, module, change) for copy in self]
+        for (keeper, name), grown in zip(self._keepers, made, strict=True):
+            setattr(keeper, name, grown)
+
+    def _made_anew(self, copy: Growing, module: Growing, change: Change | None) -> Growing:
+        averages = _pairs(self._tensors, _tensors(copy))
+        modules = _pairs(self._modules, dict(copy.named_modules()))
+        now = _tensors(module)
+        alive, places = set(now.values()), {}
+        for name, tensor in now.items():
+            # what becomes of parameters is in the change, and of buffers nobody says more than their names
+            by_name = change is None or not isinstance(tensor, nn.Parameter)
+            before = self._tensors.get(name) if by_name and tensor not in averages else tensor
+            if before in averages and (before is tensor or before not in alive):
+                places[tensor] = averages[before]
+        if change is not None:
+            for old, average in averages.items():
+                places |= _continued(old, average, change)
+        memo = {id(tensor): average for tensor, average in places.items() if tensor.shape == average.shape}
+        grown = _copied(module, memo)
+        bring(chain(grown.parameters(), grown.buffers()), *whereabouts(averages.values()))
+        for live, part in zip(module.modules(), grown.modules(), strict=True):
+            part.training = modules.get(live, copy).training
+        return grown
 
 
 def averaged_copies(callbacks: Iterable[Callback]) -> list[Growing]:
-    """The copies of a growable module that weight averaging keeps, whichever Lightning it is from."""
-    averages = [getattr(callback, "_average_model", None) for callback in callbacks]
-    copies = [average.module if isinstance(average, AveragedModel) else average for average in averages]
-    return [copy for copy in copies if isinstance(copy, Growing)]
+    """The copies of a growable module that weight averaging keeps."""
+    return [getattr(*keeper) for keeper in map(_keeper, callbacks) if keeper is not None]
 
 
-@contextmanager
-def grown_alike(callbacks: Iterable[Callback], module: Growing) -> Iterator[None]:
-    """Let averaged copies grow until they are built as the module; if the body of the ``with`` raises, undo it.
-
-    What they average is kept, and goes with the entries of a tensor whose shape changes; what is new starts as it is in
-    the module. A buffer of another shape is new as a whole: nobody says where its entries came from.
-    """
-    with ExitStack() as undo:
-        for copy in averaged_copies(callbacks):
-            averages = {tensor: tensor.detach().clone() for tensor in _tensors(copy).values()}
-            undo.callback(_assign, averages)
-            undo.callback(Snapshot(copy).restore)
-            _grow(copy, module, averages)
-        yield
-        undo.pop_all()
-
-
-def _grow(copy: Growing, module: Growing, averages: Mapping[Tensor, Tensor]) -> None:
-    kept, averaged = dict(averages), dict[Tensor, Tensor]()  # values, and where in a changed shape they stand
-    before = _tensors(copy)
-    copy.growth_log = module.growth_log[: len(copy.growth_log)]  # the same, maybe dated anew
-    for change in replay(copy, module.growth_log):
-        for old, successor in change.successors.items():
-            average = kept.pop(old, None)
-            if average is not None and successor is not None:
-                where = averaged.get(old, torch.ones_like(average, dtype=torch.bool))
-                whole = (True,) * average.ndim
-                kept[successor.tensor] = embed(average, successor, whole, average.new_zeros(()))
-                averaged[successor.tensor] = embed(where, successor, whole, where.new_zeros(()))
-    now, live = _tensors(copy), _tensors(module)
-    left = kept.keys() - set(now.values())
-    gone = {name: kept[tensor] for name, tensor in before.items() if tensor in left}
-    values = {}
-    for name, tensor in now.items():
-        average = kept.get(tensor, gone.get(name))
-        values[tensor] = average if average is not None and average.shape == tensor.shape else live[name]
-        if tensor in averaged:
-            values[tensor] = torch.where(averaged[tensor], values[tensor], live[name].to(tensor.device))
-    _assign(values)
+def _keeper(callback: Callback) -> tuple[Any, str] | None:
+    """Who holds the averaged copy of a callback, and by which name; None if there is none that can grow."""
+    average = getattr(callback, HELD, None)
+    keeper, name = (average, "module") if isinstance(average, AveragedModel) else (callback, HELD)
+    return (keeper, name) if isinstance(getattr(keeper, name, None), Growing) else None
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict([*module.named_parameters(), *module.named_buffers()])
 
 
-@torch.no_grad()
-def _assign(values: Mapping[Tensor, Tensor]) -> None:
-    for tensor, value in values.items():
-        tensor.copy_(value)
+def _pairs(some: Mapping[str, Any], others: Mapping[str, Any]) -> dict[Any, Any]:
+    return {value: others[name] for name, value in some.items() if name in others}
+
+
+def _continued(old: Tensor, average: Tensor, change: Change) -> dict[Tensor, Tensor]:
+    """What continues a tensor, and its average."""
+    successor = change.successors.get(old) if isinstance(old, nn.Parameter) else None
+    if (copied := change.copied.get(old)) is not None:
+        # what the helper has added to the copies, such as noise, is added to their average, too
+        added = (copied.tensor - copied.of(old)).detach().to(average)
+        return {copied.tensor: _like(average, copied.of(average) + added)}
+    if successor is None:
+        return {}
+    start = successor.tensor.detach().to(average)
+    return {successor.tensor: _like(average, embed(average, successor, (True,) * average.ndim, start))}
+
+
+def _like(average: Tensor, value: Tensor) -> Tensor:
+    """A parameter for a parameter, a buffer for a buffer."""
+    value = value.detach()
+    return nn.Parameter(value, average.requires_grad) if isinstance(average, nn.Parameter) else value
+
+
+def _copied(module: Growing, memo: dict[int, Any]) -> Growing:
+    """A copy of a module that shares nothing with it.
+
+    Args:
+        module: Any.
+        memo: What stands in the copy in the place of some tensors, by their ``id``.
+
+    Raises:
+        MisconfigurationException: If something in the module cannot be copied, or is copied in part only.
+    """
+    where = f"the averaged copy of {type(module).__name__} cannot follow its growth"
+    try:
+        with _Detached():
+            copy = deepcopy(module, memo)
+    except Exception as error:  # in whatever way an attribute of somebody's module refuses
+        raise MisconfigurationException(
+            f"{where}, because copy.deepcopy(module) raises {type(error).__name__}: {error}. Keep what cannot be "
+            "copied out of the module, or give its class a __deepcopy__."
+        ) from error
+    own = {id(part) for part in chain(module.modules(), module.parameters(), module.buffers())}
+    for path, part in copy.named_modules():
+        for name, value in vars(part).items():
+            if any(id(item) in own for item in _closed_over(value)):
+                raise MisconfigurationException(
+                    f"{where}, because {'.'.join(filter(None, (path, name)))!r} is a function defined around the "
+                    "module or a part of it, which a copy of it would go on using: make it a method."
+                )
+    return copy
+
+
+def _closed_over(value: Any) -> Iterator[Any]:
+    """What functions refer to from around their definitions, in an attribute, or in a list or dict that is one."""
+    for function in value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]:
+        for cell in (function.__closure__ or ()) if isinstance(function, FunctionType) else ():
+            with suppress(ValueError):  # an empty cell
+                content = cell.cell_contents
+                yield content.__self__ if isinstance(content, MethodType) else content
+
+
+class _Detached(TorchFunctionMode):
+    """Copies a tensor that hangs on a graph, such as a loss that is kept, without it; torch refuses to copy it."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.__deepcopy__ and not args[0].is_leaf:
+            args = (args[0].detach(), *args[1:])
+        return function(*args, **(kwargs or {}))
