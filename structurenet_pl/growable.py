@@ -8,7 +8,7 @@ from torch.nn import Module
 
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Clock
-from structurenet_pl.growing import Growing
+from structurenet_pl.growing import LOG_KEY, Growing, is_founding, log_as_tensor
 from structurenet_pl.lightning import Callback, LightningModule
 
 
@@ -22,6 +22,18 @@ def _meeting(on_train_epoch_end: Callable[[Any], None]) -> Callable[[Any], None]
             module.meet()
 
     return met
+
+
+def _with_log(on_load_checkpoint: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """A checkpoint of a Trainer is of the whole module: one without a log is from before it has grown."""
+
+    @wraps(on_load_checkpoint)
+    def loaded(module: Any, checkpoint: dict[str, Any]) -> None:
+        if is_founding(module, checkpoint["state_dict"]):
+            checkpoint["state_dict"][LOG_KEY] = log_as_tensor(())
+        on_load_checkpoint(module, checkpoint)
+
+    return loaded
 
 
 class GrowthMixin(Growing):
@@ -46,6 +58,8 @@ class GrowthMixin(Growing):
             cls.configure_callbacks = _checked(cls.configure_callbacks)  # type: ignore[assignment, method-assign]
         if "on_train_epoch_end" in vars(cls):
             cls.on_train_epoch_end = _meeting(cls.on_train_epoch_end)  # type: ignore[method-assign]
+        if "on_load_checkpoint" in vars(cls):
+            cls.on_load_checkpoint = _with_log(cls.on_load_checkpoint)  # type: ignore[method-assign]
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """What follows the growth, beside the callbacks of the LightningModule. Extend it with ``super()``."""
@@ -57,6 +71,11 @@ class GrowthMixin(Growing):
     def on_train_epoch_end(self) -> None:
         """What the LightningModule does at the end of an epoch. Growth asked for there is in the checkpoint."""
         super().on_train_epoch_end()  # type: ignore[misc]
+
+    @_with_log
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What the LightningModule does with a checkpoint."""
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
 
     def _idle_clock(self) -> Clock:
         try:

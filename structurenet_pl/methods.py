@@ -4,7 +4,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -27,6 +27,7 @@ class GrowthMethod:
         functools.update_wrapper(self, function)
         self.function = function
         self.name = function.__name__
+        self._has_name = False
         self.role = role
         self.depth = depth
         self.like = like
@@ -42,6 +43,11 @@ class GrowthMethod:
         for key, value in {"depth": depth, "adjacent": adjacent}.items():
             if isinstance(value, str) and value not in names:
                 raise TypeError(f"@growth({key}={value!r}) names no argument of {self.name!r}, which has {names}")
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Take the name that leads back to it, whatever the function is called; the first, if it has several."""
+        if not self._has_name:
+            self.name, self._has_name = name, True
 
     def __get__(self, module: nn.Module | None, owner: type) -> Any:
         return self if module is None else types.MethodType(self, module)
@@ -89,6 +95,14 @@ class GrowthRequest:
     by_clock: bool = False
     asked_by: str = "user"
 
+    def decided(self, result: Any) -> "GrowthRequest":
+        """The request with the arguments that the method has decided itself, if it returns a dict of some of them."""
+        if not (isinstance(result, dict) and result and result.keys() <= self.arguments.keys()):
+            return self
+        name = f"{self.method.name}() returned"
+        decided = {key: _plain(value, f"{name} {key}=...") for key, value in result.items()}
+        return replace(self, arguments={**self.arguments, **decided})
+
     def __str__(self) -> str:
         return f"{self.method.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
 
@@ -112,6 +126,10 @@ def growth(
     accumulated batches) it waits for the next safe one and returns None. Under DDP it waits for the end of the epoch
     or of a validation, and every process must have called it by then.
 
+    Loading a checkpoint calls it again, with the same arguments. Where it decides something by data, such as a width,
+    let it return that as a dict of arguments, ``{"width": 12}``: the log holds these values, and they are not decided
+    again.
+
     Args:
         function: Nothing: it stands here to say so when the parentheses are forgotten.
         role: Role of what is born.
@@ -128,7 +146,8 @@ def growth(
     Raises:
         TypeError: If the parentheses are forgotten, ``depth`` or ``adjacent`` names no argument, or the method takes
             ``*args`` or ``**kwargs``; when called, if an argument is not a plain value (it is stored, and replayed on
-            resume) or the class cannot grow.
+            resume), the class cannot grow, or the name of the method leads to something else, such as an override that
+            is not marked.
         ValueError: If ``moments`` is no policy; when called, if nothing has changed, the depth is outside the network,
             ``adjacent`` names no component, a tensor has got another number of dimensions, or several param groups fit
             what is born equally well.

@@ -63,12 +63,9 @@ class Founding:
             if tensor.shape != data.shape:
                 self._reshaped.setdefault(tensor, data)
 
-    def is_whole(self, state_dict: Mapping[str, Tensor], prefix: str) -> bool:
+    def is_whole(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether a state dict holds all parameters as they were then, and so is not just a part of a later one."""
-        return all(
-            prefix + name in state_dict and state_dict[prefix + name].shape == shape
-            for name, shape in self._shapes.items()
-        )
+        return all(name in state_dict and state_dict[name].shape == shape for name, shape in self._shapes.items())
 
     def restore(self, module: nn.Module) -> None:
         """Bring the module back to the structure it was founded with; the values of its tensors are what they are.

@@ -1,0 +1,343 @@
+"""Checkpoints of grown modules: what is checked before anything is touched, and what a failed load leaves behind."""
+
+import copy
+import json
+from functools import wraps
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+
+from helpers import Net, assert_same, fit, loader, weights
+from structurenet_pl import Clock, GrowEvery, growth
+from structurenet_pl.events import dump_log, load_log
+from structurenet_pl.growing import LOG_KEY, Growing
+
+
+class Sizes(Growing):
+    """Its sizes are arguments, or depend on data."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(4, 8)])
+        self.register_buffer("statistics", torch.arange(8.0))
+        self.calls = []
+
+    @growth(role="block")
+    def add(self, width: int = 8):
+        self.calls.append(width)
+        self.blocks.append(nn.Linear(4, width))
+
+    @growth(role="block", depth="at")
+    def add_at(self, at: int):
+        self.blocks.append(nn.Linear(4, 4))
+
+    @growth()
+    def add_what_it_needs(self, width: int | None = None):
+        if width is None:
+            width = int((self.statistics > 3).sum())
+        self.blocks.append(nn.Linear(4, width))
+        return {"width": width}
+
+    @growth()
+    def forgets_to_say(self):
+        self.blocks.append(nn.Linear(4, int((self.statistics > 3).sum())))
+
+    @growth()
+    def returns_something_else(self, width: int):
+        self.blocks.append(nn.Linear(4, width))
+        return {"width": width, "seconds": 0.1}
+
+
+def edited(state, **changes):
+    """The state dict with other facts in the last event of its log."""
+    log = json.loads(bytes(state[LOG_KEY].tolist()))
+    for key, value in changes.items():
+        log[-1][key] = value
+    return state | {LOG_KEY: torch.tensor(list(json.dumps(log).encode()), dtype=torch.uint8)}
+
+
+def everything(net):
+    """Objects, values, log and modes of a module."""
+    return (
+        [(name, tensor) for name, tensor in net.state_dict(keep_vars=True).items() if name != LOG_KEY],
+        {name: tensor.clone() for name, tensor in net.state_dict().items()},
+        net.growth_log,
+        [(part, part.training) for part in net.modules()],
+        {key: value for key, value in vars(net).items() if not key.startswith("_")},
+    )
+
+
+def assert_as_before(net, before):
+    tensors, values, log, modes, attributes = everything(net)
+    assert [(name, id(tensor)) for name, tensor in tensors] == [(name, id(tensor)) for name, tensor in before[0]]
+    assert_same(values, before[1])
+    assert (log, modes, attributes) == before[2:]
+
+
+def grown(*calls):
+    net = Sizes()
+    for method, arguments in calls:
+        getattr(net, method)(**arguments)
+    return net
+
+
+def test_a_log_that_asks_for_other_tensors_than_the_file_holds_allocates_nothing():
+    state = edited(dict(grown(("add", {})).state_dict()), arguments={"width": 60_000_000_000_000})
+    net = Sizes()
+    before = everything(net)
+    with pytest.raises(RuntimeError, match=r"'blocks.1.weight' of shape \(60000000000000, 4\).*shape \(8, 4\)"):
+        net.load_state_dict(state)
+    assert_as_before(net, before)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"role": "head"},
+        {"depth": 1},
+        {"beside": "blocks.1"},
+        {"clock": {"step": 0, "epoch": 0, "generation": 7}},
+        {"born": ["blocks.9"]},
+        {"removed": ["blocks.0"]},
+        {"widened": ["blocks.0"]},
+    ],
+    ids=str,
+)
+def test_facts_that_the_log_states_are_checked(changes):
+    state = edited(dict(grown(("add", {}), ("add_at", {"at": 0})).state_dict()), **changes)
+    net = grown(("add", {}))
+    before = everything(net)
+    with pytest.raises(RuntimeError, match=r"event . of the checkpoint, add_at\(at=0\), came out as"):
+        net.load_state_dict(state)
+    assert_as_before(net, before)
+
+
+def missing(state):
+    return {key: value for key, value in state.items() if key != "blocks.0.bias"}
+
+
+def misshapen(state):
+    return state | {"blocks.0.bias": torch.ones(9)}
+
+
+def unknown(state):
+    return state | {"blocks.7.bias": torch.ones(9)}
+
+
+@pytest.mark.parametrize("spoil", [missing, misshapen, unknown])
+@pytest.mark.parametrize("start", [(), (("add", {}),)], ids=["ungrown", "grown"])
+def test_a_load_that_fails_leaves_the_module_as_it_was(start, spoil):
+    state = spoil(dict(grown(("add", {}), ("add", {"width": 3})).state_dict()))
+    net = grown(*start).eval()
+    net.blocks[0].train()
+    before = everything(net)
+    with pytest.raises(RuntimeError, match=r"blocks\.[07]\.bias"):
+        net.load_state_dict(state)
+    assert_as_before(net, before)
+    net.load_state_dict(grown(("add", {}), ("add", {"width": 5})).state_dict())
+    assert len(net.growth_log) == 2
+
+
+def test_going_back_that_fails_leaves_the_module_as_it_was():
+    small = Sizes()
+    net = grown(("add", {}), ("add", {"width": 3}))
+    before = everything(net)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        net.load_state_dict(unknown(dict(small.state_dict())))
+    assert_as_before(net, before)
+    net.load_state_dict(small.state_dict())  # and it can still go back
+    assert net.growth_log == ()
+
+
+def test_decisions_by_data_are_in_the_log():
+    net = grown(("add_what_it_needs", {}))
+    assert net.growth_log[0].arguments == {"width": 4}
+    fresh = Sizes()
+    fresh.statistics += 5  # by which it would decide otherwise
+    fresh.load_state_dict(net.state_dict())
+    assert fresh.growth_log == net.growth_log
+    assert fresh.blocks[1].out_features == 4
+    assert grown(("returns_something_else", {"width": 2})).growth_log[0].arguments == {"width": 2}
+
+
+def test_decisions_by_data_that_are_not_in_the_log_end_in_an_error_that_says_so():
+    state = grown(("forgets_to_say", {})).state_dict()
+    net = Sizes()
+    net.statistics += 5
+    before = everything(net)
+    with pytest.raises(RuntimeError, match=r"size mismatch for blocks.1.weight"):
+        net.load_state_dict(state)
+    assert_as_before(net, before)
+
+
+def test_a_decision_that_cannot_be_stored_has_not_been():
+    class Bad(Sizes):
+        @growth()
+        def decide(self, width=None):
+            self.blocks.append(nn.Linear(4, 4))
+            return {"width": torch.tensor(4)}
+
+    net = Bad()
+    before = everything(net)
+    with pytest.raises(TypeError, match=r"decide\(\) returned width=.* got tensor\(4\)"):
+        net.decide()
+    assert_as_before(net, before)
+
+
+def test_without_strict_a_grown_module_stays_grown():
+    base, net = Sizes(), grown(("add", {}))
+    newborn = net.blocks[1].weight.clone()
+    net.load_state_dict(base.state_dict(), strict=False)
+    assert len(net.growth_log) == 1
+    assert torch.equal(net.blocks[0].weight, base.blocks[0].weight)
+    assert torch.equal(net.blocks[1].weight, newborn)
+    net.load_state_dict(base.state_dict())
+    assert net.growth_log == ()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_trainer_takes_a_grown_module_back_to_the_best_checkpoint(strict, tmp_path):
+    class Tested(Net):
+        strict_loading = strict
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", float(self.current_epoch))  # the first is the best
+
+        test_step = Net.training_step
+
+    save = ModelCheckpoint(tmp_path, monitor="val_loss")
+    net = Tested()
+    grow, data = GrowEvery("add_neck", 2, limit=1), loader(1, shuffle=False)
+    trainer = fit(net, [save, grow], validation=data, enable_checkpointing=True)
+    assert len(net.growth_log) == 1
+    best = torch.load(save.best_model_path, weights_only=True)["state_dict"]
+    trainer.test(net, data, ckpt_path="best", verbose=False)
+    assert net.growth_log == ()
+    assert_same(weights(net), {key: value for key, value in best.items() if key != LOG_KEY})
+
+
+def test_a_checkpoint_of_the_first_fit_loads_after_a_second(tmp_path):
+    net = Net()
+    trainer = fit(net, [GrowEvery("add_patch", 1, limit=1, arguments={"at": 1})], epochs=3)
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    dates = [event.clock for event in net.growth_log]
+    fit(net, [GrowEvery("add_neck", 1, limit=1)], epochs=2)
+    assert net.growth_log[0].clock == Clock(generation=1)
+    net.load_state_dict(torch.load(tmp_path / "first.ckpt", weights_only=True)["state_dict"])
+    assert [event.clock for event in net.growth_log] == dates == [Clock(4, 1, 1)]
+
+
+# ------------------------------------------------------------------------------------------------- what leads back
+
+
+def unwrapping(function):
+    def wrapper(self, *args, **kwargs):
+        return function(self, *args, **kwargs)
+
+    return wrapper
+
+
+def wrapping(function):
+    return wraps(function)(unwrapping(function))
+
+
+class Named(Sizes):
+    """All that has a name of its own leads back to what was called."""
+
+    grow_by_lambda = growth()(lambda self, width=2: self.blocks.append(nn.Linear(4, width)))
+
+    @growth()
+    @wrapping
+    def wrapped(self):
+        self.blocks.append(nn.Linear(4, 3))
+
+    @growth()
+    def __private(self):
+        self.blocks.append(nn.Linear(4, 5))
+
+    def grow_privately(self):
+        self.__private()
+
+    alias = Sizes.add
+
+    @growth()
+    def add(self, width: int = 8):
+        super().add(width)
+        self.blocks.append(nn.Linear(4, 1))
+
+
+@pytest.mark.parametrize("name", ["grow_by_lambda", "grow_privately", "wrapped", "add"])
+def test_what_was_called_leads_back(name):
+    net, fresh = Named(), Named()
+    getattr(net, name)()
+    fresh.load_state_dict(net.state_dict())
+    assert fresh.growth_log == net.growth_log != ()
+
+
+def test_a_wrapper_without_a_signature_is_refused_when_it_is_marked():
+    with pytest.raises(TypeError, match="must name its arguments"):
+        growth()(unwrapping(lambda self: None))
+
+
+def test_what_does_not_lead_back_is_refused_before_it_grows():
+    class Overridden(Sizes):
+        def add(self, width: int = 8):
+            super().add(width)
+
+    class Covered(Sizes):
+        @unwrapping
+        @growth()
+        def cover(self):
+            self.blocks.append(nn.Linear(4, 4))
+
+    for net, call in (
+        (Overridden(), lambda net: net.add()),
+        (Named(), lambda net: net.alias()),  # of a method that has been overridden
+        (Named(), lambda net: Sizes.add(net)),
+        (Covered(), lambda net: net.cover()),
+    ):
+        before = everything(net)
+        with pytest.raises(TypeError, match=r"not the growth method that was called.*mark an override with @growth"):
+            call(net)
+        assert_as_before(net, before)
+
+
+def test_renamed_methods_and_arguments_are_named_with_the_event_and_the_way_out():
+    class Renamed(Growing):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Linear(4, 8)])
+            self.register_buffer("statistics", torch.arange(8.0))
+
+        @growth(role="block")
+        def append(self, width: int):
+            self.blocks.append(nn.Linear(4, width))
+
+    class WithOldName(Renamed):
+        add = Renamed.append
+
+    class OtherArgument(Renamed):
+        @growth(role="block")
+        def add(self, size: int):
+            self.blocks.append(nn.Linear(4, size))
+
+    state = grown(("add", {"width": 3})).state_dict()
+    with pytest.raises(
+        RuntimeError, match=r"event 1 of the checkpoint, add\(width=3\).*no growth method 'add'.*old name"
+    ):
+        Renamed().load_state_dict(state)
+    with pytest.raises(RuntimeError, match=r"event 1 of the checkpoint, add\(width=3\).*arguments were renamed"):
+        OtherArgument().load_state_dict(state)
+    net = WithOldName()
+    net.load_state_dict(state)
+    assert net.growth_log == load_log(dump_log(grown(("add", {"width": 3})).growth_log))
+
+
+def test_a_checkpoint_of_a_checkpoint_is_the_same():
+    net = Named()
+    net.load_state_dict(grown(("add_what_it_needs", {})).state_dict())
+    other = Named()
+    other.load_state_dict(copy.deepcopy(net).state_dict())
+    assert other.growth_log == net.growth_log
