@@ -13,15 +13,8 @@ from structurenet_pl.components import Structure
 from structurenet_pl.density import Densities
 from structurenet_pl.events import Clock, Component, GrowthEvent
 from structurenet_pl.factors import Factor, Factors
-from structurenet_pl.growing import (
-    Growing,
-    follow,
-    growing,
-    growth_log,
-    redate_log,
-    remember_patterns,
-    structure_of,
-)
+from structurenet_pl.growing import Growing
+from structurenet_pl.grown import follow, growing, growth_log, redate_log, remember_patterns, structure_of
 from structurenet_pl.idle import Idle
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
 from structurenet_pl.methods import GrowthRequest

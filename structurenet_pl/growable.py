@@ -8,8 +8,9 @@ from torch.nn import Module
 
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Clock
-from structurenet_pl.growing import LOG_KEY, Growing, is_founding, log_as_tensor
+from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import Callback, LightningModule
+from structurenet_pl.replaying import LOG_KEY, is_founding, log_as_tensor
 
 
 def _meeting(on_train_epoch_end: Callable[[Any], None]) -> Callable[[Any], None]:

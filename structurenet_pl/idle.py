@@ -8,7 +8,8 @@ from torch.optim import Optimizer
 from structurenet_pl.companions import patterns_of
 from structurenet_pl.components import Structure, unmatched
 from structurenet_pl.factors import Factors
-from structurenet_pl.growing import Growing, all_patterns, structure_of
+from structurenet_pl.growing import Growing
+from structurenet_pl.grown import all_patterns, structure_of
 from structurenet_pl.lightning import Trainer, rank_zero_info, rank_zero_warn
 
 

@@ -1,33 +1,52 @@
-"""What a module refers to, remembered and put back. Tensors are not copied."""
+"""What a module refers to, remembered and put back. Values of tensors are not copied."""
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import chain
+from operator import is_
 from typing import Any
 from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
-Content = list[tuple[Any, Any, "Content | None"]]  # key, item and content of the item
+Content = list[tuple[Any, Any]]  # a container and those in it, each with a copy of what it holds
+CONTAINERS = (dict, list, set, deque, tuple)
 ABSENT = object()
+UNCHANGED: Content = []
 
 
 class Snapshot:
-    """What every submodule of a module refers to at a moment, and shape and flags of its parameters."""
+    """What every submodule of a module refers to at a moment, and shapes, flags and hooks of its tensors.
+
+    Containers are followed into dicts, lists, sets, deques, tuples and dataclasses, but not into objects of other
+    classes.
+    """
 
     def __init__(self, module: nn.Module) -> None:
-        self.parts = [(part, _content(vars(part)) or []) for part in module.modules()]
+        self.parts = [
+            (part, {key: (item, _content(item)) for key, item in vars(part).items()}) for part in module.modules()
+        ]
         self.kinds = {part: type(part) for part, _ in self.parts}  # a parametrization changes it
-        self.tensors = [(tensor, tensor.data, tensor.requires_grad) for tensor in module.parameters()]
+        self.tensors = [
+            (tensor, tensor.data, tensor.requires_grad, _content(tensor._backward_hooks))  # torch has no public name
+            for tensor in chain(module.parameters(), module.buffers())
+        ]
 
     def restore(self) -> None:
         """Put everything back."""
-        for part, content in self.parts:
+        for part, attributes in self.parts:
             part.__class__ = self.kinds[part]
-            _put_back(vars(part), content)
-        for tensor, data, requires_grad in self.tensors:
+            vars(part).clear()
+            vars(part).update({key: item for key, (item, _) in attributes.items()})
+            for _, content in attributes.values():
+                _put_back(content)
+        for tensor, data, requires_grad, hooks in self.tensors:
             tensor.data = data
             tensor.requires_grad = requires_grad
+            _put_back(hooks)
+            if not hooks and tensor._backward_hooks:
+                tensor._backward_hooks.clear()
 
 
 class Founding:
@@ -40,26 +59,25 @@ class Founding:
 
     def __init__(self, snapshot: Snapshot, shapes: Mapping[str, torch.Size]) -> None:
         self._shapes = dict(shapes)
-        self._dtype = whereabouts(data for _, data, _ in snapshot.tensors)[1]
+        self._dtype = whereabouts(data for _, data, *_ in snapshot.tensors)[1]
         self._parts = {id(part): ref(part) for part, _ in snapshot.parts}  # weak: it is kept beside the module
-        self._changed: dict[tuple[int, str], tuple[Any, Content | None]] = {}
+        self._changed: dict[tuple[int, str], tuple[Any, Content]] = {}
         self._kinds: dict[int, type[nn.Module]] = {}
         self._reshaped: dict[Tensor, Tensor] = {}
 
     def note(self, before: Snapshot) -> None:
         """Remember what a growth has changed, unless an earlier one had."""
-        for part, content in before.parts:
+        for part, attributes in before.parts:
             if id(part) not in self._parts:
                 continue
             if (kind := before.kinds[part]) is not type(part):
                 self._kinds.setdefault(id(part), kind)
-            old = {key: (item, inner) for key, item, inner in content}
-            for key in old.keys() | vars(part).keys():
-                item, inner = old.get(key, (ABSENT, None))
-                now = vars(part).get(key, ABSENT)
-                if now is not item or not _is(inner, _content(now)):
-                    self._changed.setdefault((id(part), key), (item, inner))
-        for tensor, data, _ in before.tensors:
+            now = vars(part)
+            for key in attributes.keys() | now.keys():
+                item, content = attributes.get(key, (ABSENT, UNCHANGED))
+                if now.get(key, ABSENT) is not item or not all(map(_holds, content)):
+                    self._changed.setdefault((id(part), key), (item, content))
+        for tensor, data, *_ in before.tensors:
             if tensor.shape != data.shape:
                 self._reshaped.setdefault(tensor, data)
 
@@ -78,12 +96,11 @@ class Founding:
             part = self._parts[number]()
             if part is None:
                 continue
-            attributes = vars(part)
             if item is ABSENT:
-                attributes.pop(key, None)
+                vars(part).pop(key, None)
             else:
-                attributes[key] = item
-                _put_back(item, content)
+                vars(part)[key] = item
+                _put_back(content)
         for number, kind in self._kinds.items():
             if (part := self._parts[number]()) is not None:
                 part.__class__ = kind
@@ -105,37 +122,49 @@ def bring(tensors: Iterable[Tensor], device: torch.device | None, dtype: torch.d
         tensor.data = tensor.data.to(device, dtype if tensor.is_floating_point() else None)
 
 
-def _content(value: Any) -> Content | None:
-    """Key, item and content of what a container holds, down to the innermost; None for anything else."""
-    if isinstance(value, dict):
-        return [(key, item, _content(item)) for key, item in value.items()]
-    if isinstance(value, list | set):
-        return [(None, item, _content(item)) for item in value]
-    return None
+def _content(value: Any) -> Content:
+    """What a container and the containers in it hold, each once, whatever holds what."""
+    if not (isinstance(value, CONTAINERS) or _is_dataclass(type(value))):
+        return UNCHANGED
+    found: Content = []
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        one = one if isinstance(one, CONTAINERS) else vars(one)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        held: Any = dict(one) if isinstance(one, dict) else list(one)
+        if not isinstance(one, tuple):
+            found.append((one, held))
+        items = held.values() if isinstance(one, dict) else held
+        kinds = {kind for kind in set(map(type, items)) if issubclass(kind, CONTAINERS) or _is_dataclass(kind)}
+        if kinds:
+            waiting.extend(item for item in items if type(item) in kinds)
+    return found
 
 
-def _is(one: Content | None, other: Content | None) -> bool:
-    """Whether two contents are the same objects in the same order."""
-    if one is None or other is None:
-        return one is other
-    return len(one) == len(other) and all(
-        (key is other_key or (not isinstance(key, Tensor) and key == other_key))
-        and item is other_item
-        and _is(inner, other_inner)
-        for (key, item, inner), (other_key, other_item, other_inner) in zip(one, other, strict=True)
-    )
+def _is_dataclass(kind: type) -> bool:
+    """Whether it is a class of plain data, with attributes in a dict."""
+    return hasattr(kind, "__dataclass_fields__") and hasattr(kind, "__dict__") and not issubclass(kind, nn.Module)
 
 
-def _put_back(value: Any, content: Content | None) -> None:
-    """Give a container and the containers in it what they held."""
-    if content is None:
-        return
-    for _, item, inner in content:
-        _put_back(item, inner)
-    value.clear()
-    if isinstance(value, dict):
-        value.update({key: item for key, item, _ in content})
-    elif isinstance(value, list):
-        value.extend(item for _, item, _ in content)
-    else:
-        value.update(item for _, item, _ in content)
+def _holds(entry: tuple[Any, Any]) -> bool:
+    """Whether a container holds the same objects in the same order."""
+    container, held = entry
+    if len(container) != len(held):
+        return False
+    if isinstance(container, dict):
+        return all(map(is_, container, held)) and all(map(is_, container.values(), held.values()))
+    return all(map(is_, container, held))
+
+
+def _put_back(content: Content) -> None:
+    """Give containers what they held."""
+    for container, held in content:
+        container.clear()
+        if isinstance(container, dict | set):
+            container.update(held)
+        else:
+            container.extend(held)

@@ -127,8 +127,9 @@ def take_copied(tensor: Tensor) -> Copied | None:
 
 def forget(tensor: Tensor) -> None:
     """Drop what was noted outside a growth, or in one that is over: it does not count in the next."""
-    vars(tensor).pop(DECLARED, None)
-    vars(tensor).pop(COPYING, None)
+    for name in (DECLARED, COPYING):
+        if hasattr(tensor, name):  # vars(tensor) would make a dict for each tensor
+            delattr(tensor, name)
 
 
 def succeed(name: str, old_shape: torch.Size, new: nn.Parameter) -> Successor:

@@ -29,6 +29,8 @@ LAYERS = [
     {"methods", "surgery.distributed", "surgery.norm_layers", "surgery.parking", "work"},
     {"surgery.freezing", "evaluation"},
     {"comparison"},
+    {"grown"},
+    {"replaying"},
     {"growing"},
     {"factors", "companions", "surgery.checkpoints", "surgery.averaging"},
     {"base_lrs", "table", "tables", "checks", "by_hand", "idle"},

@@ -4,7 +4,7 @@ from torch import nn
 
 from helpers import Plain
 from structurenet_pl.components import build, founding_roots, unmatched
-from structurenet_pl.growing import structure_of
+from structurenet_pl.grown import structure_of
 
 
 def names(module, patterns=None):

@@ -12,7 +12,8 @@ from torch import nn
 from helpers import Net, assert_same, fit, loader, weights
 from structurenet_pl import Clock, GrowEvery, growth
 from structurenet_pl.events import dump_log, load_log
-from structurenet_pl.growing import LOG_KEY, Growing
+from structurenet_pl.growing import Growing
+from structurenet_pl.replaying import LOG_KEY
 
 
 class Sizes(Growing):

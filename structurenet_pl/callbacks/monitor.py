@@ -15,7 +15,7 @@ from structurenet_pl.components import count
 from structurenet_pl.driven import Driven
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Component, GrowthEvent
-from structurenet_pl.growing import growth_log
+from structurenet_pl.grown import growth_log
 from structurenet_pl.lightning import (
     LightningModule,
     MisconfigurationException,

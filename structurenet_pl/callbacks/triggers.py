@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from structurenet_pl.events import check_unit
-from structurenet_pl.growing import growth_method
+from structurenet_pl.grown import growth_method
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
 from structurenet_pl.methods import GrowthRequest
 

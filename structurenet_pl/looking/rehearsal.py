@@ -8,8 +8,10 @@ from torch import nn
 
 from structurenet_pl.callbacks.triggers import GrowEvery
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage
-from structurenet_pl.growing import Growing, growing, remember_patterns, replay, structure_of
+from structurenet_pl.growing import Growing
+from structurenet_pl.grown import growing, remember_patterns, structure_of
 from structurenet_pl.lightning import isolate_rng
+from structurenet_pl.replaying import replay
 
 Log = tuple[GrowthEvent, ...]
 FOUNDERS = Component("founding network", role="scaffold")

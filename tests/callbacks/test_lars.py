@@ -9,7 +9,7 @@ from helpers import Plain, fit, loader, slow_but_for
 from structurenet_pl import Component, LARSScaler, Moment, Norms
 from structurenet_pl.driver import Driver
 from structurenet_pl.factors import Factors
-from structurenet_pl.growing import structure_of
+from structurenet_pl.grown import structure_of
 from structurenet_pl.norms import GradientNorms, coupled_weight_decay
 
 

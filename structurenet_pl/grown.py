@@ -1,0 +1,202 @@
+"""What growth makes of a module: its log and its structure, one growth, and the way back after an error."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import reduce
+from inspect import getattr_static
+from operator import is_
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from structurenet_pl.comparison import Change, buffers_of, compare
+from structurenet_pl.components import Part, Structure, build, first_wins, founding_roots, refine, with_event
+from structurenet_pl.events import Clock, GrowthEvent
+from structurenet_pl.methods import GrowthMethod, GrowthRequest
+from structurenet_pl.snapshots import Founding, Snapshot
+from structurenet_pl.successors import forget
+
+
+class Follower(Protocol):
+    """What follows the growth of a module during a fit: it chooses the moment and adapts the optimizer."""
+
+    def grow(self, module: "Grown", request: GrowthRequest) -> Any:
+        """Carry the request out, now or at the next safe moment."""
+
+    def meet(self, module: "Grown") -> None:
+        """All processes are at the same point, between two batches."""
+
+
+class Grown(nn.Module):
+    """A module with a growth log, and what it takes to find its components by that."""
+
+    growth_log: tuple[GrowthEvent, ...] = ()
+    _founders: Mapping[str, Part] | None = None  # None until the first growth: derived from the module as it is
+    _outer_patterns: Mapping[str, str] = {}  # roles that a Components callback gives
+    _grows: bool = False
+
+    def configure_components(self) -> Mapping[str, str]:
+        """Name pattern -> role; the first match wins. Override it to say what the parts of the module are for."""
+        return {}
+
+
+# Not on the module, because it is copied and pickled.
+_FOLLOWERS: WeakKeyDictionary[Grown, Follower] = WeakKeyDictionary()
+_FOUNDINGS: WeakKeyDictionary[Grown, Founding] = WeakKeyDictionary()
+_ROOTS: WeakKeyDictionary[Grown, tuple[Mapping[str, Part], tuple[GrowthEvent, ...], Mapping[str, Part]]] = (
+    WeakKeyDictionary()
+)
+
+
+def follow(module: Grown, follower: Follower | None) -> None:
+    """Hand the growth of a module over to a follower, or back to the module itself."""
+    _FOLLOWERS.pop(module, None)
+    if follower is not None:
+        _FOLLOWERS[module] = follower
+
+
+def follower_of(module: Grown) -> Follower | None:
+    """What follows the growth of a module, None outside a fit."""
+    return _FOLLOWERS.get(module)
+
+
+def founding_of(module: Grown) -> Founding | None:
+    """What a module was before it grew, None if it has not grown, or is a copy of one that has."""
+    return _FOUNDINGS.get(module)
+
+
+def set_founding(module: Grown, founding: Founding | None) -> None:
+    """Say what a module was before it grew."""
+    _FOUNDINGS.pop(module, None)
+    if founding is not None:
+        _FOUNDINGS[module] = founding
+
+
+def structure_of(module: nn.Module, patterns: Mapping[str, str] | None = None) -> Structure:
+    """The components of a module and their parameters, as they are now.
+
+    Args:
+        module: Any module; the log of a growable one is taken into account.
+        patterns: Name pattern -> role for a module that cannot grow; one that can knows its own.
+    """
+    if isinstance(module, Grown):
+        return build(module, refine(module, _roots(module), all_patterns(module)))
+    return build(module, refine(module, founding_roots(module), patterns or {}))
+
+
+def remember_patterns(module: Grown, patterns: Mapping[str, str]) -> None:
+    """Give roles from outside the class; they go before the module's own."""
+    module._outer_patterns = dict(patterns)
+
+
+def all_patterns(module: Grown) -> dict[str, str]:
+    """Name pattern -> role, from outside and of the module itself."""
+    return first_wins(module._outer_patterns, module.configure_components())
+
+
+def growth_log(module: nn.Module) -> tuple[GrowthEvent, ...]:
+    """The growth log of a module, empty for one that cannot grow."""
+    return module.growth_log if isinstance(module, Grown) else ()
+
+
+def growth_method(module: nn.Module, name: str) -> GrowthMethod:
+    """The growth method of this name.
+
+    Raises:
+        AttributeError: If the module has none.
+    """
+    method = getattr_static(type(module), name, None)
+    if not isinstance(method, GrowthMethod):
+        known = [key for key in dir(type(module)) if isinstance(getattr(type(module), key, None), GrowthMethod)]
+        raise AttributeError(
+            f"{type(module).__name__} has no growth method {name!r}, only {known}: mark the method with @growth() in a "
+            "GrowableModule."
+        )
+    return method
+
+
+def check_leads_back(module: nn.Module, method: GrowthMethod) -> None:
+    """Refuse a growth that a log could not repeat, because its name leads to something else.
+
+    Raises:
+        TypeError: If the class has another attribute by the name of the method, or none.
+    """
+    found = getattr_static(type(module), method.name, None)
+    if found is not method:
+        raise TypeError(
+            f"{type(module).__name__}.{method.name} is {found!r}, not the growth method that was called, so a "
+            "checkpoint could not be loaded: mark an override with @growth(), too (it may call super()), and put "
+            "@growth() above all other decorators."
+        )
+
+
+@contextmanager
+def growing(module: Grown, request: GrowthRequest, clock: Clock) -> Iterator[tuple[Change, Any]]:
+    """Grow and log it; if that or the body of the ``with`` raises, the module refers to what it did before.
+
+    Gives the change and what the growth method returned. Values of existing tensors that the method changed in place
+    are not taken back.
+    """
+    with reversible(module):
+        yield carry_out(module, request, clock)
+
+
+@contextmanager
+def reversible(module: Grown) -> Iterator[None]:
+    """If the body of the ``with`` raises, the module refers to what it did before; else its founding is noted."""
+    snapshot = Snapshot(module)
+    shapes = {name: tensor.shape for name, tensor in module.named_parameters()}
+    try:
+        yield
+    except BaseException:
+        snapshot.restore()
+        raise
+    _FOUNDINGS.setdefault(module, Founding(snapshot, shapes)).note(snapshot)
+
+
+def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Change, Any]:
+    """Grow and log it. Gives the change and what the growth method returned.
+
+    It leaves the module anyhow if it raises: see :func:`reversible`.
+    """
+    roots = _roots(module)
+    before = build(module, roots)
+    module._founders = module._founders if module._founders is not None else roots
+    module._grows = True
+    shapes = {tensor: tensor.shape for tensor in before.owner}
+    places, buffers = dict(module.named_modules()), buffers_of(module)
+    for tensor in (*before.owner, *buffers.values()):
+        forget(tensor)
+    # a validation loop runs in inference mode, and parameters born there could never be trained
+    with torch.inference_mode(False), torch.enable_grad():
+        result = request.method.function(module, **request.arguments)
+        request = request.decided(result)
+        numbered = replace(clock, generation=len(module.growth_log) + 1)
+        patterns = all_patterns(module)
+        change = compare(module, before, shapes, places, buffers, roots, patterns, request, numbered)
+    module.growth_log = (*module.growth_log, change.event)
+    module._grows = False
+    return change, result
+
+
+def redate_log(module: Grown) -> None:
+    """Forget when the events happened: a date means nothing on the clock of another run."""
+    module.growth_log = tuple(
+        replace(event, clock=Clock(generation=event.clock.generation)) for event in module.growth_log
+    )
+
+
+def _roots(module: Grown) -> Mapping[str, Part]:
+    """The components by structure and growth; what is known of a part of the log is continued."""
+    founders, log = module._founders, module.growth_log
+    if founders is None:
+        return founding_roots(module)
+    known_founders, known_log, roots = _ROOTS.get(module, (None, (), founders))
+    if known_founders is not founders or len(known_log) > len(log) or not all(map(is_, known_log, log)):
+        known_log, roots = (), founders
+    roots = reduce(with_event, log[len(known_log) :], roots)
+    _ROOTS[module] = founders, log, roots
+    return roots
