@@ -124,7 +124,11 @@ def bring(tensors: Iterable[Tensor], device: torch.device | None, dtype: torch.d
 
 def _content(value: Any) -> Content:
     """What a container and the containers in it hold, each once, whatever holds what."""
-    if not (isinstance(value, CONTAINERS) or _is_dataclass(type(value))):
+    if isinstance(value, CONTAINERS):
+        if not value:
+            # as most are in a module: hooks that nobody has set
+            return UNCHANGED if isinstance(value, tuple) else [(value, ())]
+    elif not _is_dataclass(type(value)):
         return UNCHANGED
     found: Content = []
     seen: set[int] = set()
@@ -155,6 +159,8 @@ def _holds(entry: tuple[Any, Any]) -> bool:
     container, held = entry
     if len(container) != len(held):
         return False
+    if not held:
+        return True
     if isinstance(container, dict):
         return all(map(is_, container, held)) and all(map(is_, container.values(), held.values()))
     return all(map(is_, container, held))
