@@ -14,15 +14,15 @@ from structurenet_pl.density import Densities
 from structurenet_pl.events import Clock, Component, GrowthEvent
 from structurenet_pl.factors import Factor, Factors
 from structurenet_pl.growing import Growing
-from structurenet_pl.grown import follow, growing, growth_log, redate_log, remember_patterns, structure_of
+from structurenet_pl.grown import follow, growing, growth_log, redate_log, remember_patterns, requested, structure_of
 from structurenet_pl.idle import Idle
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.moment import Moment, no_density
 from structurenet_pl.norms import GradientNorms
-from structurenet_pl.rng import collect_rng_of_all_processes, restore_rng
+from structurenet_pl.rng import collect_rng, restore_rng
 from structurenet_pl.surgery.averaging import AveragedCopies, averaged_copies
-from structurenet_pl.surgery.distributed import agree, check_strategy, several, together
+from structurenet_pl.surgery.distributed import agree, check_strategy, of_all_processes, several, together
 from structurenet_pl.surgery.freezing import Freezing, Frozen, thaw_leftovers
 from structurenet_pl.tables import CHECKPOINT_KEY, LRTables
 
@@ -137,7 +137,11 @@ class Driver(Callback):
         self.tables.load_with(saved.get("settings", []))
         if not pl_module.automatic_optimization:
             self._by_hand.follow(trainer.optimizers)
-        self._rng = dict(enumerate(saved.get("rng", []))).get(trainer.global_rank)  # there may be more processes now
+        # there may be more processes now
+        self._rng = dict(enumerate(saved.get("rng", []))).get(trainer.global_rank)
+        waiting = saved.get("waiting", [[]])
+        for request in waiting[trainer.global_rank if trainer.global_rank < len(waiting) else 0]:
+            self._waiting.append(requested(pl_module, **request))
         if self._rng is not None:
             restore_rng(self._rng)
         self._refresh(trainer)
@@ -219,12 +223,15 @@ class Driver(Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save which tensor stands in which group and, for growable modules, the random number generators."""
+        """Save which tensor stands in which group and, for growable modules, generators and growth that waits."""
         if not self.tables:
             return
         checkpoint[CHECKPOINT_KEY] = self.tables.save(self.structure)
         if isinstance(pl_module, Growing):
-            checkpoint[CHECKPOINT_KEY]["rng"] = collect_rng_of_all_processes()
+            checkpoint[CHECKPOINT_KEY] |= {
+                "rng": of_all_processes(collect_rng()),
+                "waiting": of_all_processes([request.saved() for request in self._waiting if request.is_by_user]),
+            }
 
     def _act_by_hand(self, optimizer: Optimizer) -> None:
         trainer = self._trainer

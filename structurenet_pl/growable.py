@@ -9,7 +9,7 @@ from torch.nn import Module
 from structurenet_pl.driver import Driver
 from structurenet_pl.events import Clock
 from structurenet_pl.growing import Growing
-from structurenet_pl.lightning import Callback, LightningModule
+from structurenet_pl.lightning import Callback, LightningModule, MisconfigurationException
 from structurenet_pl.replaying import LOG_KEY, is_founding, log_as_tensor
 
 
@@ -79,6 +79,11 @@ class GrowthMixin(Growing):
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
 
     def _idle_clock(self) -> Clock:
+        if getattr(self, "fabric", None) is not None:
+            raise MisconfigurationException(
+                f"{type(self).__name__} grows, but Fabric has no callbacks that could follow it into the optimizer: "
+                "grow before fabric.setup(), or train with a Trainer."
+            )
         try:
             trainer = cast(LightningModule, self).trainer
         except RuntimeError:  # not attached to a Trainer

@@ -5,10 +5,18 @@ from typing import Any
 
 from torch import Tensor, is_tensor
 
-from structurenet_pl.events import Clock, Component, GrowthEvent, load_log
+from structurenet_pl.events import Clock, Component, GrowthEvent
 from structurenet_pl.grown import Grown, check_leads_back, follower_of, growing, structure_of
 from structurenet_pl.methods import GrowthRequest
-from structurenet_pl.replaying import LOG_KEY, check_by_dry_replay, is_founding, log_as_tensor, replay, unharmed
+from structurenet_pl.replaying import (
+    LOG_KEY,
+    check_by_dry_replay,
+    is_founding,
+    log_as_tensor,
+    log_from_tensor,
+    replay,
+    unharmed,
+)
 
 
 class Growing(Grown):
@@ -62,7 +70,7 @@ class Growing(Grown):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved: Tensor | None = state_dict.pop(prefix + LOG_KEY, None)
         if saved is not None:
-            log = load_log(bytes(saved.tolist()).decode())
+            log = log_from_tensor(saved)
             shapes = {key.removeprefix(prefix): tensor.shape for key, tensor in state_dict.items() if is_tensor(tensor)}
             check_by_dry_replay(self, log, shapes)
             replay(self, log)

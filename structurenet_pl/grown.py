@@ -118,6 +118,17 @@ def growth_method(module: nn.Module, name: str) -> GrowthMethod:
     return method
 
 
+def requested(module: nn.Module, name: str, arguments: Mapping[str, Any]) -> GrowthRequest:
+    """The call of a growth method by its name.
+
+    Raises:
+        AttributeError: If the module has none of this name.
+        TypeError: If the arguments do not fit it.
+    """
+    method = growth_method(module, name)
+    return GrowthRequest(method, method.bind(module, **arguments))
+
+
 def check_leads_back(module: nn.Module, method: GrowthMethod) -> None:
     """Refuse a growth that a log could not repeat, because its name leads to something else.
 

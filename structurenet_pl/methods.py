@@ -5,11 +5,14 @@ import inspect
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any
 
 from torch import nn
 
 from structurenet_pl.surgery.optimizer_state import Moments, check_moments
+
+BY_USER = "user"
 
 
 class GrowthMethod:
@@ -93,7 +96,16 @@ class GrowthRequest:
     method: GrowthMethod
     arguments: Mapping[str, Any]
     by_clock: bool = False
-    asked_by: str = "user"
+    asked_by: str = BY_USER
+
+    @property
+    def is_by_user(self) -> bool:
+        """Whether nobody but us remembers it: triggers know from the clock, or by themselves, what is due."""
+        return self.asked_by == BY_USER
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {"name": self.method.name, "arguments": dict(self.arguments)}
 
     def decided(self, result: Any) -> "GrowthRequest":
         """The request with the arguments that the method has decided itself, if it returns a dict of some of them."""
@@ -178,6 +190,8 @@ def growth(
 
 def _plain(value: Any, what: str) -> Any:
     """The value as JSON will give it back."""
+    if isinstance(value, float) and isnan(value):
+        raise ValueError(f"{what} got nan, which is equal to nothing, so that a log with it could not be compared")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, is_tensor
 from torch.nn.parameter import is_lazy
 
-from structurenet_pl.events import GrowthEvent, dump_log
-from structurenet_pl.grown import Grown, carry_out, follower_of, founding_of, growth_method, reversible, set_founding
+from structurenet_pl.events import GrowthEvent, dump_log, load_log
+from structurenet_pl.grown import Grown, carry_out, follower_of, founding_of, requested, reversible, set_founding
 from structurenet_pl.lightning import isolate_rng
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.snapshots import Snapshot
@@ -65,6 +65,11 @@ def replay(module: Grown, log: tuple[GrowthEvent, ...]) -> None:
             module.growth_log = (*module.growth_log[:-1], event)
 
 
+def log_from_tensor(saved: Tensor) -> tuple[GrowthEvent, ...]:
+    """The growth log that stands in a state dict; somebody may have cast that, or averaged several."""
+    return load_log(bytes(saved.double().round().to(torch.uint8).tolist()).decode())
+
+
 def log_as_tensor(log: tuple[GrowthEvent, ...]) -> Tensor:
     """A growth log as it stands in a state dict."""
     return torch.tensor(list(dump_log(log).encode()), dtype=torch.uint8)
@@ -83,8 +88,7 @@ def _request_anew(module: Grown, event: GrowthEvent) -> GrowthRequest:
         ReplayError: If there is no such method, or it has other arguments.
     """
     try:
-        method = growth_method(module, event.method)
-        return GrowthRequest(method, method.bind(module, **event.arguments))
+        return requested(module, event.method, event.arguments)
     except (AttributeError, TypeError) as error:
         raise ReplayError(
             f"event {event.clock.generation} of the checkpoint, {_describe(event)}, cannot be repeated: {error} If a "

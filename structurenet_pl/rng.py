@@ -18,16 +18,6 @@ def collect_rng() -> dict[str, Any]:
     }
 
 
-def collect_rng_of_all_processes() -> list[dict[str, Any]]:
-    """What :func:`collect_rng` collects, of every process by rank."""
-    state = collect_rng()
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [state]
-    states: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(states, state)
-    return states
-
-
 def restore_rng(state: dict[str, Any]) -> None:
     """Put back what :func:`collect_rng` collected."""
     torch.set_rng_state(state["torch"])

@@ -2,17 +2,22 @@
 
 import copy
 import json
+from collections import deque
+from dataclasses import dataclass
 from functools import wraps
 
 import pytest
 import torch
+from lightning.fabric import Fabric
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from helpers import Net, assert_same, fit, loader, weights
-from structurenet_pl import Clock, GrowEvery, growth
+from structurenet_pl import Clock, GrowableModule, GrowEvery, growth
 from structurenet_pl.events import dump_log, load_log
 from structurenet_pl.growing import Growing
+from structurenet_pl.lightning import MisconfigurationException
 from structurenet_pl.replaying import LOG_KEY
 
 
@@ -342,3 +347,125 @@ def test_a_checkpoint_of_a_checkpoint_is_the_same():
     other = Named()
     other.load_state_dict(copy.deepcopy(net).state_dict())
     assert other.growth_log == net.growth_log
+
+
+# ------------------------------------------------------------------------------------------------- what belongs to it
+
+
+@pytest.mark.parametrize("cast", [lambda log: log.half(), lambda log: log.bfloat16(), lambda log: (log + log) / 2])
+def test_state_dicts_that_were_cast_or_averaged_load(cast):
+    net = grown(("add", {"width": 3}))
+    state = net.state_dict()
+    fresh = Sizes()
+    fresh.load_state_dict({key: cast(value) if key == LOG_KEY else value for key, value in state.items()})
+    assert fresh.growth_log == net.growth_log
+
+
+def test_nan_is_refused():
+    with pytest.raises(ValueError, match=r"add\(width=\.\.\.\) got nan, which is equal to nothing"):
+        Sizes().add(float("nan"))
+
+
+class Asks(Callback):
+    """Asks for growth in the middle of an accumulation, and saves before that is over."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.current_epoch == 0 and batch_idx == 0 and not trainer.fit_loop.restarting:
+            pl_module.add_patch(at=1)
+            assert pl_module.growth_log == ()
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_growth_that_waits_is_in_the_checkpoint(tmp_path):
+    whole = Net()
+    fit(whole, [Asks(tmp_path / "waits.ckpt")], epochs=1, accumulate_grad_batches=3, data=loader(6))
+    saved = torch.load(tmp_path / "waits.ckpt", weights_only=True)
+    assert LOG_KEY not in saved["state_dict"]
+    resumed = Net()
+    fit(resumed, epochs=1, accumulate_grad_batches=3, data=loader(6), ckpt_path=tmp_path / "waits.ckpt")
+    assert [event.method for event in resumed.growth_log] == [event.method for event in whole.growth_log] != []
+    assert resumed.growth_log[0].arguments == {"at": 1, "inner": 4}
+
+
+def test_other_arguments_of_a_trigger_after_a_resume_do_not_grow_twice(tmp_path):
+    def start(at, epochs, ckpt_path=None):
+        net = Net()
+        trigger = GrowEvery("add_patch", 2, arguments={"at": at})
+        fit(net, [trigger], epochs=epochs, ckpt_path=ckpt_path).save_checkpoint(tmp_path / "last.ckpt")
+        return [(event.arguments["at"], event.clock.epoch) for event in net.growth_log]
+
+    assert start(0, 2) == [(0, 2)]
+    assert start(1, 4, tmp_path / "last.ckpt") == [(0, 2), (1, 4)]
+
+
+def test_fabric_is_refused():
+    class Grows(GrowableModule):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Linear(4, 4)])
+
+        @growth()
+        def add(self):
+            self.blocks.append(nn.Linear(4, 4))
+
+    net = Grows()
+    Fabric(accelerator="cpu", devices=1).setup(net)
+    with pytest.raises(MisconfigurationException, match=r"Fabric has no callbacks.*grow before fabric.setup\(\)"):
+        net.add()
+    assert net.growth_log == ()
+
+
+# ------------------------------------------------------------------------------------------------- the way back
+
+
+@dataclass
+class Notes:
+    """What a module may keep beside its tensors."""
+
+    lines: list
+
+
+class Keeps(Sizes):
+    """Holds all kinds of things, and a growth method that changes them before it raises."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.queue, self.notes, self.pair = deque([1, 2], maxlen=3), Notes([1]), ([1], {2})
+        self.itself = {"one": 1}
+        self.itself["itself"] = self.itself
+
+    @growth()
+    def fail(self):
+        self.blocks.append(nn.Linear(4, 4))
+        self.norm.running_mean.data = torch.ones(11)
+        self.norm.eval()
+        self.blocks[0].weight.register_hook(lambda gradient: gradient * 0)
+        self.queue.append(3)
+        self.queue.append(4)
+        self.notes.lines.append(2)
+        self.notes.more = True
+        self.pair[0].append(5)
+        self.pair[1].add(6)
+        self.itself["two"] = 2
+        raise OSError("out of luck")
+
+
+def test_what_a_growth_that_raises_has_touched_is_put_back():
+    net = Keeps()
+    with pytest.raises(OSError, match="out of luck"):
+        net.fail()
+    assert net.norm.running_mean.shape == (4,)
+    assert net.norm.training
+    assert (list(net.queue), net.queue.maxlen, net.notes, net.pair) == ([1, 2], 3, Notes([1]), ([1], {2}))
+    assert vars(net.notes) == {"lines": [1]}
+    assert net.itself.keys() == {"one", "itself"}
+    assert net.itself["itself"] is net.itself
+    net.blocks[0](torch.ones(1, 4)).sum().backward()
+    assert net.blocks[0].weight.grad.abs().sum() > 0
+    net.add()
+    assert len(net.growth_log) == 1

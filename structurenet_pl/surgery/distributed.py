@@ -37,6 +37,13 @@ def obstacle(trainer: Trainer) -> str | None:
     return None if getattr(trainer.strategy, "_ddp_comm_state", None) is None else "ddp_comm_state"
 
 
+def of_all_processes(value: Any) -> list[Any]:
+    """What every process gives, by rank."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    return _gather(value)
+
+
 def check_strategy(trainer: Trainer) -> None:
     """Refuse growth where the gradients of what is born would not be followed.
 
