@@ -16,7 +16,7 @@ from structurenet_pl.factors import Factor, Factors
 from structurenet_pl.growing import Growing
 from structurenet_pl.grown import follow, growing, growth_log, redate_log, remember_patterns, requested, structure_of
 from structurenet_pl.idle import Idle
-from structurenet_pl.lightning import Callback, LightningModule, Trainer
+from structurenet_pl.lightning import Callback, LightningModule, Trainer, resume_data
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.moment import Moment, no_density
 from structurenet_pl.norms import GradientNorms
@@ -148,6 +148,7 @@ class Driver(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock has been restored by now."""
+        resume_data(trainer.fit_loop)
         if self._rng is not None and trainer.fit_loop.restarted_mid_epoch:
             restore_rng(self._rng)  # the rest of that epoch has taken an order of the data, as it had before
         self._rng = None

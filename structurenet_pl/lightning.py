@@ -58,6 +58,7 @@ __all__ = [
     "isolate_rng",
     "rank_zero_info",
     "rank_zero_warn",
+    "resume_data",
     "unwrapped",
 ]
 
@@ -74,6 +75,18 @@ def unwrapped(optimizer: Any) -> Any:
     """The optimizer itself, where Lightning has put its own around it."""
     wrapped = isinstance(optimizer, _LightningOptimizer | _OtherLightningOptimizer)
     return optimizer.optimizer if wrapped else optimizer
+
+
+def resume_data(fit_loop: Any) -> None:
+    """Have a stateful loader go on where it stood.
+
+    Lightning forgets that where the loader was set up before the checkpoint was restored, as by
+    ``trainer.estimated_stepping_batches`` in ``configure_optimizers`` (its issue #20550); all names are private.
+    """
+    states, loader = (getattr(fit_loop, name, None) for name in ("_combined_loader_states_to_load", "_combined_loader"))
+    if states and loader is not None:
+        loader._load_state_dicts(states)
+        fit_loop._combined_loader_states_to_load = []
 
 
 def _is_method_of_module(value: object) -> bool:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from helpers import LRTrace, Net, Plain, assert_same, example_factors, fit, loader
-from structurenet_pl import GrowEvery
+from helpers import LRTrace, Net, Plain, assert_same, example_factors, fit, loader, weights
+from structurenet_pl import GrowEvery, RoleLR
 
 HALF = 3
 OPTIMIZERS = {
@@ -134,3 +134,67 @@ def test_checkpoint_of_another_network_is_refused(tmp_path):
     trainer.save_checkpoint(tmp_path / "net.ckpt")
     with pytest.raises(ValueError, match=r"'body.0.bias'.*Resume with the module"):
         fit(Other(), epochs=2, ckpt_path=tmp_path / "net.ckpt")
+
+
+class StatefulLoader:
+    """Goes on where it stood, as torchdata's StatefulDataLoader does."""
+
+    def __init__(self):
+        self.batches, self.at, self.goes_on = list(loader(6, shuffle=False)), 0, False
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        self.at = self.at if self.goes_on else 0
+        self.goes_on = False
+        while self.at < len(self.batches):
+            self.at += 1
+            yield self.batches[self.at - 1]
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at, self.goes_on = state["at"], True
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided")
+@pytest.mark.parametrize("common_recipe", [False, True])
+def test_resumed_within_an_epoch_where_the_schedule_asks_for_the_length_of_the_run(common_recipe, tmp_path):
+    """Lightning sets the loader up before it restores it then, and forgets to restore it (its issue #20550)."""
+
+    class OneCycle(Plain):
+        def train_dataloader(self):
+            return StatefulLoader()
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
+            steps = self.trainer.estimated_stepping_batches if common_recipe else 12
+            scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+        def on_train_batch_start(self, batch, batch_idx):
+            self.seen = [*getattr(self, "seen", []), batch[0].sum().item()]
+
+    def train(ckpt_path=None, more=()):
+        seed_everything(1, verbose=False)
+        module = OneCycle()
+        module.body[2].p = 0.0
+        trainer = Trainer(
+            max_epochs=2,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=bool(more),
+            callbacks=[RoleLR({"nobody": 0.5}), *more],
+        )
+        trainer.fit(module, ckpt_path=ckpt_path)
+        return module.seen, weights(module)
+
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4, save_top_k=-1)
+    seen, whole = train(more=[save])
+    again, resumed = train(tmp_path / "step=4.ckpt")
+    assert again == seen[4:]
+    assert_same(resumed, whole)
