@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -10,6 +11,7 @@ from torch.optim import LBFGS, Optimizer
 from structurenet_pl.components import Structure
 from structurenet_pl.events import Component
 from structurenet_pl.factors import Factors
+from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import MisconfigurationException, Trainer, rank_zero_info, rank_zero_warn
 from structurenet_pl.state_kinds import tensors_in
 from structurenet_pl.surgery.param_groups import settings
@@ -50,6 +52,35 @@ def check_fit(
     for sentence in shared_basis(factors.basis, factors.acting):
         rank_zero_info(f"structurenet_pl: {sentence}")
     warn_freeze_twice({label: acting for label, acting in factors.acting.items() if factors[label].freezes})
+
+
+def check_moment(checkpoint: Mapping[str, Any], module: nn.Module) -> None:
+    """Refuse to go on behind the end of an epoch that has not been, where something may have grown.
+
+    A checkpoint that was written between the last batch of an epoch and its validation is taken by Lightning for one of
+    the next epoch: validation, hooks, callbacks and schedulers of that end are left out.
+
+    Raises:
+        MisconfigurationException: If the module can grow; else there is a warning.
+    """
+    loop = checkpoint.get("loops", {}).get("fit_loop", {})
+    batches, epochs = loop.get("epoch_loop.batch_progress", {}), loop.get("epoch_progress", {}).get("current", {})
+    batch = batches.get("current", {})
+    if not (batches.get("is_last_batch") and batch["completed"] < batch["processed"]):
+        return
+    if epochs["processed"] == epochs["started"]:
+        return
+    sentence = (
+        f"the checkpoint was written after the last batch of epoch {checkpoint['epoch']} and before its validation and "
+        "its end, which Lightning would leave out, with all that callbacks, schedulers and growth do there"
+    )
+    way_out = (
+        "Take a checkpoint from within an epoch or from its end. ModelCheckpoint(every_n_train_steps=n) writes none of "
+        "these if n does not divide the number of steps in an epoch."
+    )
+    if isinstance(module, Growing):
+        raise MisconfigurationException(f"{sentence}. {way_out}")
+    rank_zero_warn(f"{sentence}. {way_out}")
 
 
 def check_outermost(trainer: Trainer, module: nn.Module) -> None:

@@ -25,6 +25,7 @@ class Change:
 
     Args:
         event: The event.
+        structure: The structure after it.
         successors: What has become of tensors that were replaced, reshaped or removed; None for gone.
         copied: How our helpers have made the values of new parameters and buffers of those of old ones, by the latter.
         moments: What the second moments of new entries start as, in the optimizer.
@@ -32,6 +33,7 @@ class Change:
     """
 
     event: GrowthEvent
+    structure: Structure
     successors: Mapping[nn.Parameter, Successor | None]
     copied: Mapping[Tensor, Copied]
     moments: Moments
@@ -110,7 +112,7 @@ def compare(
     widened, shrunk = _resized(before, after, successors)
     event = replace(event, widened=widened, shrunk=shrunk)
     event = replace(event, adjacent=_neighbours(request, event, after.spine))
-    return Change(event, successors, _copied(successors, buffers, module), method.moments, method.like)
+    return Change(event, after, successors, _copied(successors, buffers, module), method.moments, method.like)
 
 
 def buffers_of(module: nn.Module) -> dict[Place, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any, cast
 from torch.optim import Optimizer
 
 from structurenet_pl.by_hand import ByHand
-from structurenet_pl.checks import check_fit, check_outermost, warn_too_late
+from structurenet_pl.checks import check_fit, check_moment, check_outermost, warn_too_late
 from structurenet_pl.companions import BeforeStep, Rear, companions, enclosed, patterns_of
 from structurenet_pl.components import Structure
 from structurenet_pl.density import Densities
@@ -22,7 +22,7 @@ from structurenet_pl.moment import Moment, no_density
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng, restore_rng
 from structurenet_pl.surgery.averaging import AveragedCopies, averaged_copies
-from structurenet_pl.surgery.distributed import agree, check_strategy, of_all_processes, several, together
+from structurenet_pl.surgery.distributed import agree, check_strategy, of_all_processes, of_rank, several, together
 from structurenet_pl.surgery.freezing import Freezing, Frozen, thaw_leftovers
 from structurenet_pl.tables import CHECKPOINT_KEY, LRTables
 
@@ -108,6 +108,7 @@ class Driver(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember the checkpoint until there are optimizers; the tuner restores one in the middle of a fit."""
+        check_moment(checkpoint, pl_module)
         if self.tables:
             self.tables.load_with(checkpoint.get(CHECKPOINT_KEY, {}).get("settings", []))
         else:
@@ -137,11 +138,10 @@ class Driver(Callback):
         self.tables.load_with(saved.get("settings", []))
         if not pl_module.automatic_optimization:
             self._by_hand.follow(trainer.optimizers)
-        # there may be more processes now
-        self._rng = dict(enumerate(saved.get("rng", []))).get(trainer.global_rank)
-        waiting = saved.get("waiting", [[]])
-        for request in waiting[trainer.global_rank if trainer.global_rank < len(waiting) else 0]:
-            self._waiting.append(requested(pl_module, **request))
+        self._rng = dict(enumerate(saved.get("rng", []))).get(trainer.global_rank)  # there may be more processes now
+        self._waiting = [
+            requested(pl_module, **wish) for wish in of_rank(saved.get("waiting", [[]]), trainer.global_rank)
+        ]
         if self._rng is not None:
             restore_rng(self._rng)
         self._refresh(trainer)
@@ -229,10 +229,8 @@ class Driver(Callback):
             return
         checkpoint[CHECKPOINT_KEY] = self.tables.save(self.structure)
         if isinstance(pl_module, Growing):
-            checkpoint[CHECKPOINT_KEY] |= {
-                "rng": of_all_processes(collect_rng()),
-                "waiting": of_all_processes([request.saved() for request in self._waiting if request.is_by_user]),
-            }
+            wishes = [request.saved() for request in self._waiting if request.is_by_user]
+            checkpoint[CHECKPOINT_KEY] |= {"rng": of_all_processes(collect_rng()), "waiting": of_all_processes(wishes)}
 
     def _act_by_hand(self, optimizer: Optimizer) -> None:
         trainer = self._trainer
@@ -282,7 +280,7 @@ class Driver(Callback):
         with (
             together(trainer, request) as wrap,
             growing(module, request, clock) as (change, result),
-            self.tables.following(structure_of(module), change, self.factors.split_1d),
+            self.tables.following(change, self.factors.split_1d),
         ):
             wrap()
             copies.follow(module, change)  # what is new starts with the values that all processes have by now

@@ -134,20 +134,20 @@ class LRTables(dict[Optimizer, LRTable]):
         }
 
     @contextmanager
-    def following(self, structure: Structure, change: Change, split_1d: bool) -> Iterator[None]:
+    def following(self, change: Change, split_1d: bool) -> Iterator[None]:
         """Follow a growth into the optimizers.
 
         If that or the body of the ``with`` raises, they are as they were. Before there are tables, the optimizers are
         still to be made.
 
         Args:
-            structure: The structure after the growth.
             change: What the growth has changed.
             split_1d: Whether one-dimensional tensors get groups of their own.
         """
         if not self:
             yield
             return
+        structure = change.structure
         self.bind(everywhere=False)
         expected = Counter[Tensor]()
         for tensor, count in count_places(self).items():

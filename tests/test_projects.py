@@ -165,15 +165,33 @@ def test_birth_is_the_same_when_resumed_between_validation_and_the_end_of_the_ep
     assert run([save], 4, tmp_path / "epoch=1.ckpt") == whole
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # both runs write into it
-def test_growth_due_where_the_run_was_cut_is_made_good(tmp_path):
-    growing = GrowEvery("add_neck", 2, limit=1)
-    save = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=4)
-    whole, resumed = Net(), Net()
-    fit(whole, [growing, save], 4, enable_checkpointing=True)
-    fit(resumed, [growing, save], 4, tmp_path / "step=8.ckpt", enable_checkpointing=True)
-    assert resumed.growth_log == whole.growth_log
-    assert [event.clock for event in whole.growth_log] == [Clock(8, 2, 1)]
+@pytest.mark.filterwarnings("ignore:(The dirpath has changed|You defined a .validation_step)")
+@pytest.mark.parametrize("validation", [None, loader(1, shuffle=False)], ids=["alone", "validated"])
+def test_a_checkpoint_from_before_the_end_of_an_epoch_is_no_end(validation, tmp_path):
+    """Lightning leaves the end of the epoch out, and whatever would have grown there."""
+
+    def run(make, path, every, ckpt_path=None):
+        save = ModelCheckpoint(path, filename="{step}", save_top_k=-1, every_n_train_steps=every)
+        more = {"validation": validation, "data": loader(shuffle=False)}
+        fit(make(), [Half(), save], 3, ckpt_path, enable_checkpointing=True, **more)
+
+    class Validated(Net):
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", 1.0)
+
+    class ValidatedPlain(Plain):
+        validation_step = Validated.validation_step
+
+    said = "written after the last batch of epoch 1 and before its validation and its end.*does not divide the number"
+    run(Validated, tmp_path / "grows", 4)
+    with pytest.raises(MisconfigurationException, match=said):
+        run(Validated, tmp_path / "more", 4, tmp_path / "grows" / "step=8.ckpt")
+    run(ValidatedPlain, tmp_path / "plain", 4)
+    with pytest.warns(UserWarning, match=said):
+        run(ValidatedPlain, tmp_path / "other", 4, tmp_path / "plain" / "step=8.ckpt")
+    run(Validated, tmp_path / "within", 3)
+    with pytest.warns(UserWarning, match="ended before the epoch ended"):  # of Lightning, for a loader without a state
+        run(Validated, tmp_path / "again", 3, tmp_path / "within" / "step=6.ckpt")
 
 
 # ----------------------------------------------------------------------------------------------- optimizers, schedulers

@@ -90,16 +90,6 @@ class GrowEvery(Trigger):
         self.unit = unit
         self._step_before = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make good a growth that was due when the last epoch ended, if the run was stopped right before it."""
-        epoch = trainer.current_epoch
-        if self.unit != "epoch" or epoch == 0:
-            return
-        then = [event for event in pl_module.growth_log if event.clock.epoch == epoch and event.method == self.growth]
-        # whatever the arguments were then; logs from before that was noted do not say who asked
-        if not any(event.asked_by in (type(self).__name__, None) for event in then):
-            self._grow_if_due(pl_module, epoch - 1, epoch)
-
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remember where the batch began: a batch may take no step, or several."""
         self._step_before = trainer.global_step
