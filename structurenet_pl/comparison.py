@@ -13,7 +13,7 @@ from structurenet_pl.components import CONTAINERS, Part, Structure, build, count
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage, listed
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.snapshots import bring, whereabouts
-from structurenet_pl.successors import NEW, Copied, Successor, is_declared, succeed, take_copied
+from structurenet_pl.successors import NEW, Copied, Successor, is_declared, shape_of, succeed, take_copied
 from structurenet_pl.surgery.optimizer_state import Moments
 
 Place = tuple[nn.Module, str]  # of a buffer: the module that holds it, and its name there
@@ -43,7 +43,7 @@ class Change:
 def compare(
     module: nn.Module,
     before: Structure,
-    shapes: Mapping[nn.Parameter, torch.Size],
+    shapes: Mapping[nn.Parameter, torch.Size | None],
     places: Mapping[str, nn.Module],
     buffers: Mapping[Place, Tensor],
     roots: Mapping[str, Part],
@@ -59,7 +59,7 @@ def compare(
     Args:
         module: The module after the growth.
         before: Its structure before, without names given by patterns.
-        shapes: Shapes of its parameters before.
+        shapes: Shapes of its parameters before, None for lazy ones.
         places: Its modules before, by path.
         buffers: Its buffers before, by place.
         roots: Its components before.
@@ -101,7 +101,7 @@ def compare(
         moved={name: path for name, path in paths.items() if path != old_paths[name] and name not in removed}
         | {name: path for name, path in born.items() if path != name},
         asked_by=request.asked_by,
-        parameters=(sum(shape.numel() for shape in shapes.values()), count(now)),
+        parameters=(sum(shape.numel() for shape in shapes.values() if shape is not None), count(now)),
     )
     if not (event.born or event.moved or successors):
         raise ValueError(
@@ -132,7 +132,7 @@ def _copied(
 
 def _successors(
     before: Structure,
-    shapes: Mapping[nn.Parameter, torch.Size],
+    shapes: Mapping[nn.Parameter, torch.Size | None],
     old_paths: Mapping[str, str],
     paths: Mapping[str, str],
     now: Mapping[nn.Parameter, str],
@@ -145,7 +145,7 @@ def _successors(
         path, old_path = paths[component], old_paths[component]
         supplanted = path == old_path and path in occupied and now.keys().isdisjoint(tensors.values())
         for name, old in tensors.items():
-            if old in now and old.shape == shapes[old] and not is_declared(old):
+            if old in now and shape_of(old) == shapes[old] and not is_declared(old):
                 continue
             new = old if old in now else named.get(path + name[len(old_path) :])
             is_other = new is None or (new is not old and new in before.owner) or supplanted

@@ -17,6 +17,7 @@ from structurenet_pl.replaying import (
     replay,
     unharmed,
 )
+from structurenet_pl.successors import shape_of
 
 
 class Growing(Grown):
@@ -71,7 +72,8 @@ class Growing(Grown):
         saved: Tensor | None = state_dict.pop(prefix + LOG_KEY, None)
         if saved is not None:
             log = log_from_tensor(saved)
-            shapes = {key.removeprefix(prefix): tensor.shape for key, tensor in state_dict.items() if is_tensor(tensor)}
+            tensors = {key.removeprefix(prefix): value for key, value in state_dict.items() if is_tensor(value)}
+            shapes = {name: shape_of(tensor) for name, tensor in tensors.items()}
             check_by_dry_replay(self, log, shapes)
             replay(self, log)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -17,7 +17,7 @@ from structurenet_pl.components import Part, Structure, build, first_wins, found
 from structurenet_pl.events import Clock, GrowthEvent
 from structurenet_pl.methods import GrowthMethod, GrowthRequest
 from structurenet_pl.snapshots import Founding, Snapshot
-from structurenet_pl.successors import forget
+from structurenet_pl.successors import forget, shape_of
 
 
 class Follower(Protocol):
@@ -159,7 +159,7 @@ def growing(module: Grown, request: GrowthRequest, clock: Clock) -> Iterator[tup
 def reversible(module: Grown) -> Iterator[None]:
     """If the body of the ``with`` raises, the module refers to what it did before; else its founding is noted."""
     snapshot = Snapshot(module)
-    shapes = {name: tensor.shape for name, tensor in module.named_parameters()}
+    shapes = {name: shape_of(tensor) for name, tensor in module.named_parameters()}
     try:
         yield
     except BaseException:
@@ -177,7 +177,7 @@ def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Chan
     before = build(module, roots)
     module._founders = module._founders if module._founders is not None else roots
     module._grows = True
-    shapes = {tensor: tensor.shape for tensor in before.owner}
+    shapes = {tensor: shape_of(tensor) for tensor in before.owner}
     places, buffers = dict(module.named_modules()), buffers_of(module)
     for tensor in (*before.owner, *buffers.values()):
         forget(tensor)

@@ -115,7 +115,7 @@ def _differing(some: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, 
     return {key: value for key, value in some.items() if value != others[key]}
 
 
-def check_by_dry_replay(module: Grown, log: tuple[GrowthEvent, ...], shapes: Mapping[str, torch.Size]) -> None:
+def check_by_dry_replay(module: Grown, log: tuple[GrowthEvent, ...], shapes: Mapping[str, torch.Size | None]) -> None:
     """Check a log against the shapes of the tensors beside it on a copy without storage, before anything is changed.
 
     A growth method that looks at values cannot be tried in this way, and is not.
@@ -135,10 +135,11 @@ def check_by_dry_replay(module: Grown, log: tuple[GrowthEvent, ...], shapes: Map
     except Exception:  # in whatever way the code of a module needs values
         return
     for name, tensor in copy.state_dict().items():
-        if is_tensor(tensor) and name in shapes and not is_lazy(tensor) and tensor.shape != shapes[name]:
+        shape = shapes.get(name)
+        if is_tensor(tensor) and shape is not None and not is_lazy(tensor) and tensor.shape != shape:
             raise ReplayError(
                 f"by its growth log the checkpoint should hold {name!r} of shape {tuple(tensor.shape)}, but it holds "
-                f"one of shape {tuple(shapes[name])}. A growth method that decides by data must return what it has "
+                f"one of shape {tuple(shape)}. A growth method that decides by data must return what it has "
                 'decided, such as {"width": 12}.'
             )
 

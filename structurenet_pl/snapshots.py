@@ -10,6 +10,8 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
+from structurenet_pl.successors import shape_of
+
 Content = list[tuple[Any, Any]]  # a container and those in it, each with a copy of what it holds
 CONTAINERS = (dict, list, set, deque, tuple)
 ABSENT = object()
@@ -54,10 +56,10 @@ class Founding:
 
     Args:
         snapshot: Taken before the first growth.
-        shapes: Shapes of its parameters then, by name.
+        shapes: Shapes of its parameters then, by name, None for lazy ones.
     """
 
-    def __init__(self, snapshot: Snapshot, shapes: Mapping[str, torch.Size]) -> None:
+    def __init__(self, snapshot: Snapshot, shapes: Mapping[str, torch.Size | None]) -> None:
         self._shapes = dict(shapes)
         self._dtype = whereabouts(data for _, data, *_ in snapshot.tensors)[1]
         self._parts = {id(part): ref(part) for part, _ in snapshot.parts}  # weak: it is kept beside the module
@@ -78,12 +80,15 @@ class Founding:
                 if now.get(key, ABSENT) is not item or not all(map(_holds, content)):
                     self._changed.setdefault((id(part), key), (item, content))
         for tensor, data, *_ in before.tensors:
-            if tensor.shape != data.shape:
+            if shape_of(tensor) != shape_of(data):
                 self._reshaped.setdefault(tensor, data)
 
     def is_whole(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether a state dict holds all parameters as they were then, and so is not just a part of a later one."""
-        return all(name in state_dict and state_dict[name].shape == shape for name, shape in self._shapes.items())
+        return all(
+            name in state_dict and (shape is None or state_dict[name].shape == shape)
+            for name, shape in self._shapes.items()
+        )
 
     def restore(self, module: nn.Module) -> None:
         """Bring the module back to the structure it was founded with; the values of its tensors are what they are.

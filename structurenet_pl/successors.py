@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 DECLARED = "_came_from"
 COPYING = "_copying"
@@ -109,6 +110,11 @@ def came_from(parameter: nn.Parameter, positions: Sequence[int], dim: int = 0) -
     return parameter
 
 
+def shape_of(tensor: Tensor) -> torch.Size | None:
+    """Its shape, None for a lazy tensor, which the first batch gives one."""
+    return None if is_lazy(tensor) else tensor.shape
+
+
 def is_declared(parameter: nn.Parameter) -> bool:
     """Whether somebody has said where its entries came from."""
     return DECLARED in vars(parameter)
@@ -132,13 +138,14 @@ def forget(tensor: Tensor) -> None:
             delattr(tensor, name)
 
 
-def succeed(name: str, old_shape: torch.Size, new: nn.Parameter) -> Successor:
-    """The successor of a tensor, with what was declared of it.
+def succeed(name: str, old_shape: torch.Size | None, new: nn.Parameter) -> Successor:
+    """The successor of a tensor, with what was declared of it; a lazy one had the shape that it has been given.
 
     Raises:
         ValueError: If it has another number of dimensions, or positions outside the old tensor were declared.
     """
     declared: Mapping[int, tuple[int, ...]] = vars(new).pop(DECLARED, {})
+    old_shape = new.shape if old_shape is None else old_shape
     if new.ndim != len(old_shape):
         raise ValueError(
             f"parameter {name!r} had shape {tuple(old_shape)} and has {tuple(new.shape)} now: give a tensor with "

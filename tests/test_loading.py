@@ -469,3 +469,59 @@ def test_what_a_growth_that_raises_has_touched_is_put_back():
     assert net.blocks[0].weight.grad.abs().sum() > 0
     net.add()
     assert len(net.growth_log) == 1
+
+
+# ------------------------------------------------------------------------------------------------- lazy founders
+
+
+class Lazy(GrowableModule):
+    """Its first layer has no shape before the first batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.necks, self.head = nn.LazyLinear(8), nn.ModuleList(), nn.Linear(8, 3)
+
+    @growth(role="neck")
+    def add_neck(self):
+        self.necks.append(nn.Linear(8, 8))
+
+    def forward(self, x):
+        x = self.body(x)
+        for neck in self.necks:
+            x = neck(x).relu()
+        return self.head(x)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize("run_first", [True, False])
+def test_lazy_founders_grow_and_load_before_the_first_batch(run_first):
+    net, fresh = Lazy(), Lazy()
+    net.add_neck()
+    assert net.growth_log[0].parameters == (27, 99)
+    if run_first:
+        net(torch.ones(1, 6))
+    fresh.load_state_dict(net.state_dict())
+    assert fresh.growth_log == net.growth_log
+    net.load_state_dict(fresh.state_dict())
+    if run_first:
+        assert torch.equal(fresh(torch.ones(2, 6)), net(torch.ones(2, 6)))
+
+
+def test_a_run_with_lazy_founders_is_resumed_bit_for_bit(tmp_path):
+    def start(epochs, ckpt_path=None):
+        torch.manual_seed(1)
+        net, grow = Lazy(), GrowEvery("add_neck", 1, limit=2)
+        fit(net, [grow], epochs, ckpt_path, loader(shuffle=False)).save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return net
+
+    whole = start(4)
+    start(2)
+    resumed = start(4, tmp_path / "2.ckpt")
+    assert len(whole.growth_log) == 2
+    assert resumed.growth_log == whole.growth_log
+    assert_same(weights(resumed), weights(whole))
