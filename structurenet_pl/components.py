@@ -206,7 +206,9 @@ def _repeats(module: nn.Module) -> bool:
 
 def _innermost(name: str, paths: Collection[str]) -> str | None:
     """The innermost of the paths that lead to a parameter."""
-    return next((path for path in [*reversed(lineage(name)), ""] if path in paths), None)
+    while name and name not in paths:
+        name = name.rpartition(".")[0]
+    return name if name in paths else None
 
 
 def _first_match(name: str, patterns: Iterable[str]) -> tuple[str, str]:

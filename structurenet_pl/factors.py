@@ -1,6 +1,7 @@
 """The factors of a Trainer, evaluated together."""
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -50,9 +51,10 @@ class Factors(dict[str, Factor]):
                     "gradients that could thaw it: freeze by what else is known."
                 )
         names = [type(factor).__name__ for factor in factors]
-        for index, (name, factor) in enumerate(zip(names, factors, strict=True)):
-            number = "" if names.count(name) == 1 else f"_{names[: index + 1].count(name)}"
-            self[name + number] = factor
+        for name, factor in zip(names, factors, strict=True):
+            numbered = (f"{name}_{number}" for number in count(1))
+            label = name if names.count(name) == 1 else next(one for one in numbered if one not in (*self, *names))
+            self[label] = factor
         self.need_gradients = any(factor.needs_gradients for factor in factors)  # known after backward only
         self.order = {label: column for column, label in enumerate(self)}
         self.rows: dict[str, int] = {}

@@ -162,3 +162,13 @@ def test_a_factor_at_rest_is_not_evaluated():
     for step in range(41, 45):
         factors.advance(Clock(step, 1, 3), lambda clock: Moment(clock, LOG, spine))
     assert (factor.times, factors.version) == (0, version)
+
+
+def test_labels_are_unique_whatever_the_classes_are_called():
+    class A(LRFactor):
+        def factor(self, component, now):
+            return 1.0
+
+    A_1 = type("A_1", (A,), {})
+    assert list(Factors([A(), A(), Warmup()])) == ["A_1", "A_2", "Warmup"]
+    assert list(Factors([A(), A(), A_1(), A()])) == ["A_2", "A_3", "A_1", "A_4"]
