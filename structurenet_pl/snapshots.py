@@ -15,7 +15,8 @@ from structurenet_pl.successors import shape_of
 Content = list[tuple[Any, Any]]  # a container and those in it, each with a copy of what it holds
 CONTAINERS = (dict, list, set, deque, tuple)
 ABSENT = object()
-UNCHANGED: Content = []
+NOTHING: Content = []  # of what is no container
+EMPTY: Content = []  # of an empty one, as most are in a module: hooks that nobody has set
 
 
 class Snapshot:
@@ -31,8 +32,9 @@ class Snapshot:
         ]
         self.kinds = {part: type(part) for part, _ in self.parts}  # a parametrization changes it
         self.tensors = [
-            (tensor, tensor.data, tensor.requires_grad, _content(tensor._backward_hooks))  # torch has no public name
+            (tensor, tensor.data, tensor.requires_grad, hooks, _content(hooks))
             for tensor in chain(module.parameters(), module.buffers())
+            for hooks in [tensor._backward_hooks]  # torch has no public name for them
         ]
 
     def restore(self) -> None:
@@ -41,13 +43,13 @@ class Snapshot:
             part.__class__ = self.kinds[part]
             vars(part).clear()
             vars(part).update({key: item for key, (item, _) in attributes.items()})
-            for _, content in attributes.values():
-                _put_back(content)
-        for tensor, data, requires_grad, hooks in self.tensors:
+            for item, content in attributes.values():
+                _put_back(item, content)
+        for tensor, data, requires_grad, hooks, content in self.tensors:
             tensor.data = data
             tensor.requires_grad = requires_grad
-            _put_back(hooks)
-            if not hooks and tensor._backward_hooks:
+            _put_back(hooks, content)
+            if hooks is None and tensor._backward_hooks:
                 tensor._backward_hooks.clear()
 
 
@@ -76,8 +78,8 @@ class Founding:
                 self._kinds.setdefault(id(part), kind)
             now = vars(part)
             for key in attributes.keys() | now.keys():
-                item, content = attributes.get(key, (ABSENT, UNCHANGED))
-                if now.get(key, ABSENT) is not item or not all(map(_holds, content)):
+                item, content = attributes.get(key, (ABSENT, NOTHING))
+                if now.get(key, ABSENT) is not item or not _holds(item, content):
                     self._changed.setdefault((id(part), key), (item, content))
         for tensor, data, *_ in before.tensors:
             if shape_of(tensor) != shape_of(data):
@@ -105,7 +107,7 @@ class Founding:
                 vars(part).pop(key, None)
             else:
                 vars(part)[key] = item
-                _put_back(content)
+                _put_back(item, content)
         for number, kind in self._kinds.items():
             if (part := self._parts[number]()) is not None:
                 part.__class__ = kind
@@ -131,10 +133,9 @@ def _content(value: Any) -> Content:
     """What a container and the containers in it hold, each once, whatever holds what."""
     if isinstance(value, CONTAINERS):
         if not value:
-            # as most are in a module: hooks that nobody has set
-            return UNCHANGED if isinstance(value, tuple) else [(value, ())]
+            return EMPTY if not isinstance(value, tuple) else NOTHING
     elif not _is_dataclass(type(value)):
-        return UNCHANGED
+        return NOTHING
     found: Content = []
     seen: set[int] = set()
     waiting = [value]
@@ -159,20 +160,23 @@ def _is_dataclass(kind: type) -> bool:
     return hasattr(kind, "__dataclass_fields__") and hasattr(kind, "__dict__") and not issubclass(kind, nn.Module)
 
 
-def _holds(entry: tuple[Any, Any]) -> bool:
-    """Whether a container holds the same objects in the same order."""
-    container, held = entry
+def _holds(value: Any, content: Content) -> bool:
+    """Whether a container, and those in it, hold the same objects in the same order."""
+    return not value if content is EMPTY else all(_are_same(container, held) for container, held in content)
+
+
+def _are_same(container: Any, held: Any) -> bool:
     if len(container) != len(held):
         return False
-    if not held:
-        return True
     if isinstance(container, dict):
         return all(map(is_, container, held)) and all(map(is_, container.values(), held.values()))
     return all(map(is_, container, held))
 
 
-def _put_back(content: Content) -> None:
-    """Give containers what they held."""
+def _put_back(value: Any, content: Content) -> None:
+    """Give a container, and those in it, what they held."""
+    if content is EMPTY:
+        value.clear()
     for container, held in content:
         container.clear()
         if isinstance(container, dict | set):
