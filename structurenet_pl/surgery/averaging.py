@@ -16,6 +16,7 @@ from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import Callback, MisconfigurationException
 from structurenet_pl.snapshots import bring, whereabouts
 from structurenet_pl.successors import embed
+from structurenet_pl.surgery.distributed import give_values_of_first
 
 HELD = "_average_model"  # of WeightAveraging, EMAWeightAveraging and StochasticWeightAveraging
 
@@ -56,6 +57,7 @@ class AveragedCopies:
         """
         made = [self._made_anew(copy, module, change) for copy in self]
         for (keeper, name), grown in zip(self._keepers, made, strict=True):
+            give_values_of_first(grown)  # as DDP does with the module: each may have copied other units
             setattr(keeper, name, grown)
 
     def _made_anew(self, copy: Growing, module: Growing, change: Change | None) -> Growing:

@@ -114,6 +114,13 @@ def together(trainer: Trainer, request: GrowthRequest) -> Iterator[Callable[[], 
         raise
 
 
+def give_values_of_first(module: nn.Module) -> None:
+    """Give every process the values that a module has in the first; nothing where there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for tensor in chain(module.parameters(), module.buffers()):
+            torch.distributed.broadcast(tensor.detach(), 0)
+
+
 def wrap_anew(trainer: Trainer, frozen: Iterable[str]) -> None:
     """Have DDP follow what is frozen now; nothing without DDP.
 
