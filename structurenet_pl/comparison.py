@@ -16,8 +16,6 @@ from structurenet_pl.snapshots import bring, whereabouts
 from structurenet_pl.successors import NEW, Copied, Successor, is_declared, shape_of, succeed, take_copied
 from structurenet_pl.surgery.optimizer_state import Moments
 
-Place = tuple[nn.Module, str]  # of a buffer: the module that holds it, and its name there
-
 
 @dataclass(frozen=True)
 class Change:
@@ -27,7 +25,7 @@ class Change:
         event: The event.
         structure: The structure after it.
         successors: What has become of tensors that were replaced, reshaped or removed; None for gone.
-        copied: How our helpers have made the values of new parameters and buffers of those of old ones, by the latter.
+        copied: How our helpers have made the values of new parameters and buffers from those of old ones.
         moments: What the second moments of new entries start as, in the optimizer.
         like: Name of the component whose param groups newborn parameters join, None for the nearest.
     """
@@ -45,7 +43,6 @@ def compare(
     before: Structure,
     shapes: Mapping[nn.Parameter, torch.Size | None],
     places: Mapping[str, nn.Module],
-    buffers: Mapping[Place, Tensor],
     roots: Mapping[str, Part],
     patterns: Mapping[str, str],
     request: GrowthRequest,
@@ -61,7 +58,6 @@ def compare(
         before: Its structure before, without names given by patterns.
         shapes: Shapes of its parameters before, None for lazy ones.
         places: Its modules before, by path.
-        buffers: Its buffers before, by place.
         roots: Its components before.
         patterns: Name pattern -> role.
         request: What was called.
@@ -112,22 +108,8 @@ def compare(
     widened, shrunk = _resized(before, after, successors)
     event = replace(event, widened=widened, shrunk=shrunk)
     event = replace(event, adjacent=_neighbours(request, event, after.spine))
-    return Change(event, after, successors, _copied(successors, buffers, module), method.moments, method.like)
-
-
-def buffers_of(module: nn.Module) -> dict[Place, Tensor]:
-    """The buffers of a module by place, which moves along when a module around it does."""
-    return {(part, name): tensor for part in module.modules() for name, tensor in part.named_buffers(recurse=False)}
-
-
-def _copied(
-    successors: Mapping[nn.Parameter, Successor | None], buffers: Mapping[Place, Tensor], module: nn.Module
-) -> dict[Tensor, Copied]:
-    pairs: list[tuple[Tensor | None, Tensor]] = []
-    pairs += [(old, successor.tensor) for old, successor in successors.items() if successor is not None]
-    pairs += [(buffers.get(place), tensor) for place, tensor in buffers_of(module).items()]
-    found = [(old, take_copied(tensor)) for old, tensor in pairs]
-    return {old: copied for old, copied in found if old is not None and copied is not None}
+    copied = take_copied(chain(module.parameters(), module.buffers()))
+    return Change(event, after, successors, copied, method.moments, method.like)
 
 
 def _successors(

@@ -14,7 +14,7 @@ from structurenet_pl.density import Densities
 from structurenet_pl.events import Clock, Component, GrowthEvent
 from structurenet_pl.factors import Factor, Factors
 from structurenet_pl.growing import Growing
-from structurenet_pl.grown import follow, growing, growth_log, redate_log, remember_patterns, requested, structure_of
+from structurenet_pl.grown import follow, grow_within, growing, growth_log, redate_log, remember_patterns, structure_of
 from structurenet_pl.idle import Idle
 from structurenet_pl.lightning import Callback, LightningModule, Trainer, resume_data
 from structurenet_pl.methods import GrowthRequest
@@ -22,9 +22,10 @@ from structurenet_pl.moment import Moment, no_density
 from structurenet_pl.norms import GradientNorms
 from structurenet_pl.rng import collect_rng, restore_rng
 from structurenet_pl.surgery.averaging import AveragedCopies, averaged_copies
-from structurenet_pl.surgery.distributed import agree, check_strategy, of_all_processes, of_rank, several, together
+from structurenet_pl.surgery.distributed import agree, check_strategy, of_all_processes, several, together
 from structurenet_pl.surgery.freezing import Freezing, Frozen, thaw_leftovers
 from structurenet_pl.tables import CHECKPOINT_KEY, LRTables
+from structurenet_pl.waiting import waiting_from, waiting_of_all_processes
 
 
 class Driver(Callback):
@@ -46,6 +47,7 @@ class Driver(Callback):
         self._waiting: list[GrowthRequest] = []
         self._in_batch = self._epoch_over = False
         self._rng: dict[str, Any] | None = None
+        self._growing_at = Clock()
         self._step_before = 0
         self._idle = Idle()
         self._density: Callable[[Component], float | None] = no_density
@@ -74,6 +76,8 @@ class Driver(Callback):
 
     def grow(self, module: Growing, request: GrowthRequest) -> Any:
         """Carry a growth out, now if that is safe, else at the next safe moment."""
+        if getattr(self._trainer.lightning_module, "_grows", False):
+            return grow_within(module, request, self._growing_at)
         check_outermost(self._trainer, module)
         if self.tables:
             check_strategy(self._trainer)
@@ -139,9 +143,7 @@ class Driver(Callback):
         if not pl_module.automatic_optimization:
             self._by_hand.follow(trainer.optimizers)
         self._rng = dict(enumerate(saved.get("rng", []))).get(trainer.global_rank)  # there may be more processes now
-        self._waiting = [
-            requested(pl_module, **wish) for wish in of_rank(saved.get("waiting", [[]]), trainer.global_rank)
-        ]
+        self._waiting = waiting_from(saved.get("waiting", [[]]), pl_module, trainer.global_rank)
         if self._rng is not None:
             restore_rng(self._rng)
         self._refresh(trainer)
@@ -209,19 +211,19 @@ class Driver(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """From here on growth concerns the module alone."""
-        warn_too_late(self._waiting)
+        if stage == "fit":
+            warn_too_late(self._waiting)
         self._freezing.leave(pl_module)
         self.tables.give_back()
-        self._trainer, self._waiting = None, []
+        self._trainer = None
         self._by_hand.release()
         for module in pl_module.modules():
             if isinstance(module, Growing):
                 follow(module, None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Lightning calls no teardown after an exception."""
-        self._waiting = []
-        self.teardown(trainer, pl_module, "fit")
+        """Lightning calls no teardown after an exception; who saves a checkpoint then comes later."""
+        self.teardown(trainer, pl_module, "exception")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save which tensor stands in which group and, for growable modules, generators and growth that waits."""
@@ -229,8 +231,8 @@ class Driver(Callback):
             return
         checkpoint[CHECKPOINT_KEY] = self.tables.save(self.structure)
         if isinstance(pl_module, Growing):
-            wishes = [request.saved() for request in self._waiting if request.is_by_user]
-            checkpoint[CHECKPOINT_KEY] |= {"rng": of_all_processes(collect_rng()), "waiting": of_all_processes(wishes)}
+            waiting = waiting_of_all_processes(self._waiting)
+            checkpoint[CHECKPOINT_KEY] |= {"rng": of_all_processes(collect_rng()), "waiting": waiting}
 
     def _act_by_hand(self, optimizer: Optimizer) -> None:
         trainer = self._trainer
@@ -268,18 +270,17 @@ class Driver(Callback):
 
     def _serve(self, module: LightningModule) -> None:
         """Carry out what has been waiting, in the order it was asked for."""
-        waiting, self._waiting = self._waiting, []
-        for request in waiting:
-            self._carry_out(cast(Growing, module), request)
+        for _ in range(len(self._waiting)):
+            self._carry_out(cast(Growing, module), self._waiting.pop(0))
 
     def _carry_out(self, module: Growing, request: GrowthRequest) -> Any:
         trainer = self._trainer
-        clock = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
+        self._growing_at = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
         old, copies = set(module.modules()), AveragedCopies(trainer.callbacks, module)
         self._freezing.thaw()  # until it is settled anew: a growth method sees the flags that the user has set
         with (
             together(trainer, request) as wrap,
-            growing(module, request, clock) as (change, result),
+            growing(module, request, self._growing_at) as (change, result),
             self.tables.following(change, self.factors.split_1d),
         ):
             wrap()

@@ -5,19 +5,19 @@ from typing import Any
 
 from torch import Tensor, is_tensor
 
+from structurenet_pl.components import count
 from structurenet_pl.events import Clock, Component, GrowthEvent
 from structurenet_pl.grown import Grown, check_leads_back, follower_of, growing, structure_of
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.replaying import (
     LOG_KEY,
-    check_by_dry_replay,
+    Bounded,
     is_founding,
     log_as_tensor,
     log_from_tensor,
     replay,
     unharmed,
 )
-from structurenet_pl.successors import shape_of
 
 
 class Growing(Grown):
@@ -71,9 +71,6 @@ class Growing(Grown):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved: Tensor | None = state_dict.pop(prefix + LOG_KEY, None)
         if saved is not None:
-            log = log_from_tensor(saved)
-            tensors = {key.removeprefix(prefix): value for key, value in state_dict.items() if is_tensor(value)}
-            shapes = {name: shape_of(tensor) for name, tensor in tensors.items()}
-            check_by_dry_replay(self, log, shapes)
-            replay(self, log)
+            with Bounded(count(value for value in state_dict.values() if is_tensor(value))):
+                replay(self, log_from_tensor(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from structurenet_pl.comparison import Change, buffers_of, compare
+from structurenet_pl.comparison import Change, compare
 from structurenet_pl.components import Part, Structure, build, first_wins, founding_roots, refine, with_event
 from structurenet_pl.events import Clock, GrowthEvent
 from structurenet_pl.methods import GrowthMethod, GrowthRequest
@@ -155,6 +155,12 @@ def growing(module: Grown, request: GrowthRequest, clock: Clock) -> Iterator[tup
         yield carry_out(module, request, clock)
 
 
+def grow_within(module: Grown, request: GrowthRequest, clock: Clock) -> Any:
+    """Grow a part, in the course of a growth of the module around it, which is what others follow."""
+    with growing(module, request, clock) as (_, result):
+        return result
+
+
 @contextmanager
 def reversible(module: Grown) -> Iterator[None]:
     """If the body of the ``with`` raises, the module refers to what it did before; else its founding is noted."""
@@ -178,8 +184,8 @@ def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Chan
     module._founders = module._founders if module._founders is not None else roots
     module._grows = True
     shapes = {tensor: shape_of(tensor) for tensor in before.owner}
-    places, buffers = dict(module.named_modules()), buffers_of(module)
-    for tensor in (*before.owner, *buffers.values()):
+    places = dict(module.named_modules())
+    for tensor in (*before.owner, *module.buffers()):
         forget(tensor)
     # a validation loop runs in inference mode, and parameters born there could never be trained
     with torch.inference_mode(False), torch.enable_grad():
@@ -187,7 +193,7 @@ def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Chan
         request = request.decided(result)
         numbered = replace(clock, generation=len(module.growth_log) + 1)
         patterns = all_patterns(module)
-        change = compare(module, before, shapes, places, buffers, roots, patterns, request, numbered)
+        change = compare(module, before, shapes, places, roots, patterns, request, numbered)
     module.growth_log = (*module.growth_log, change.event)
     module._grows = False
     return change, result

@@ -17,7 +17,6 @@ try:
     from lightning.pytorch.loggers import TensorBoardLogger as _TensorBoardLogger
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-    from lightning.pytorch.utilities.seed import isolate_rng
 except ModuleNotFoundError:
     from pytorch_lightning import Callback as _Callback
     from pytorch_lightning import LightningModule, Trainer
@@ -26,7 +25,6 @@ except ModuleNotFoundError:
     from pytorch_lightning.loggers import TensorBoardLogger as _TensorBoardLogger
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
-    from pytorch_lightning.utilities.seed import isolate_rng
 
 try:
     from pytorch_lightning import Callback as _OtherCallback
@@ -55,7 +53,6 @@ __all__ = [
     "LightningModule",
     "MisconfigurationException",
     "Trainer",
-    "isolate_rng",
     "rank_zero_info",
     "rank_zero_warn",
     "resume_data",

@@ -98,15 +98,6 @@ class GrowthRequest:
     by_clock: bool = False
     asked_by: str = BY_USER
 
-    @property
-    def is_by_user(self) -> bool:
-        """Whether nobody but us remembers it: triggers know from the clock, or by themselves, what is due."""
-        return self.asked_by == BY_USER
-
-    def saved(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
-        return {"name": self.method.name, "arguments": dict(self.arguments)}
-
     def decided(self, result: Any) -> "GrowthRequest":
         """The request with the arguments that the method has decided itself, if it returns a dict of some of them."""
         if not (isinstance(result, dict) and result and result.keys() <= self.arguments.keys()):

@@ -2,22 +2,25 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import replace
 from itertools import chain
+from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, is_tensor
+from torch import Tensor
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from structurenet_pl.events import GrowthEvent, dump_log, load_log
 from structurenet_pl.grown import Grown, carry_out, follower_of, founding_of, requested, reversible, set_founding
-from structurenet_pl.lightning import isolate_rng
 from structurenet_pl.methods import GrowthRequest
-from structurenet_pl.snapshots import Snapshot
+from structurenet_pl.rng import kept_rng
+from structurenet_pl.snapshots import Snapshot, holds
+from structurenet_pl.successors import shape_of
 
 LOG_KEY = "growth_log"
+SLACK = 1_000_000  # entries; what a growth method needs on its way
 
 
 class ReplayError(RuntimeError):
@@ -53,7 +56,7 @@ def replay(module: Grown, log: tuple[GrowthEvent, ...]) -> None:
     rest = log[len(module.growth_log) :]
     if not rest:
         return
-    with isolate_rng(), reversible(module):
+    with kept_rng(), reversible(module):
         for event in rest:
             change, _ = carry_out(module, _request_anew(module, event), event.clock)
             if (now := _facts(change.event)) != (then := _facts(event)):
@@ -78,7 +81,10 @@ def log_as_tensor(log: tuple[GrowthEvent, ...]) -> Tensor:
 def is_founding(module: Grown, state_dict: Mapping[str, Any]) -> bool:
     """Whether a state dict is that of a grown module from before it had grown, and not just a part of it."""
     founding = founding_of(module)
-    return founding is not None and LOG_KEY not in state_dict and founding.is_whole(state_dict)
+    if founding is None or LOG_KEY in state_dict or not founding.is_whole(state_dict):
+        return False
+    now = {name: shape_of(tensor) for name, tensor in module.named_parameters()}
+    return not (founding.names <= now.keys() and holds(state_dict, now))  # as an average has it, without the log
 
 
 def _request_anew(module: Grown, event: GrowthEvent) -> GrowthRequest:
@@ -115,33 +121,27 @@ def _differing(some: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, 
     return {key: value for key, value in some.items() if value != others[key]}
 
 
-def check_by_dry_replay(module: Grown, log: tuple[GrowthEvent, ...], shapes: Mapping[str, torch.Size | None]) -> None:
-    """Check a log against the shapes of the tensors beside it on a copy without storage, before anything is changed.
+class Bounded(TorchDispatchMode):
+    """Refuses to make tensors that are larger than all that a checkpoint holds, before any memory is taken.
 
-    A growth method that looks at values cannot be tried in this way, and is not.
-
-    Raises:
-        ReplayError: If the log makes other tensors, or this code something else of it.
+    Args:
+        entries: The number of entries in the checkpoint.
     """
-    if len(log) <= len(module.growth_log):
-        return  # nothing grows
-    tensors = [*module.parameters(), *module.buffers()]
-    try:
-        copy = deepcopy(module, {id(tensor): tensor.to("meta") for tensor in tensors if not is_lazy(tensor)})
-        with torch.device("meta"):
-            replay(copy, log)
-    except ReplayError:
-        raise
-    except Exception:  # in whatever way the code of a module needs values
-        return
-    for name, tensor in copy.state_dict().items():
-        shape = shapes.get(name)
-        if is_tensor(tensor) and shape is not None and not is_lazy(tensor) and tensor.shape != shape:
+
+    def __init__(self, entries: int) -> None:
+        super().__init__()
+        self._most = entries + SLACK
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        names = [argument.name for argument in function._schema.arguments]
+        given = dict(zip(names, args, strict=False)) | (kwargs or {})
+        size = given.get("size", ())
+        if "self" not in given and isinstance(size, list | tuple) and prod(size) > self._most:
             raise ReplayError(
-                f"by its growth log the checkpoint should hold {name!r} of shape {tuple(tensor.shape)}, but it holds "
-                f"one of shape {tuple(shape)}. A growth method that decides by data must return what it has "
-                'decided, such as {"width": 12}.'
+                f"by its growth log the checkpoint should hold a tensor of shape {tuple(size)}, but all that it holds "
+                f"has {self._most - SLACK} entries. Load it with the code that wrote it."
             )
+        return function(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -154,10 +154,11 @@ def unharmed(module: Grown) -> Iterator[None]:
         yield
     except BaseException:
         snapshot.restore()
+        set_founding(module, founding)
         with torch.no_grad():
             for tensor, value in values:
-                tensor.copy_(value)
-        set_founding(module, founding)
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
         raise
 
 

@@ -1,6 +1,8 @@
 """Random number generators of this process as plain values, for exact resume."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
@@ -16,6 +18,16 @@ def collect_rng() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": [kind, [int(key) for key in keys], *rest],
     }
+
+
+@contextmanager
+def kept_rng() -> Iterator[None]:
+    """Leave all generators as they are, also if the body of the ``with`` raises, unlike Lightning's ``isolate_rng``."""
+    state = collect_rng()
+    try:
+        yield
+    finally:
+        restore_rng(state)
 
 
 def restore_rng(state: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """What a module refers to, remembered and put back. Values of tensors are not copied."""
 
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping, Set
 from itertools import chain
 from operator import is_
 from typing import Any
@@ -32,9 +32,8 @@ class Snapshot:
         ]
         self.kinds = {part: type(part) for part, _ in self.parts}  # a parametrization changes it
         self.tensors = [
-            (tensor, tensor.data, tensor.requires_grad, hooks, _content(hooks))
+            (tensor, tensor.data, tensor.requires_grad, [(hooks, _content(hooks)) for hooks in _hooks(tensor)])
             for tensor in chain(module.parameters(), module.buffers())
-            for hooks in [tensor._backward_hooks]  # torch has no public name for them
         ]
 
     def restore(self) -> None:
@@ -45,12 +44,14 @@ class Snapshot:
             vars(part).update({key: item for key, (item, _) in attributes.items()})
             for item, content in attributes.values():
                 _put_back(item, content)
-        for tensor, data, requires_grad, hooks, content in self.tensors:
+        for tensor, data, requires_grad, all_hooks in self.tensors:
             tensor.data = data
-            tensor.requires_grad = requires_grad
-            _put_back(hooks, content)
-            if hooks is None and tensor._backward_hooks:
-                tensor._backward_hooks.clear()
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad = requires_grad
+            for (hooks, content), now in zip(all_hooks, _hooks(tensor), strict=True):
+                _put_back(hooks, content)
+                if hooks is None and now:
+                    now.clear()
 
 
 class Founding:
@@ -87,10 +88,12 @@ class Founding:
 
     def is_whole(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether a state dict holds all parameters as they were then, and so is not just a part of a later one."""
-        return all(
-            name in state_dict and (shape is None or state_dict[name].shape == shape)
-            for name, shape in self._shapes.items()
-        )
+        return holds(state_dict, self._shapes)
+
+    @property
+    def names(self) -> Set[str]:
+        """The names of its parameters then."""
+        return self._shapes.keys()
 
     def restore(self, module: nn.Module) -> None:
         """Bring the module back to the structure it was founded with; the values of its tensors are what they are.
@@ -116,6 +119,11 @@ class Founding:
         bring(chain(module.parameters(), module.buffers()), device, dtype if self._dtype else None)
 
 
+def holds(state_dict: Mapping[str, Tensor], shapes: Mapping[str, torch.Size | None]) -> bool:
+    """Whether a state dict holds tensors of these names and shapes; None fits any shape."""
+    return all(name in state_dict and shape in (None, shape_of(state_dict[name])) for name, shape in shapes.items())
+
+
 def whereabouts(tensors: Iterable[Tensor]) -> tuple[torch.device | None, torch.dtype | None]:
     """The device of the first floating point tensor, and the dtype of all if they have one in common."""
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
@@ -127,6 +135,11 @@ def bring(tensors: Iterable[Tensor], device: torch.device | None, dtype: torch.d
     """Bring tensors to a device, and floating point ones to a dtype; None leaves them."""
     for tensor in tensors:
         tensor.data = tensor.data.to(device, dtype if tensor.is_floating_point() else None)
+
+
+def _hooks(tensor: Tensor) -> tuple[Any, Any]:
+    """The hooks of a tensor by number, None where nobody has set any; torch has no public names for them."""
+    return tensor._backward_hooks, tensor._post_accumulate_grad_hooks
 
 
 def _content(value: Any) -> Content:
@@ -157,7 +170,8 @@ def _content(value: Any) -> Content:
 
 def _is_dataclass(kind: type) -> bool:
     """Whether it is a class of plain data, with attributes in a dict."""
-    return hasattr(kind, "__dataclass_fields__") and hasattr(kind, "__dict__") and not issubclass(kind, nn.Module)
+    has_dict = kind.__dictoffset__ != 0  # one with slots has none
+    return hasattr(kind, "__dataclass_fields__") and has_dict and not issubclass(kind, nn.Module)
 
 
 def _holds(value: Any, content: Content) -> bool:
@@ -168,18 +182,18 @@ def _holds(value: Any, content: Content) -> bool:
 def _are_same(container: Any, held: Any) -> bool:
     if len(container) != len(held):
         return False
+    if not held:
+        return True
     if isinstance(container, dict):
         return all(map(is_, container, held)) and all(map(is_, container.values(), held.values()))
     return all(map(is_, container, held))
 
 
 def _put_back(value: Any, content: Content) -> None:
-    """Give a container, and those in it, what they held."""
-    if content is EMPTY:
-        value.clear()
-    for container, held in content:
-        container.clear()
-        if isinstance(container, dict | set):
-            container.update(held)
-        else:
-            container.extend(held)
+    """Give a container, and those in it, what they held, whatever methods a class of somebody's own has for that."""
+    for container, held in [(value, ())] if content is EMPTY else content:
+        if not _are_same(container, held):
+            kind: Any = next(kind for kind in (OrderedDict, dict, list, set, deque) if isinstance(container, kind))
+            kind.clear(container)
+            fill = kind.extend if issubclass(kind, list | deque) else kind.update
+            fill(container, held)

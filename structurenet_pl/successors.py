@@ -1,7 +1,7 @@
 """Which tensor continues which, when growth replaces tensors by others of another shape."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -38,14 +38,14 @@ class Copying:
 
 @dataclass(frozen=True, eq=False)
 class Copied:
-    """A tensor, and how one of our helpers has made its values from those of another.
+    """How one of our helpers has made the values of a tensor from those of another.
 
     Args:
-        tensor: The new tensor.
+        old: The other, as it was before the growth.
         steps: One after the other.
     """
 
-    tensor: Tensor
+    old: Tensor
     steps: tuple[Copying, ...]
 
     def of(self, old: Tensor) -> Tensor:
@@ -122,13 +122,13 @@ def is_declared(parameter: nn.Parameter) -> bool:
 
 def note_copying(new: Tensor, old: Tensor, step: Copying) -> None:
     """Note how the values of a tensor were made of those of another, until the growth under way is over."""
-    setattr(new, COPYING, (*getattr(old, COPYING, ()), step))
+    before: Copied = getattr(old, COPYING, Copied(old, ()))
+    setattr(new, COPYING, Copied(before.old, (*before.steps, step)))
 
 
-def take_copied(tensor: Tensor) -> Copied | None:
-    """How the values of a tensor were made in the growth under way, if that was noted."""
-    steps = vars(tensor).pop(COPYING, None)
-    return None if steps is None else Copied(tensor, steps)
+def take_copied(tensors: Iterable[Tensor]) -> dict[Tensor, Copied]:
+    """How the values of some tensors were made in the growth under way, where that was noted."""
+    return {tensor: vars(tensor).pop(COPYING) for tensor in tensors if hasattr(tensor, COPYING)}
 
 
 def forget(tensor: Tensor) -> None:

@@ -30,7 +30,7 @@ LAYERS = [
     {"surgery.freezing", "evaluation"},
     {"comparison"},
     {"grown"},
-    {"replaying"},
+    {"replaying", "waiting"},
     {"growing"},
     {"factors", "companions", "surgery.checkpoints", "surgery.averaging"},
     {"base_lrs", "table", "tables", "checks", "by_hand", "idle"},

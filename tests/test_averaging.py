@@ -516,3 +516,55 @@ def test_noise_on_copied_units_is_the_same_in_the_average():
 
     average = average_of("StochasticWeightAveraging")
     fit(Measured(), [average, Hook("on_train_epoch_start", look)], precision="64-true")
+
+
+class Stubborn(nn.Module):
+    """Copies itself in a way of its own, as scripted modules do."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.linear = size, nn.Linear(size, size)
+
+    def forward(self, x):
+        return self.linear(x)
+
+    def __deepcopy__(self, memo):
+        copied = Stubborn(self.size)
+        copied.load_state_dict(self.state_dict())
+        return copied
+
+
+class Tied(Net):
+    """Two layers share their weights, and one of them is widened alone; another copies itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(8, 8) for _ in range(3))
+        self.second.weight = self.first.weight
+        self.stubborn = Stubborn(8)
+
+    def forward(self, x):
+        x = self.third(self.second(self.first(self.body(x)).relu()).relu())
+        return self.head(self.stubborn(x))
+
+    @growth()
+    def wide_second(self):
+        widen(self.second, self.third, 11)
+
+
+@pytest.mark.filterwarnings("ignore:component 'first' shares tensors")
+@NAMES
+def test_averages_of_tied_weights_and_of_parts_with_copies_of_their_own(name):
+    def look(net):
+        copy = scrambled(copy_in(average))
+        x = torch.rand(5, 6, dtype=torch.float64)
+        before, stubborn = copy(x), weights(copy.stubborn)
+        net.wide_second()
+        copy = copy_in(average)
+        assert copy.second.out_features == 11
+        torch.testing.assert_close(copy(x), before, rtol=1e-12, atol=1e-12)  # sums of more terms
+        assert_same(weights(copy.stubborn), stubborn)
+        assert not any("_copying" in vars(tensor) for tensor in tensors(net).values())
+
+    average = average_of(name)
+    fit(Tied(), [average, Hook("on_train_epoch_start", look)], precision="64-true")

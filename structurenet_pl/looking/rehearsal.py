@@ -10,8 +10,8 @@ from structurenet_pl.callbacks.triggers import GrowEvery
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage
 from structurenet_pl.growing import Growing
 from structurenet_pl.grown import growing, remember_patterns, structure_of
-from structurenet_pl.lightning import isolate_rng
 from structurenet_pl.replaying import replay
+from structurenet_pl.rng import kept_rng
 
 Log = tuple[GrowthEvent, ...]
 FOUNDERS = Component("founding network", role="scaffold")
@@ -75,5 +75,5 @@ def _grow(module: Growing, triggers: Sequence[GrowEvery], steps: int, steps_per_
         before, after = (Clock(time, time // steps_per_epoch) for time in (step - 1, step))
         for trigger in steps_first:
             for _ in range(trigger.due(before.count(trigger.unit), after.count(trigger.unit))):
-                with isolate_rng(), growing(module, trigger.request(module), after):
+                with kept_rng(), growing(module, trigger.request(module), after):
                     pass

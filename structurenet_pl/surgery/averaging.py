@@ -74,8 +74,17 @@ class AveragedCopies:
         if change is not None:
             for old, average in averages.items():
                 places |= _continued(old, average, change)
-        memo = {id(tensor): average for tensor, average in places.items() if tensor.shape == average.shape}
-        grown = _copied(module, memo)
+            for new, copied in change.copied.items():
+                if (average := averages.get(copied.old)) is not None:
+                    # what the helper has added to the copies, such as noise, is added to their average, too
+                    added = (new - copied.of(copied.old)).detach().to(average)
+                    places[new] = _like(average, copied.of(average) + added)
+        places = {tensor: average for tensor, average in places.items() if tensor.shape == average.shape}
+        grown = _copied(module, {id(tensor): average for tensor, average in places.items()}, copy)
+        for name, tensor in _tensors(grown).items():
+            average = places.get(now[name], tensor)
+            if tensor is not average:  # a part makes copies in a way of its own
+                tensor.data = average.detach().to(tensor).clone()
         bring(chain(grown.parameters(), grown.buffers()), *whereabouts(averages.values()))
         for live, part in zip(module.modules(), grown.modules(), strict=True):
             part.training = modules.get(live, copy).training
@@ -105,10 +114,6 @@ def _pairs(some: Mapping[str, Any], others: Mapping[str, Any]) -> dict[Any, Any]
 def _continued(old: Tensor, average: Tensor, change: Change) -> dict[Tensor, Tensor]:
     """What continues a tensor, and its average."""
     successor = change.successors.get(old) if isinstance(old, nn.Parameter) else None
-    if (copied := change.copied.get(old)) is not None:
-        # what the helper has added to the copies, such as noise, is added to their average, too
-        added = (copied.tensor - copied.of(old)).detach().to(average)
-        return {copied.tensor: _like(average, copied.of(average) + added)}
     if successor is None:
         return {}
     start = successor.tensor.detach().to(average)
@@ -121,12 +126,13 @@ def _like(average: Tensor, value: Tensor) -> Tensor:
     return nn.Parameter(value, average.requires_grad) if isinstance(average, nn.Parameter) else value
 
 
-def _copied(module: Growing, memo: dict[int, Any]) -> Growing:
+def _copied(module: Growing, memo: dict[int, Any], before: Growing) -> Growing:
     """A copy of a module that shares nothing with it.
 
     Args:
         module: Any.
         memo: What stands in the copy in the place of some tensors, by their ``id``.
+        before: The copy that there was. What that shared with the module has been so from the start.
 
     Raises:
         MisconfigurationException: If something in the module cannot be copied, or is copied in part only.
@@ -141,9 +147,12 @@ def _copied(module: Growing, memo: dict[int, Any]) -> Growing:
             "copied out of the module, or give its class a __deepcopy__."
         ) from error
     own = {id(part) for part in chain(module.modules(), module.parameters(), module.buffers())}
+    attributes = chain.from_iterable(vars(part).values() for part in before.modules())
+    known = {id(function) for value in attributes for function in _functions(value)}
     for path, part in copy.named_modules():
         for name, value in vars(part).items():
-            if any(id(item) in own for item in _closed_over(value)):
+            functions = [function for function in _functions(value) if id(function) not in known]
+            if any(id(item) in own for function in functions for item in _closed_over(function)):
                 raise MisconfigurationException(
                     f"{where}, because {'.'.join(filter(None, (path, name)))!r} is a function defined around the "
                     "module or a part of it, which a copy of it would go on using: make it a method."
@@ -151,13 +160,20 @@ def _copied(module: Growing, memo: dict[int, Any]) -> Growing:
     return copy
 
 
-def _closed_over(value: Any) -> Iterator[Any]:
-    """What functions refer to from around their definitions, in an attribute, or in a list or dict that is one."""
-    for function in value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]:
-        for cell in (function.__closure__ or ()) if isinstance(function, FunctionType) else ():
-            with suppress(ValueError):  # an empty cell
-                content = cell.cell_contents
-                yield content.__self__ if isinstance(content, MethodType) else content
+def _functions(value: Any) -> Iterator[FunctionType]:
+    """A function, and those in a list or dict that is an attribute."""
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return (one for one in values if isinstance(one, FunctionType))
+
+
+def _closed_over(function: FunctionType) -> Iterator[Any]:
+    """What a function refers to from around its definition, and by defaults of its arguments."""
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # an empty cell
+            content = cell.cell_contents
+            yield content.__self__ if isinstance(content, MethodType) else content
 
 
 class _Detached(TorchFunctionMode):

@@ -44,11 +44,6 @@ def of_all_processes(value: Any) -> list[Any]:
     return _gather(value)
 
 
-def of_rank(values: Sequence[Any], rank: int) -> Any:
-    """What a process has given, or the first for one that was not there."""
-    return values[rank if rank < len(values) else 0]
-
-
 def check_strategy(trainer: Trainer) -> None:
     """Refuse growth where the gradients of what is born would not be followed.
 
