@@ -23,6 +23,9 @@ from structurenet_pl.successors import forget, shape_of
 class Follower(Protocol):
     """What follows the growth of a module during a fit: it chooses the moment and adapts the optimizer."""
 
+    tables: Mapping[Any, Any]
+    """The learning rates of its optimizers, empty before there are any."""
+
     def grow(self, module: "Grown", request: GrowthRequest) -> Any:
         """Carry the request out, now or at the next safe moment."""
 

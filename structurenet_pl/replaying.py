@@ -42,9 +42,10 @@ def replay(module: Grown, log: tuple[GrowthEvent, ...]) -> None:
                 f"the module has grown in another way than the checkpoint: event {theirs.clock.generation} is "
                 f"{_describe(theirs)} there and {_describe(mine)} here. Load it into a module that has not grown."
             )
+    follower = follower_of(module)
     if len(module.growth_log) > len(log):
         founding = founding_of(module)
-        if follower_of(module) is not None or founding is None:
+        if follower is not None or founding is None:
             raise ReplayError(
                 f"the module has grown further than the checkpoint, which ends before event {len(log) + 1}, "
                 f"{_describe(module.growth_log[len(log)])}, and cannot go back in a fit, or as a copy of the one that "
@@ -56,6 +57,12 @@ def replay(module: Grown, log: tuple[GrowthEvent, ...]) -> None:
     rest = log[len(module.growth_log) :]
     if not rest:
         return
+    if follower is not None and follower.tables:
+        raise ReplayError(
+            f"the checkpoint has grown further than the module, by {len(rest)} event(s) from {_describe(rest[0])} on, "
+            "and no optimizer would train what that adds in the middle of a fit: load it before the fit starts, or by "
+            "fit(ckpt_path=...)."
+        )
     with kept_rng(), reversible(module):
         for event in rest:
             change, _ = carry_out(module, _request_anew(module, event), event.clock)

@@ -662,6 +662,24 @@ def test_growth_that_waits_is_in_the_checkpoint_of_an_exception(tmp_path):
     assert [event.method for event in net.growth_log] == ["add_neck"]
 
 
+def test_a_module_does_not_grow_past_its_optimizers_by_loading():
+    source = Net()
+    source.add_neck()
+
+    class Loads(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            before = weights(pl_module)
+            with pytest.raises(
+                RuntimeError, match=r"further than the module, by 1 event.* from add_neck\(\) on.*before"
+            ):
+                pl_module.load_state_dict(source.state_dict())
+            assert_same(weights(pl_module), before)
+
+    net = Net()
+    fit(net, [Loads()], epochs=1)
+    assert net.growth_log == ()
+
+
 def test_parts_that_grow_by_themselves_grow_in_a_growth_of_the_whole(tmp_path):
     class Part(Growing):
         def __init__(self):
