@@ -140,7 +140,8 @@ class Bounded(TorchDispatchMode):
         self._most = entries + SLACK
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        names = [argument.name for argument in function._schema.arguments]
+        schema = getattr(function, "_schema", None)  # private; operators of higher order have none
+        names = [argument.name for argument in schema.arguments] if schema else []
         given = dict(zip(names, args, strict=False)) | (kwargs or {})
         size = given.get("size", ())
         if "self" not in given and isinstance(size, list | tuple) and prod(size) > self._most:
