@@ -71,6 +71,7 @@ class Growing(Grown):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved: Tensor | None = state_dict.pop(prefix + LOG_KEY, None)
         if saved is not None:
-            with Bounded(count(value for value in state_dict.values() if is_tensor(value))):
+            held = count(value for value in state_dict.values() if is_tensor(value))
+            with Bounded(max(held, count(self.parameters()))):  # a file may hold a part only
                 replay(self, log_from_tensor(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -129,10 +129,10 @@ def _differing(some: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, 
 
 
 class Bounded(TorchDispatchMode):
-    """Refuses to make tensors that are larger than all that a checkpoint holds, before any memory is taken.
+    """Refuses to make tensors that are larger than all that a checkpoint or the module holds, before memory is taken.
 
     Args:
-        entries: The number of entries in the checkpoint.
+        entries: The number of entries in the larger of the two.
     """
 
     def __init__(self, entries: int) -> None:
@@ -146,8 +146,8 @@ class Bounded(TorchDispatchMode):
         size = given.get("size", ())
         if "self" not in given and isinstance(size, list | tuple) and prod(size) > self._most:
             raise ReplayError(
-                f"by its growth log the checkpoint should hold a tensor of shape {tuple(size)}, but all that it holds "
-                f"has {self._most - SLACK} entries. Load it with the code that wrote it."
+                f"by its growth log the checkpoint should hold a tensor of shape {tuple(size)}, but what it holds, "
+                f"and the module, have no more than {self._most - SLACK} entries. Load it with the code that wrote it."
             )
         return function(*args, **(kwargs or {}))
 
