@@ -28,7 +28,9 @@ class Growing(Grown):
 
     @property
     def components(self) -> Mapping[str, Component]:
-        """The components by name, in order of depth."""
+        """The components by name, in order of depth; a part of the module that has this name goes before."""
+        if "components" in self._modules:
+            raise AttributeError  # upon which Python asks torch, which finds the part
         return structure_of(self).components
 
     def request_growth(self, request: GrowthRequest) -> Any:

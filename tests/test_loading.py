@@ -711,3 +711,26 @@ def test_parts_that_grow_by_themselves_grow_in_a_growth_of_the_whole(tmp_path):
     assert (len(net.growth_log), len(net.part.growth_log), len(net.part.layers)) == (2, 2, 3)
     fit(resumed, [grow], epochs=4, ckpt_path=tmp_path / "grown.ckpt")
     assert (len(resumed.growth_log), len(resumed.part.growth_log), len(resumed.part.layers)) == (2, 2, 3)
+
+
+def test_a_part_may_be_called_components(tmp_path):
+    class Named(Net):
+        def __init__(self):
+            super().__init__()
+            self.components = nn.ModuleList([nn.Linear(8, 8)])
+
+        @growth()
+        def add_component(self):
+            self.components.append(nn.Linear(8, 8))
+
+        def forward(self, x):
+            x = self.body(x)
+            for component in self.components:
+                x = component(x)
+            return self.head(x)
+
+    net, fresh = Named(), Named()
+    fit(net, [GrowEvery("add_component", 1, limit=1)], epochs=2)
+    assert net.growth_log[0].born == ("components.1",)
+    fresh.load_state_dict(net.state_dict())
+    assert len(fresh.components) == 2
