@@ -13,8 +13,8 @@ from structurenet_pl.components import Structure
 from structurenet_pl.density import Densities
 from structurenet_pl.events import Clock, Component, GrowthEvent
 from structurenet_pl.factors import Factor, Factors
-from structurenet_pl.growing import Growing
-from structurenet_pl.grown import follow, grow_within, growing, growth_log, redate_log, remember_patterns, structure_of
+from structurenet_pl.growing import Growing, grow_alone
+from structurenet_pl.grown import follow, growing, growth_log, redate_log, remember_patterns, structure_of
 from structurenet_pl.idle import Idle
 from structurenet_pl.lightning import Callback, LightningModule, Trainer, resume_data
 from structurenet_pl.methods import GrowthRequest
@@ -77,7 +77,7 @@ class Driver(Callback):
     def grow(self, module: Growing, request: GrowthRequest) -> Any:
         """Carry a growth out, now if that is safe, else at the next safe moment."""
         if getattr(self._trainer.lightning_module, "_grows", False):
-            return grow_within(module, request, self._growing_at)
+            return grow_alone(module, request, self._growing_at)
         check_outermost(self._trainer, module)
         if self.tables:
             check_strategy(self._trainer)

@@ -40,10 +40,7 @@ class Growing(Grown):
         check_leads_back(self, request.method)
         if (follower := follower_of(self)) is not None:
             return follower.grow(self, request)
-        with growing(self, request, self._idle_clock()) as (change, result):
-            pass
-        self.on_growth(change.event)
-        return result
+        return grow_alone(self, request, self._idle_clock())
 
     def meet(self) -> None:
         """Let the follower carry out what waits: all processes are at this point."""
@@ -77,3 +74,11 @@ class Growing(Grown):
             with Bounded(max(held, count(self.parameters()))):  # a file may hold a part only
                 replay(self, log_from_tensor(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def grow_alone(module: Growing, request: GrowthRequest, clock: Clock) -> Any:
+    """Grow a module that nobody follows, or a part in the course of a growth of the module around it."""
+    with growing(module, request, clock) as (change, result):
+        pass
+    module.on_growth(change.event)
+    return result

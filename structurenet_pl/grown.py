@@ -158,12 +158,6 @@ def growing(module: Grown, request: GrowthRequest, clock: Clock) -> Iterator[tup
         yield carry_out(module, request, clock)
 
 
-def grow_within(module: Grown, request: GrowthRequest, clock: Clock) -> Any:
-    """Grow a part, in the course of a growth of the module around it, which is what others follow."""
-    with growing(module, request, clock) as (_, result):
-        return result
-
-
 @contextmanager
 def reversible(module: Grown) -> Iterator[None]:
     """If the body of the ``with`` raises, the module refers to what it did before; else its founding is noted."""

@@ -23,6 +23,10 @@ from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import MisconfigurationException
 from structurenet_pl.replaying import LOG_KEY
 
+within_an_epoch = pytest.mark.filterwarnings(
+    "ignore:You're resuming from a checkpoint that ended before the epoch ended"
+)
+
 
 class Sizes(Growing):
     """Its sizes are arguments, or depend on data."""
@@ -385,7 +389,7 @@ class Asks(Callback):
             trainer.save_checkpoint(self.path)
 
 
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@within_an_epoch
 def test_growth_that_waits_is_in_the_checkpoint(tmp_path):
     whole = Net()
     fit(whole, [Asks(tmp_path / "waits.ckpt")], epochs=1, accumulate_grad_batches=3, data=loader(6))
@@ -635,7 +639,7 @@ class Both(Callback):
             trainer.save_checkpoint(self.path)
 
 
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@within_an_epoch
 def test_what_waits_behind_a_growth_is_in_a_checkpoint_written_at_it(tmp_path):
     whole, resumed = Net(), Net()
     options = {"epochs": 1, "accumulate_grad_batches": 3, "data": loader(6)}
@@ -645,7 +649,7 @@ def test_what_waits_behind_a_growth_is_in_a_checkpoint_written_at_it(tmp_path):
     assert [event.method for event in resumed.growth_log] == ["add_patch", "add_neck"]
 
 
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@within_an_epoch
 @pytest.mark.filterwarnings("ignore:.*(was called without a model|there is no last checkpoint)")
 def test_growth_that_waits_is_in_the_checkpoint_of_an_exception(tmp_path):
     class Breaks(Callback):
@@ -685,7 +689,10 @@ def test_parts_that_grow_by_themselves_grow_in_a_growth_of_the_whole(tmp_path):
     class Part(Growing):
         def __init__(self):
             super().__init__()
-            self.layers = nn.ModuleList([nn.Linear(8, 8)])
+            self.layers, self.heard = nn.ModuleList([nn.Linear(8, 8)]), 0
+
+        def on_growth(self, event):
+            self.heard += 1
 
         @growth()
         def deepen(self):
@@ -708,7 +715,7 @@ def test_parts_that_grow_by_themselves_grow_in_a_growth_of_the_whole(tmp_path):
     net, resumed = Whole(), Whole()
     grow = GrowEvery("deepen", 1, limit=2)
     fit(net, [grow], epochs=3).save_checkpoint(tmp_path / "grown.ckpt")
-    assert (len(net.growth_log), len(net.part.growth_log), len(net.part.layers)) == (2, 2, 3)
+    assert (len(net.growth_log), len(net.part.growth_log), len(net.part.layers), net.part.heard) == (2, 2, 3, 2)
     fit(resumed, [grow], epochs=4, ckpt_path=tmp_path / "grown.ckpt")
     assert (len(resumed.growth_log), len(resumed.part.growth_log), len(resumed.part.layers)) == (2, 2, 3)
 
