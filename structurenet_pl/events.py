@@ -96,6 +96,16 @@ def listed(where: str | Sequence[str] | None) -> list[str]:
     return [where] if isinstance(where, str) else list(where or ())
 
 
+def call(method: str, arguments: Mapping[str, Any]) -> str:
+    """A call of a growth method, as people write it.
+
+    Example:
+        >>> call("add_patch", {"at": 2})
+        'add_patch(at=2)'
+    """
+    return f"{method}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
+
+
 @dataclass(frozen=True)
 class GrowthEvent:
     """One change of structure: what was called, when, and what came of it.
@@ -135,6 +145,11 @@ class GrowthEvent:
     removed: tuple[str, ...] = ()
     asked_by: str | None = field(default=None, compare=False)
     parameters: tuple[int, ...] = field(default=(), compare=False)
+
+    @property
+    def called(self) -> str:
+        """The call of the growth method."""
+        return call(self.method, self.arguments)
 
     @property
     def outcome(self) -> dict[str, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from structurenet_pl.events import call
 from structurenet_pl.surgery.optimizer_state import Moments, check_moments
 
 BY_USER = "user"
@@ -107,7 +108,7 @@ class GrowthRequest:
         return replace(self, arguments={**self.arguments, **decided})
 
     def __str__(self) -> str:
-        return f"{self.method.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+        return call(self.method.name, self.arguments)
 
 
 def growth(

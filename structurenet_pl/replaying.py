@@ -40,7 +40,7 @@ def replay(module: Grown, log: tuple[GrowthEvent, ...]) -> None:
         if mine != replace(theirs, clock=mine.clock):
             raise ReplayError(
                 f"the module has grown in another way than the checkpoint: event {theirs.clock.generation} is "
-                f"{_describe(theirs)} there and {_describe(mine)} here. Load it into a module that has not grown."
+                f"{theirs.called} there and {mine.called} here. Load it into a module that has not grown."
             )
     follower = follower_of(module)
     if len(module.growth_log) > len(log):
@@ -48,7 +48,7 @@ def replay(module: Grown, log: tuple[GrowthEvent, ...]) -> None:
         if follower is not None or founding is None:
             raise ReplayError(
                 f"the module has grown further than the checkpoint, which ends before event {len(log) + 1}, "
-                f"{_describe(module.growth_log[len(log)])}, and cannot go back in a fit, or as a copy of the one that "
+                f"{module.growth_log[len(log)].called}, and cannot go back in a fit, or as a copy of the one that "
                 "grew. Load it into a module that has not grown."
             )
         founding.restore(module)
@@ -59,7 +59,7 @@ def replay(module: Grown, log: tuple[GrowthEvent, ...]) -> None:
         return
     if follower is not None and follower.tables:
         raise ReplayError(
-            f"the checkpoint has grown further than the module, by {len(rest)} event(s) from {_describe(rest[0])} on, "
+            f"the checkpoint has grown further than the module, by {len(rest)} event(s) from {rest[0].called} on, "
             "and no optimizer would train what that adds in the middle of a fit: load it before the fit starts, or by "
             "fit(ckpt_path=...)."
         )
@@ -68,7 +68,7 @@ def replay(module: Grown, log: tuple[GrowthEvent, ...]) -> None:
             change, _ = carry_out(module, _request_anew(module, event), event.clock)
             if (now := _facts(change.event)) != (then := _facts(event)):
                 raise ReplayError(
-                    f"event {event.clock.generation} of the checkpoint, {_describe(event)}, came out as "
+                    f"event {event.clock.generation} of the checkpoint, {event.called}, came out as "
                     f"{_differing(then, now)}, but this code makes it {_differing(now, then)}. Load it with the code "
                     "that wrote it."
                 )
@@ -104,7 +104,7 @@ def _request_anew(module: Grown, event: GrowthEvent) -> GrowthRequest:
         return requested(module, event.method, event.arguments)
     except (AttributeError, TypeError) as error:
         raise ReplayError(
-            f"event {event.clock.generation} of the checkpoint, {_describe(event)}, cannot be repeated: {error} If a "
+            f"event {event.clock.generation} of the checkpoint, {event.called}, cannot be repeated: {error} If a "
             "method was renamed, keep its old name, too (old_name = new_name in the class). If arguments were renamed, "
             "load the checkpoint with the code that wrote it."
         ) from error
@@ -168,7 +168,3 @@ def unharmed(module: Grown) -> Iterator[None]:
                 if not torch.equal(tensor, value):
                     tensor.copy_(value)
         raise
-
-
-def _describe(event: GrowthEvent) -> str:
-    return f"{event.method}({', '.join(f'{name}={value!r}' for name, value in event.arguments.items())})"

@@ -166,16 +166,16 @@ class Look(Callback):
 
     def on_fit_start(self, trainer, pl_module):
         strategy = trainer.strategy
-        self.flag, self.gather = strategy.reduce_boolean_decision, distributed._gather
+        self.flag, self.gather = strategy.reduce_boolean_decision, distributed.of_all_processes
         strategy.reduce_boolean_decision = lambda *args, **kwargs: self.count("flags", self.flag(*args, **kwargs))
-        distributed._gather = lambda mine: self.count("gathers", self.gather(mine))
+        distributed.of_all_processes = lambda mine: self.count("gathers", self.gather(mine))
 
     def count(self, what, value):
         setattr(self, what, getattr(self, what) + 1)
         return value
 
     def on_fit_end(self, trainer, pl_module):
-        distributed._gather = self.gather
+        distributed.of_all_processes = self.gather
 
 
 def by_epoch():

@@ -1,10 +1,11 @@
 """When to grow."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from structurenet_pl.events import check_unit
-from structurenet_pl.grown import growth_method
+from structurenet_pl.grown import requested
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
 from structurenet_pl.methods import GrowthRequest
 
@@ -37,7 +38,7 @@ class Trigger(Callback):
 
     def complete(self, pl_module: LightningModule) -> dict[str, Any]:
         """The arguments as the log has them, with defaults."""
-        return growth_method(pl_module, self.growth).bind(pl_module, **self.arguments)
+        return dict(requested(pl_module, self.growth, self.arguments).arguments)
 
     def grow(self, pl_module: LightningModule) -> None:
         """Ask for the growth."""
@@ -45,8 +46,8 @@ class Trigger(Callback):
 
     def request(self, pl_module: LightningModule) -> GrowthRequest:
         """What it asks for."""
-        method = growth_method(pl_module, self.growth)
-        return GrowthRequest(method, self.complete(pl_module), self.by_clock, asked_by=type(self).__name__)
+        request = requested(pl_module, self.growth, self.arguments)
+        return replace(request, by_clock=self.by_clock, asked_by=type(self).__name__)
 
 
 class GrowEvery(Trigger):

@@ -38,10 +38,12 @@ def obstacle(trainer: Trainer) -> str | None:
 
 
 def of_all_processes(value: Any) -> list[Any]:
-    """What every process gives, by rank."""
+    """The plain values that all processes give, by rank."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
-    return _gather(value)
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found
 
 
 def check_strategy(trainer: Trainer) -> None:
@@ -67,7 +69,7 @@ def agree(trainer: Trainer, waiting: Sequence[GrowthRequest]) -> bool:
     """
     if not trainer.strategy.reduce_boolean_decision(bool(waiting), all=False):
         return False
-    wishes = _gather([str(request) for request in waiting])
+    wishes = of_all_processes([str(request) for request in waiting])
     if any(wish != wishes[0] for wish in wishes):
         each = "; ".join(f"rank {rank}: {', '.join(wish) or 'nothing'}" for rank, wish in enumerate(wishes))
         raise RuntimeError(
@@ -89,23 +91,23 @@ def together(trainer: Trainer, request: GrowthRequest) -> Iterator[Callable[[], 
         yield lambda: None
         return
     module = strategy.lightning_module
-    _check_same(_gather({"the growth asked for": str(request)} | _values(module)), f"before {request}")
+    _check_same(of_all_processes({"the growth asked for": str(request)} | _values(module)), f"before {request}")
     met = False
 
     def wrap() -> None:
         nonlocal met
         shapes = _shapes(module)
         met = True
-        _check_done(request, _gather((None, shapes)))
+        _check_done(request, of_all_processes((None, shapes)))
         _wrap(strategy)
-        _check_same(_gather(_values(module)), f"after {request} (is init_sync=False?)")
+        _check_same(of_all_processes(_values(module)), f"after {request} (is init_sync=False?)")
 
     try:
         yield wrap
     except Exception as error:
         strategy.model = wrapper
         if not met:
-            _gather((f"{type(error).__name__}: {error}", {}))
+            of_all_processes((f"{type(error).__name__}: {error}", {}))
         raise
 
 
@@ -125,7 +127,7 @@ def wrap_anew(trainer: Trainer, frozen: Iterable[str]) -> None:
     strategy = trainer.strategy
     if isinstance(strategy.model, DistributedDataParallel):
         when = f"freezing at step {trainer.global_step}"
-        _check_same(_gather(dict.fromkeys(sorted(frozen), "frozen")), when)
+        _check_same(of_all_processes(dict.fromkeys(sorted(frozen), "frozen")), when)
         _wrap(strategy)
 
 
@@ -144,13 +146,6 @@ def _convert_norms(module: nn.Module, convert: Callable[[nn.Module], nn.Module])
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm) and not isinstance(child, nn.SyncBatchNorm):
                 setattr(parent, name, convert(child))
-
-
-def _gather(mine: Any) -> list[Any]:
-    """The plain values of all ranks, by rank."""
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, mine)
-    return found
 
 
 def _check_done(request: GrowthRequest, reports: Sequence[tuple[str | None, Mapping[str, Any]]]) -> None:
