@@ -9,11 +9,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from structurenet_pl.components import CONTAINERS, Part, Structure, build, count, refine, with_event
+from structurenet_pl.components import CONTAINERS, Part, Structure, count
+from structurenet_pl.devices import bring, whereabouts
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage, listed
 from structurenet_pl.methods import GrowthRequest
-from structurenet_pl.snapshots import bring, whereabouts
-from structurenet_pl.successors import NEW, Copied, Successor, is_declared, shape_of, succeed, take_copied
+from structurenet_pl.successors import NEW, Copied, Successor, declared_parameters, is_declared, shape_of, succeed
 from structurenet_pl.surgery.optimizer_state import Moments
 
 
@@ -41,13 +41,12 @@ class Change:
 def compare(
     module: nn.Module,
     before: Structure,
-    shapes: Mapping[nn.Parameter, torch.Size | None],
+    shapes: Mapping[str, torch.Size | None],
     places: Mapping[str, nn.Module],
     roots: Mapping[str, Part],
-    patterns: Mapping[str, str],
     request: GrowthRequest,
     clock: Clock,
-) -> Change:
+) -> tuple[GrowthEvent, dict[nn.Parameter, Successor | None]]:
     """What has made the module what it is from what it was; brings what is new to the others' device and dtype.
 
     A tensor that is gone is continued by the new one of its name, if there is one; where a module has moved, by the
@@ -56,32 +55,41 @@ def compare(
     Args:
         module: The module after the growth.
         before: Its structure before, without names given by patterns.
-        shapes: Shapes of its parameters before, None for lazy ones.
+        shapes: Shapes of its parameters before, by name, None for lazy ones.
         places: Its modules before, by path.
         roots: Its components before.
-        patterns: Name pattern -> role.
         request: What was called.
         clock: When; its generation is the number of the event.
+
+    Returns:
+        The event, without the components that it concerns beside what is born, and what has become of tensors that were
+        replaced, reshaped or removed.
 
     Raises:
         ValueError: If nothing has changed, or a tensor is continued by one with another number of dimensions.
     """
     method = request.method
-    now = {tensor: name for name, tensor in module.named_parameters()}
+    named = dict(module.named_parameters())
+    now = {tensor: name for name, tensor in named.items()}
+    touched = _touched(before, shapes, named)
     old_paths = {name: roots[name].path for name in before.parameters}
-    paths = _paths_now(module, old_paths, before, places, now)
-    successors = _successors(before, shapes, old_paths, paths, now)
-    absorbed = _absorbed(before, paths, now)
+    paths = old_paths | _paths_now(module, {name: old_paths[name] for name in touched}, before, places, now)
+    successors = _successors(before, touched, shapes, old_paths, paths, now, named)
+    absorbed = _absorbed(before, touched, paths, now)
     continued = {successor.tensor: old for old, successor in successors.items() if successor is not None}
     for tensor, old in continued.items():
         tensor.data = tensor.data.to(old.device, old.dtype)
         tensor.requires_grad = old.requires_grad
-    new = {name: tensor for tensor, name in now.items() if tensor not in before.owner and tensor not in continued}
+    new = {
+        name: tensor
+        for name, tensor in named.items()
+        if before.names.get(name) is not tensor and tensor not in before.owner and tensor not in continued
+    }
     born = {path if path not in paths else f"{path}@{clock.generation}": path for path in _newborn_paths(module, new)}
     _conform(module, born.values(), before)
     removed = [
         name
-        for name, tensors in before.parameters.items()
+        for name, tensors in touched.items()
         if name in absorbed or all(tensor in successors and successors[tensor] is None for tensor in tensors.values())
     ]
     depth, beside = _locate(request, before, roots)
@@ -104,34 +112,60 @@ def compare(
             f"growth method {method.name!r} changed no parameters: put new modules where torch finds them (in an "
             "nn.ModuleList, not a list), or call it when there is something to change"
         )
-    after = build(module, refine(module, with_event(roots, event), patterns))
+    return event, successors
+
+
+def concerned(
+    request: GrowthRequest,
+    event: GrowthEvent,
+    before: Structure,
+    after: Structure,
+    successors: Mapping[nn.Parameter, Successor | None],
+) -> GrowthEvent:
+    """The event with the components that it concerns beside what is born: those of another size, and the neighbours.
+
+    Raises:
+        ValueError: If the call names neighbours that there are not.
+    """
     widened, shrunk = _resized(before, after, successors)
     event = replace(event, widened=widened, shrunk=shrunk)
-    event = replace(event, adjacent=_neighbours(request, event, after.spine))
-    copied = take_copied(chain(module.parameters(), module.buffers()))
-    return Change(event, after, successors, copied, method.moments, method.like)
+    return replace(event, adjacent=_neighbours(request, event, after.spine))
+
+
+def _touched(
+    before: Structure, shapes: Mapping[str, torch.Size | None], named: Mapping[str, nn.Parameter]
+) -> dict[str, Mapping[str, nn.Parameter]]:
+    """The components of which a tensor is not what and where it was, with their tensors before."""
+    declared = {before.owner.get(tensor) for tensor in declared_parameters()}
+    return {
+        component: tensors
+        for component, tensors in before.parameters.items()
+        if component in declared
+        or any(named.get(name) is not tensor or shape_of(tensor) != shapes[name] for name, tensor in tensors.items())
+    }
 
 
 def _successors(
     before: Structure,
-    shapes: Mapping[nn.Parameter, torch.Size | None],
+    touched: Mapping[str, Mapping[str, nn.Parameter]],
+    shapes: Mapping[str, torch.Size | None],
     old_paths: Mapping[str, str],
     paths: Mapping[str, str],
     now: Mapping[nn.Parameter, str],
+    named: Mapping[str, nn.Parameter],
 ) -> dict[nn.Parameter, Successor | None]:
     """What has become of the tensors that are not what they were."""
-    named = {name: tensor for tensor, name in now.items()}
     occupied = {path for name, path in paths.items() if path != old_paths[name]}
     found: dict[nn.Parameter, Successor | None] = {}
-    for component, tensors in before.parameters.items():
+    for component, tensors in touched.items():
         path, old_path = paths[component], old_paths[component]
         supplanted = path == old_path and path in occupied and now.keys().isdisjoint(tensors.values())
         for name, old in tensors.items():
-            if old in now and shape_of(old) == shapes[old] and not is_declared(old):
+            if old in now and shape_of(old) == shapes[name] and not is_declared(old):
                 continue
             new = old if old in now else named.get(path + name[len(old_path) :])
             is_other = new is None or (new is not old and new in before.owner) or supplanted
-            found[old] = None if is_other else succeed(name, shapes[old], cast(nn.Parameter, new))
+            found[old] = None if is_other else succeed(name, shapes[name], cast(nn.Parameter, new))
     return found
 
 
@@ -156,7 +190,8 @@ def _resized(
 
 def _neighbours(request: GrowthRequest, event: GrowthEvent, spine: Sequence[Component]) -> tuple[str, ...]:
     """The old components next to what is born: those that the call names, else those at most 1 deeper or less deep."""
-    new = {one.name for one in spine if one.born == event.clock or one.name in event.widened}
+    generation = event.clock.generation
+    new = {one.name for one in spine if one.born.generation == generation or one.name in event.widened}
     old = [component for component in spine if component.name not in new]
     if request.method.adjacent is None:
         depths = {component.depth for component in spine if component.name in new}
@@ -177,7 +212,7 @@ def _paths_now(
     now: Mapping[nn.Parameter, str],
 ) -> dict[str, str]:
     """Where each component stands now: where its tensors do, else its module, else where it stood before."""
-    places_now = {part: path for path, part in module.named_modules()}
+    places_now = {part: path for path, part in module.named_modules()} if old_paths else {}
     paths = {}
     for component, path in old_paths.items():
         tensors = before.parameters[component]
@@ -193,11 +228,17 @@ def _paths_now(
     return paths
 
 
-def _absorbed(before: Structure, paths: Mapping[str, str], now: Mapping[nn.Parameter, str]) -> list[str]:
+def _absorbed(
+    before: Structure,
+    touched: Mapping[str, Mapping[str, nn.Parameter]],
+    paths: Mapping[str, str],
+    now: Mapping[nn.Parameter, str],
+) -> list[str]:
     """The components that are gone but for tensors that they shared with another, which is left alone with them."""
-    alive = [name for name, tensors in before.parameters.items() if not now.keys().isdisjoint(tensors.values())]
-    heirs = {paths[name]: name for name in alive}  # the owner is the first of those that share, so the heir is the last
-    return [name for name in alive if heirs[paths[name]] != name]
+    gone = {name for name, tensors in touched.items() if now.keys().isdisjoint(tensors.values())}
+    # the owner is the first of those that share, so the heir is the last
+    heirs = {paths[name]: name for name in before.parameters if name not in gone}
+    return [name for name in touched if name not in gone and heirs[paths[name]] != name]
 
 
 def _newborn_paths(module: nn.Module, new: Mapping[str, nn.Parameter]) -> list[str]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import is_
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -44,11 +45,18 @@ class Structure:
         parameters: The parameters of each component, by their names in the module.
         tied: Second names of parameters that are shared between components -> the component that owns them, which
             is the first in order of definition.
+        names: All names of parameters in the module, also second ones.
     """
 
     components: Mapping[str, Component]
     parameters: Mapping[str, Mapping[str, nn.Parameter]]
     tied: Mapping[str, str]
+    names: Mapping[str, nn.Parameter]
+
+    def is_of(self, module: nn.Module) -> bool:
+        """Whether a module has just these parameters under these names, in this order."""
+        names = all_names(module)
+        return list(names) == list(self.names) and all(map(is_, names.values(), self.names.values()))
 
     @cached_property
     def spine(self) -> tuple[Component, ...]:
@@ -76,7 +84,7 @@ def founding_roots(module: nn.Module) -> dict[str, Part]:
     return {path or "self": Part(path) for path in split(module, set(_paths(module)))}
 
 
-def refine(module: nn.Module, roots: Mapping[str, Part], patterns: Mapping[str, str]) -> dict[str, Part]:
+def refine(module: nn.Module, roots: Mapping[str, Part], patterns: Mapping[str, str]) -> Mapping[str, Part]:
     """The components with their roles; a pattern that reaches into one splits it.
 
     Args:
@@ -85,6 +93,8 @@ def refine(module: nn.Module, roots: Mapping[str, Part], patterns: Mapping[str, 
         patterns: Pattern -> role. It is matched against module and parameter names as they were at birth, the first
             match wins. A role that a growth method declared stands.
     """
+    if not patterns:
+        return roots
     parts: dict[str, Part] = {}
     names = {part.path: name for name, part in roots.items()}
     for path, tensors in split(module, names).items():
@@ -118,13 +128,7 @@ def split(module: nn.Module, paths: Collection[str]) -> dict[str, dict[str, nn.P
     """
     under: dict[str, dict[str, nn.Parameter]] = {}
     for name, tensor in module.named_parameters():
-        path = _innermost(name, paths)
-        if path is None:
-            raise ValueError(
-                f"parameter {name!r} belongs to no component: it was added to a module that had grown, outside a "
-                "growth method. Add it in a method marked with @growth()."
-            )
-        under.setdefault(path, {})[name] = tensor
+        under.setdefault(_checked(name, _innermost(name, paths)), {})[name] = tensor
     return under
 
 
@@ -134,7 +138,17 @@ def build(module: nn.Module, parts: Mapping[str, Part]) -> Structure:
     Depth is the order of definition, a head comes last, an explicit depth wins.
     """
     names = {part.path: name for name, part in parts.items()}
-    parameters = {names[path]: tensors for path, tensors in split(module, names).items()}
+    all_parameters = all_names(module)
+    parameters: dict[str, dict[str, nn.Parameter]] = {}
+    owner: dict[nn.Parameter, str] = {}
+    tied: dict[str, str] = {}
+    for name, tensor in all_parameters.items():
+        path = _innermost(name, names)
+        if (first := owner.get(tensor)) is None:
+            component = owner[tensor] = names[_checked(name, path)]
+            parameters.setdefault(component, {})[name] = tensor
+        elif first != names.get(path or ""):
+            tied[name] = first
     spine = [name for name in parameters if parts[name].depth is None]
     spine.sort(key=lambda name: parts[name].role == "head" or "head" in name.split("."))
     depths = {name: depth for depth, name in enumerate(spine)}
@@ -145,13 +159,12 @@ def build(module: nn.Module, parts: Mapping[str, Part]) -> Structure:
         Component(name, parts[name].role, depth, parts[name].born)
         for name, depth in sorted(depths.items(), key=lambda item: item[1])
     ]
-    owner = {tensor: name for name, tensors in parameters.items() for tensor in tensors.values()}
-    tied = {
-        name: owner[tensor]
-        for name, tensor in module.named_parameters(remove_duplicate=False)
-        if names.get(_innermost(name, names) or "") != owner[tensor]
-    }
-    return Structure({component.name: component for component in components}, parameters, tied)
+    return Structure({component.name: component for component in components}, parameters, tied, all_parameters)
+
+
+def all_names(module: nn.Module) -> dict[str, nn.Parameter]:
+    """All names of parameters, also second ones."""
+    return dict(module.named_parameters(remove_duplicate=False))
 
 
 def first_wins(*patterns: Mapping[str, str]) -> dict[str, str]:
@@ -209,6 +222,15 @@ def _innermost(name: str, paths: Collection[str]) -> str | None:
     while name and name not in paths:
         name = name.rpartition(".")[0]
     return name if name in paths else None
+
+
+def _checked(name: str, path: str | None) -> str:
+    if path is None:
+        raise ValueError(
+            f"parameter {name!r} belongs to no component: it was added to a module that had grown, outside a growth "
+            "method. Add it in a method marked with @growth()."
+        )
+    return path
 
 
 def _first_match(name: str, patterns: Iterable[str]) -> tuple[str, str]:

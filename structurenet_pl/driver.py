@@ -40,7 +40,7 @@ class Driver(Callback):
         self._before_step: list[BeforeStep] = []
         self.factors = Factors()
         self.tables = LRTables(None)
-        self.structure = Structure({}, {}, {})
+        self.structure = Structure({}, {}, {}, {})
         self._log: tuple[GrowthEvent, ...] = ()
         self._trainer: Trainer = None  # in a fit only
         self._resumed: dict[str, Any] | None = None

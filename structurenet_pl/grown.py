@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 from inspect import getattr_static
+from itertools import chain
 from operator import is_
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -12,12 +13,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from structurenet_pl.comparison import Change, compare
+from structurenet_pl.comparison import Change, compare, concerned
 from structurenet_pl.components import Part, Structure, build, first_wins, founding_roots, refine, with_event
 from structurenet_pl.events import Clock, GrowthEvent
+from structurenet_pl.founding import Founding
 from structurenet_pl.methods import GrowthMethod, GrowthRequest
-from structurenet_pl.snapshots import Founding, Snapshot
-from structurenet_pl.successors import forget, shape_of
+from structurenet_pl.snapshots import Snapshot
+from structurenet_pl.successors import forget, shape_of, take_copied
 
 
 class Follower(Protocol):
@@ -52,6 +54,7 @@ _FOUNDINGS: WeakKeyDictionary[Grown, Founding] = WeakKeyDictionary()
 _ROOTS: WeakKeyDictionary[Grown, tuple[Mapping[str, Part], tuple[GrowthEvent, ...], Mapping[str, Part]]] = (
     WeakKeyDictionary()
 )
+_STRUCTURES: WeakKeyDictionary[Grown, tuple[Mapping[str, Part], Mapping[str, str], Structure]] = WeakKeyDictionary()
 
 
 def follow(module: Grown, follower: Follower | None) -> None:
@@ -73,6 +76,7 @@ def founding_of(module: Grown) -> Founding | None:
 
 def set_founding(module: Grown, founding: Founding | None) -> None:
     """Say what a module was before it grew."""
+    _STRUCTURES.pop(module, None)
     _FOUNDINGS.pop(module, None)
     if founding is not None:
         _FOUNDINGS[module] = founding
@@ -86,7 +90,7 @@ def structure_of(module: nn.Module, patterns: Mapping[str, str] | None = None) -
         patterns: Name pattern -> role for a module that cannot grow; one that can knows its own.
     """
     if isinstance(module, Grown):
-        return build(module, refine(module, _roots(module), all_patterns(module)))
+        return _structure(module, _roots(module), all_patterns(module))
     return build(module, refine(module, founding_roots(module), patterns or {}))
 
 
@@ -162,13 +166,15 @@ def growing(module: Grown, request: GrowthRequest, clock: Clock) -> Iterator[tup
 def reversible(module: Grown) -> Iterator[None]:
     """If the body of the ``with`` raises, the module refers to what it did before; else its founding is noted."""
     snapshot = Snapshot(module)
-    shapes = {name: shape_of(tensor) for name, tensor in module.named_parameters()}
+    founding = _FOUNDINGS.get(module) or Founding(module, snapshot)
     try:
         yield
     except BaseException:
         snapshot.restore()
+        _STRUCTURES.pop(module, None)  # it holds the tensors that are gone with that
         raise
-    _FOUNDINGS.setdefault(module, Founding(snapshot, shapes)).note(snapshot)
+    founding.note(snapshot, module)
+    _FOUNDINGS[module] = founding
 
 
 def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Change, Any]:
@@ -177,23 +183,26 @@ def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Chan
     It leaves the module anyhow if it raises: see :func:`reversible`.
     """
     roots = _roots(module)
-    before = build(module, roots)
+    before = _structure(module, roots, {})
     module._founders = module._founders if module._founders is not None else roots
     module._grows = True
-    shapes = {tensor: shape_of(tensor) for tensor in before.owner}
+    shapes = {name: shape_of(tensor) for tensors in before.parameters.values() for name, tensor in tensors.items()}
     places = dict(module.named_modules())
-    for tensor in (*before.owner, *module.buffers()):
-        forget(tensor)
+    forget(chain(before.owner, module.buffers()))
     # a validation loop runs in inference mode, and parameters born there could never be trained
     with torch.inference_mode(False), torch.enable_grad():
         result = request.method.function(module, **request.arguments)
         request = request.decided(result)
         numbered = replace(clock, generation=len(module.growth_log) + 1)
-        patterns = all_patterns(module)
-        change = compare(module, before, shapes, places, roots, patterns, request, numbered)
-    module.growth_log = (*module.growth_log, change.event)
+        event, successors = compare(module, before, shapes, places, roots, request, numbered)
+    grown, patterns = with_event(roots, event), all_patterns(module)
+    structure = _structure(module, grown, patterns)
+    event = concerned(request, event, before, structure, successors)
+    module.growth_log = (*module.growth_log, event)
     module._grows = False
-    return change, result
+    _ROOTS[module] = module._founders, module.growth_log, grown
+    copied = take_copied(chain(module.parameters(), module.buffers()))
+    return Change(event, structure, successors, copied, request.method.moments, request.method.like), result
 
 
 def redate_log(module: Grown) -> None:
@@ -214,3 +223,12 @@ def _roots(module: Grown) -> Mapping[str, Part]:
     roots = reduce(with_event, log[len(known_log) :], roots)
     _ROOTS[module] = founders, log, roots
     return roots
+
+
+def _structure(module: Grown, roots: Mapping[str, Part], patterns: Mapping[str, str]) -> Structure:
+    """The structure that a module has, which is found anew only if something has changed."""
+    known_roots, known_patterns, known = _STRUCTURES.get(module, (None, None, None))
+    if known is None or known_roots is not roots or known_patterns != patterns or not known.is_of(module):
+        known = build(module, refine(module, roots, patterns))
+        _STRUCTURES[module] = roots, patterns, known
+    return known

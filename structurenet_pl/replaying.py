@@ -13,10 +13,11 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from structurenet_pl.events import GrowthEvent, dump_log, load_log
+from structurenet_pl.founding import holds
 from structurenet_pl.grown import Grown, carry_out, follower_of, founding_of, requested, reversible, set_founding
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.rng import kept_rng
-from structurenet_pl.snapshots import Snapshot, holds
+from structurenet_pl.snapshots import Snapshot
 from structurenet_pl.successors import shape_of
 
 LOG_KEY = "growth_log"

@@ -1,16 +1,15 @@
 """Which tensor continues which, when growth replaces tensors by others of another shape."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.weak import WeakIdKeyDictionary
 
-DECLARED = "_came_from"
-COPYING = "_copying"
 NEW = -1
 
 
@@ -105,8 +104,7 @@ def came_from(parameter: nn.Parameter, positions: Sequence[int], dim: int = 0) -
         raise ValueError(f"came_from got {len(places)} positions for the {parameter.shape[dim]} entries of dim {dim}")
     if len(set(kept)) != len(kept) or min(kept, default=0) < 0:
         raise ValueError(f"positions must be old positions, each at most once, or -1 for what is new; got {places}")
-    declared: dict[int, tuple[int, ...]] = vars(parameter).setdefault(DECLARED, {})
-    declared[dim % parameter.ndim] = places
+    _DECLARED.setdefault(parameter, {})[dim % parameter.ndim] = places
     return parameter
 
 
@@ -117,25 +115,30 @@ def shape_of(tensor: Tensor) -> torch.Size | None:
 
 def is_declared(parameter: nn.Parameter) -> bool:
     """Whether somebody has said where its entries came from."""
-    return DECLARED in vars(parameter)
+    return parameter in _DECLARED
+
+
+def declared_parameters() -> list[nn.Parameter]:
+    """The tensors of which somebody has said where their entries came from."""
+    return list(_DECLARED)
 
 
 def note_copying(new: Tensor, old: Tensor, step: Copying) -> None:
     """Note how the values of a tensor were made of those of another, until the growth under way is over."""
-    before: Copied = getattr(old, COPYING, Copied(old, ()))
-    setattr(new, COPYING, Copied(before.old, (*before.steps, step)))
+    before: Copied = _COPYING.get(old) or Copied(old, ())
+    _COPYING[new] = Copied(before.old, (*before.steps, step))
 
 
 def take_copied(tensors: Iterable[Tensor]) -> dict[Tensor, Copied]:
     """How the values of some tensors were made in the growth under way, where that was noted."""
-    return {tensor: vars(tensor).pop(COPYING) for tensor in tensors if hasattr(tensor, COPYING)}
+    return {tensor: _COPYING.pop(tensor) for tensor in (tensors if _COPYING else ()) if tensor in _COPYING}
 
 
-def forget(tensor: Tensor) -> None:
+def forget(tensors: Iterable[Tensor]) -> None:
     """Drop what was noted outside a growth, or in one that is over: it does not count in the next."""
-    for name in (DECLARED, COPYING):
-        if hasattr(tensor, name):  # vars(tensor) would make a dict for each tensor
-            delattr(tensor, name)
+    for tensor in tensors if _DECLARED or _COPYING else ():
+        _DECLARED.pop(tensor, None)
+        _COPYING.pop(tensor, None)
 
 
 def succeed(name: str, old_shape: torch.Size | None, new: nn.Parameter) -> Successor:
@@ -144,7 +147,7 @@ def succeed(name: str, old_shape: torch.Size | None, new: nn.Parameter) -> Succe
     Raises:
         ValueError: If it has another number of dimensions, or positions outside the old tensor were declared.
     """
-    declared: Mapping[int, tuple[int, ...]] = vars(new).pop(DECLARED, {})
+    declared: Mapping[int, tuple[int, ...]] = _DECLARED.pop(new, {})
     old_shape = new.shape if old_shape is None else old_shape
     if new.ndim != len(old_shape):
         raise ValueError(
@@ -199,3 +202,8 @@ def _grid(positions: Sequence[Sequence[int]], device: torch.device) -> tuple[Ten
         )
         for dim, places in enumerate(positions)
     )
+
+
+# Not on the tensors, because looking for an attribute on each of them takes longer than all else in a small growth.
+_DECLARED: MutableMapping[Any, dict[int, tuple[int, ...]]] = WeakIdKeyDictionary()
+_COPYING: MutableMapping[Tensor, Copied] = WeakIdKeyDictionary()

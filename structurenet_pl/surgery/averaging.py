@@ -12,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 
 from structurenet_pl.comparison import Change
+from structurenet_pl.devices import bring, whereabouts
 from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import Callback, MisconfigurationException
-from structurenet_pl.snapshots import bring, whereabouts
 from structurenet_pl.successors import embed
 from structurenet_pl.surgery.distributed import give_values_of_first
 
