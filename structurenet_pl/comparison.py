@@ -40,6 +40,7 @@ class Change:
 
 def compare(
     module: nn.Module,
+    names: Mapping[str, nn.Parameter],
     before: Structure,
     shapes: Mapping[str, torch.Size | None],
     places: Mapping[str, nn.Module],
@@ -54,6 +55,7 @@ def compare(
 
     Args:
         module: The module after the growth.
+        names: Its parameters by all their names.
         before: Its structure before, without names given by patterns.
         shapes: Shapes of its parameters before, by name, None for lazy ones.
         places: Its modules before, by path.
@@ -69,8 +71,10 @@ def compare(
         ValueError: If nothing has changed, or a tensor is continued by one with another number of dimensions.
     """
     method = request.method
-    named = dict(module.named_parameters())
-    now = {tensor: name for name, tensor in named.items()}
+    now: dict[nn.Parameter, str] = {}
+    for name, tensor in names.items():
+        now.setdefault(tensor, name)
+    named = {name: tensor for tensor, name in now.items()}
     touched = _touched(before, shapes, named)
     old_paths = {name: roots[name].path for name in before.parameters}
     paths = old_paths | _paths_now(module, {name: old_paths[name] for name in touched}, before, places, now)

@@ -17,7 +17,7 @@ MANY = 3  # layers of one class; two are a block
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """What is known of a component beside its name, before its depth can be told.
 
@@ -53,9 +53,8 @@ class Structure:
     tied: Mapping[str, str]
     names: Mapping[str, nn.Parameter]
 
-    def is_of(self, module: nn.Module) -> bool:
-        """Whether a module has just these parameters under these names, in this order."""
-        names = all_names(module)
+    def has(self, names: Mapping[str, nn.Parameter]) -> bool:
+        """Whether these are all its parameters, under these names, in this order."""
         return list(names) == list(self.names) and all(map(is_, names.values(), self.names.values()))
 
     @cached_property
@@ -132,13 +131,12 @@ def split(module: nn.Module, paths: Collection[str]) -> dict[str, dict[str, nn.P
     return under
 
 
-def build(module: nn.Module, parts: Mapping[str, Part]) -> Structure:
-    """The structure that a module has, given its parts by name.
+def build(all_parameters: Mapping[str, nn.Parameter], parts: Mapping[str, Part]) -> Structure:
+    """The structure of a module that has these parameters, also by second names, and these parts by name.
 
     Depth is the order of definition, a head comes last, an explicit depth wins.
     """
     names = {part.path: name for name, part in parts.items()}
-    all_parameters = all_names(module)
     parameters: dict[str, dict[str, nn.Parameter]] = {}
     owner: dict[nn.Parameter, str] = {}
     tied: dict[str, str] = {}
@@ -163,7 +161,7 @@ def build(module: nn.Module, parts: Mapping[str, Part]) -> Structure:
 
 
 def all_names(module: nn.Module) -> dict[str, nn.Parameter]:
-    """All names of parameters, also second ones."""
+    """The parameters of a module by all their names, also second ones."""
     return dict(module.named_parameters(remove_duplicate=False))
 
 

@@ -49,8 +49,8 @@ class Founding:
 
     def __init__(self, module: nn.Module, snapshot: Snapshot) -> None:
         self._shapes = {name: shape_of(tensor) for name, tensor in module.named_parameters()}
-        self._dtype = whereabouts(data for _, data, *_ in snapshot.tensors)[1]
-        self._parts = WeakSet(state.part for state in snapshot.states)
+        self._dtype = whereabouts(snapshot.data)[1]
+        self._parts = WeakSet(snapshot.parts)
         self._changed: MutableMapping[nn.Module, dict[str, tuple[Any, Contents]]] = WeakKeyDictionary()
         self._kinds: MutableMapping[nn.Module, type[nn.Module]] = WeakKeyDictionary()
         self._reshaped: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
@@ -69,7 +69,7 @@ class Founding:
             for key, item, contents in state.changed():
                 self._changed.setdefault(part, {}).setdefault(key, (item, contents))
                 left = left or _can_leave(item) or any(starmap(_lacks, contents))
-        for tensor, data, *_ in before.tensors:
+        for tensor, data in zip(before.tensors, before.data, strict=True):
             if shape_of(tensor) != shape_of(data) and tensor not in self._reshaped:
                 self._reshaped[tensor] = self._emptied(tensor, data) if _is_parameter(tensor) else data
         if left:

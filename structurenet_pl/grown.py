@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from structurenet_pl.comparison import Change, compare, concerned
-from structurenet_pl.components import Part, Structure, build, first_wins, founding_roots, refine, with_event
+from structurenet_pl.components import Part, Structure, all_names, build, first_wins, founding_roots, refine, with_event
 from structurenet_pl.events import Clock, GrowthEvent
 from structurenet_pl.founding import Founding
 from structurenet_pl.methods import GrowthMethod, GrowthRequest
@@ -90,8 +90,8 @@ def structure_of(module: nn.Module, patterns: Mapping[str, str] | None = None) -
         patterns: Name pattern -> role for a module that cannot grow; one that can knows its own.
     """
     if isinstance(module, Grown):
-        return _structure(module, _roots(module), all_patterns(module))
-    return build(module, refine(module, founding_roots(module), patterns or {}))
+        return _structure(module, all_names(module), _roots(module), all_patterns(module))
+    return build(all_names(module), refine(module, founding_roots(module), patterns or {}))
 
 
 def remember_patterns(module: Grown, patterns: Mapping[str, str]) -> None:
@@ -183,7 +183,7 @@ def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Chan
     It leaves the module anyhow if it raises: see :func:`reversible`.
     """
     roots = _roots(module)
-    before = _structure(module, roots, {})
+    before = _structure(module, all_names(module), roots, {})
     module._founders = module._founders if module._founders is not None else roots
     module._grows = True
     shapes = {name: shape_of(tensor) for tensors in before.parameters.values() for name, tensor in tensors.items()}
@@ -194,9 +194,10 @@ def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Chan
         result = request.method.function(module, **request.arguments)
         request = request.decided(result)
         numbered = replace(clock, generation=len(module.growth_log) + 1)
-        event, successors = compare(module, before, shapes, places, roots, request, numbered)
-    grown, patterns = with_event(roots, event), all_patterns(module)
-    structure = _structure(module, grown, patterns)
+        names = all_names(module)
+        event, successors = compare(module, names, before, shapes, places, roots, request, numbered)
+    grown = with_event(roots, event)
+    structure = _structure(module, names, grown, all_patterns(module))
     event = concerned(request, event, before, structure, successors)
     module.growth_log = (*module.growth_log, event)
     module._grows = False
@@ -225,10 +226,12 @@ def _roots(module: Grown) -> Mapping[str, Part]:
     return roots
 
 
-def _structure(module: Grown, roots: Mapping[str, Part], patterns: Mapping[str, str]) -> Structure:
+def _structure(
+    module: Grown, names: Mapping[str, nn.Parameter], roots: Mapping[str, Part], patterns: Mapping[str, str]
+) -> Structure:
     """The structure that a module has, which is found anew only if something has changed."""
     known_roots, known_patterns, known = _STRUCTURES.get(module, (None, None, None))
-    if known is None or known_roots is not roots or known_patterns != patterns or not known.is_of(module):
-        known = build(module, refine(module, roots, patterns))
+    if known is None or known_roots is not roots or known_patterns != patterns or not known.has(names):
+        known = build(names, refine(module, roots, patterns))
         _STRUCTURES[module] = roots, patterns, known
     return known

@@ -11,91 +11,104 @@ from torch import Tensor, nn
 Contents = list[tuple[Any, Any]]  # containers, each with a copy of what it holds
 CONTAINERS = (dict, list, set, deque, tuple)
 ABSENT = object()
+NO_HOOKS = (None, None)
 
 
 class State(NamedTuple):
-    """What a part of a module refers to.
+    """What a part of a module referred to.
 
     Args:
         part: The part.
         kind: Its class, which a parametrization changes.
         attributes: Its attributes.
-        empty: The containers among them that are empty, as most are: hooks that nobody has set.
-        contents: What the other containers hold, and those in them, by attribute.
+        held: What each container among them held, and those in it, by attribute; none for those that were empty.
     """
 
     part: nn.Module
     kind: type[nn.Module]
     attributes: dict[str, Any]
-    empty: list[Any]
-    contents: dict[str, Contents]
-
-    def differs(self) -> bool:
-        """Whether the part refers to something else by now."""
-        same = type(self.part) is self.kind and _are_same(vars(self.part), self.attributes)
-        held = chain.from_iterable(self.contents.values())
-        return not same or any(self.empty) or not all(starmap(_are_same, held))
+    held: dict[str, Contents]
 
     def changed(self) -> Iterator[tuple[str, Any, Contents]]:
         """The attributes that were something else, or held something else, with that; ABSENT for new ones."""
         now = vars(self.part)
         for key in self.attributes.keys() | now.keys():
-            item, contents = self.attributes.get(key, ABSENT), self.contents.get(key, [])
-            was_empty = isinstance(item, CONTAINERS) and not contents
-            if now.get(key, ABSENT) is not item or not all(starmap(_are_same, contents)) or (was_empty and item):
-                yield key, item, contents if not was_empty else [(item, ())]
+            item, contents = self.attributes.get(key, ABSENT), self.held.get(key, [])
+            if isinstance(item, CONTAINERS) and not contents:
+                contents = [(item, ())]
+            if now.get(key, ABSENT) is not item or not all(starmap(_are_same, contents)):
+                yield key, item, contents
 
 
 class Snapshot:
     """What every submodule of a module refers to at a moment, and shapes, flags and hooks of its tensors.
 
     Containers are followed into dicts, lists, sets, deques, tuples and dataclasses, but not into objects of other
-    classes.
+    classes. It is kept in few long lists, because growth takes one of all modules, however little it changes.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._followed = _Followed()
-        self.states = [self._state(part) for part in module.modules()]
+        self.parts = list(module.modules())
+        self._kinds = [type(part) for part in self.parts]
+        self._keys: list[tuple[str, ...]] = []
+        self._values: list[Any] = []
+        self._empty: list[Any] = []
+        self._held: list[list[tuple[str, Contents]]] = []
+        known: dict[tuple[str, ...], tuple[str, ...]] = {}
+        followed = _Followed()
+        for part in self.parts:
+            attributes = vars(part)
+            keys = tuple(attributes)
+            self._keys.append(known.setdefault(keys, keys))  # the same for all of a class
+            self._values += attributes.values()
+            containers = [(key, value) for key, value in attributes.items() if followed[type(value)]]
+            self._empty += [value for _, value in containers if not value and isinstance(value, CONTAINERS)]
+            filled = [(key, value) for key, value in containers if value or not isinstance(value, CONTAINERS)]
+            self._held.append([(key, _contents(value, followed)) for key, value in filled])
         self.tensors = [
-            (tensor, tensor.data, tensor.requires_grad, hooks := _hooks(tensor), self._of_hooks(hooks))
-            for part in module.modules()
+            tensor
+            for part in self.parts
             for held in (part._parameters, part._buffers)  # what its methods give, in a third of the time
             for tensor in held.values()
             if tensor is not None
         ]
+        self.data = [tensor.data for tensor in self.tensors]
+        self._requires_grad = [tensor.requires_grad for tensor in self.tensors]
+        self._hooks = {tensor: hooks for tensor in self.tensors if (hooks := _hooks(tensor)) != NO_HOOKS}
+        self._held_by_hooks = [*chain.from_iterable(_contents(hooks, followed) for hooks in self._hooks.values())]
 
     def changed(self) -> Iterator[State]:
         """The parts that refer to something else by now."""
-        return (state for state in self.states if state.differs())
+        filled = {id(container) for container in self._empty if container}
+        for part, kind, keys, values, held in self._states():
+            now = vars(part)
+            same = type(part) is kind and tuple(now) == keys and all(map(is_, now.values(), values))
+            is_filled = filled and not filled.isdisjoint(map(id, values))
+            if not same or is_filled or not all(all(starmap(_are_same, contents)) for _, contents in held):
+                yield State(part, kind, dict(zip(keys, values, strict=True)), dict(held))
 
     def restore(self) -> None:
         """Put everything back."""
-        for part, kind, attributes, empty, contents in self.states:
+        for part, kind, keys, values, held in self._states():
             part.__class__ = kind
             vars(part).clear()
-            vars(part).update(attributes)
-            put_back(chain.from_iterable(contents.values()))
-            put_back((container, ()) for container in empty)
-        for tensor, data, requires_grad, hooks, held in self.tensors:
+            vars(part).update(zip(keys, values, strict=True))
+            for _, contents in held:
+                put_back(contents)
+        put_back((container, ()) for container in self._empty)
+        for tensor, data, requires_grad in zip(self.tensors, self.data, self._requires_grad, strict=True):
             tensor.data = data
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad = requires_grad
-            put_back(held)
-            put_back((new, ()) for old, new in zip(hooks, _hooks(tensor), strict=True) if old is None and new)
+            before, now = self._hooks.get(tensor, NO_HOOKS), _hooks(tensor)
+            put_back((new, ()) for old, new in zip(before, now, strict=True) if old is None and new)
+        put_back(self._held_by_hooks)
 
-    def _of_hooks(self, hooks: tuple[Any, Any]) -> Contents:
-        return [] if hooks == (None, None) else _contents(hooks, self._followed)
-
-    def _state(self, part: nn.Module) -> State:
-        attributes = dict(vars(part))
-        followed = [item for item in attributes.items() if self._followed[type(item[1])]]
-        empty = [value for _, value in followed if not value and isinstance(value, CONTAINERS)]
-        contents = {
-            key: _contents([value], self._followed)
-            for key, value in followed
-            if value or not isinstance(value, CONTAINERS)
-        }
-        return State(part, type(part), attributes, empty, contents)
+    def _states(self) -> Iterator[tuple[nn.Module, type[nn.Module], tuple[str, ...], list[Any], Any]]:
+        start = 0
+        for part, kind, keys, held in zip(self.parts, self._kinds, self._keys, self._held, strict=True):
+            yield part, kind, keys, self._values[start : start + len(keys)], held
+            start += len(keys)
 
 
 def put_back(contents: Iterable[tuple[Any, Any]]) -> None:
@@ -108,10 +121,12 @@ def put_back(contents: Iterable[tuple[Any, Any]]) -> None:
             fill(container, held)
 
 
-def _contents(values: Iterable[Any], followed: "_Followed") -> Contents:
-    """What the containers among some values and the containers in them hold, each once, whatever holds what."""
+def _contents(value: Any, followed: "_Followed") -> Contents:
+    """What a container and the containers in it hold, each once, whatever holds what."""
+    if type(value) is dict and not any(map(followed.__getitem__, map(type, value.values()))):
+        return [(value, dict(value))]  # as nearly always; it is the same as below
     found: Contents = []
-    waiting = [value for value in values if followed[type(value)]]
+    waiting = [value]
     seen: set[int] = set()
     while waiting:
         one = waiting.pop()
