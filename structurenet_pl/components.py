@@ -17,7 +17,7 @@ MANY = 3  # layers of one class; two are a block
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)  # so that snapshots do not look into it
 class Part:
     """What is known of a component beside its name, before its depth can be told.
 
@@ -56,6 +56,11 @@ class Structure:
     def has(self, names: Mapping[str, nn.Parameter]) -> bool:
         """Whether these are all its parameters, under these names, in this order."""
         return list(names) == list(self.names) and all(map(is_, names.values(), self.names.values()))
+
+    def knows(self, name: str) -> bool:
+        """Whether there is such a component, or one that it would be a part of under other patterns, or the reverse."""
+        around = {path for component in self.components for path in lineage(component)}
+        return name in around or not self.components.keys().isdisjoint(lineage(name)) or "self" in self.components
 
     @cached_property
     def spine(self) -> tuple[Component, ...]:

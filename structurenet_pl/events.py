@@ -16,7 +16,7 @@ def check_unit(unit: str, allowed: Iterable[str] = get_args(Unit)) -> None:
         raise ValueError(f"unit must be one of {', '.join(allowed)}, got {unit!r}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Clock:
     """A point in training time, or the difference of two.
 
@@ -54,7 +54,7 @@ class Clock:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Component:
     """A named part of the network with its own effective learning rate: the unit of growth.
 
@@ -106,7 +106,7 @@ def call(method: str, arguments: Mapping[str, Any]) -> str:
     return f"{method}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)  # so that snapshots do not look into it
 class GrowthEvent:
     """One change of structure: what was called, when, and what came of it.
 

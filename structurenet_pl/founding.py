@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 import torch
 from torch import Tensor, nn
-from torch.utils import swap_tensors
 from torch.utils.weak import WeakIdKeyDictionary
 
 from structurenet_pl.devices import bring, whereabouts
@@ -56,7 +55,6 @@ class Founding:
         self._reshaped: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
         self._left: MutableMapping[Any, Left] = WeakIdKeyDictionary()
         self._hollow: MutableMapping[Tensor, Tensor] = WeakIdKeyDictionary()
-        self._all_hollow: list[Tensor] = []
 
     def note(self, before: Snapshot, module: nn.Module) -> None:
         """Remember what a growth has changed, unless an earlier one had."""
@@ -91,10 +89,8 @@ class Founding:
             module: It may have been moved or cast since; what its growth had taken out follows.
         """
         device, dtype = whereabouts(module.parameters())
-        for hollow in self._all_hollow:
-            if hollow.is_meta:
-                filled = torch.empty_like(hollow, device=device)
-                swap_tensors(hollow, nn.Parameter(filled, hollow.requires_grad) if _is_parameter(hollow) else filled)
+        for hollow in list(self._hollow.values()):
+            hollow.data = torch.empty(hollow.shape, dtype=hollow.dtype, device=device)
         self._put_back(list(self._changed))
         for tensor, data in self._reshaped.items():
             tensor.data = data.data
@@ -144,10 +140,9 @@ class Founding:
         if shape_of(data) is None:
             return data
         if tensor not in self._hollow:
-            hollow = torch.empty_like(data, device="meta")
+            hollow = data.new_empty(()).expand(data.shape)  # a single entry, and only that can be given memory later
             hollow = nn.Parameter(hollow, tensor.requires_grad) if _is_parameter(tensor) else hollow
-            self._hollow[tensor] = hollow
-            self._all_hollow.append(hollow)
+            self._hollow[tensor] = self._hollow[hollow] = hollow
         return self._hollow[tensor]
 
 

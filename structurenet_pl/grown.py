@@ -206,6 +206,13 @@ def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Chan
     return Change(event, structure, successors, copied, request.method.moments, request.method.like), result
 
 
+def log_instead(module: Grown, event: GrowthEvent) -> None:
+    """Log an event in the place of the last one, which repeats it and so has made the same components."""
+    founders, _, roots = _ROOTS[module]
+    module.growth_log = (*module.growth_log[:-1], event)
+    _ROOTS[module] = founders, module.growth_log, roots
+
+
 def redate_log(module: Grown) -> None:
     """Forget when the events happened: a date means nothing on the clock of another run."""
     module.growth_log = tuple(

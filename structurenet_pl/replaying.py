@@ -14,7 +14,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from structurenet_pl.events import GrowthEvent, dump_log, load_log
 from structurenet_pl.founding import holds
-from structurenet_pl.grown import Grown, carry_out, follower_of, founding_of, requested, reversible, set_founding
+from structurenet_pl.grown import (
+    Grown,
+    carry_out,
+    follower_of,
+    founding_of,
+    log_instead,
+    requested,
+    reversible,
+    set_founding,
+)
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.rng import kept_rng
 from structurenet_pl.snapshots import Snapshot
@@ -73,7 +82,13 @@ def replay(module: Grown, log: tuple[GrowthEvent, ...]) -> None:
                     f"{_differing(then, now)}, but this code makes it {_differing(now, then)}. Load it with the code "
                     "that wrote it."
                 )
-            module.growth_log = (*module.growth_log[:-1], event)
+            if strangers := [name for name in event.adjacent if not change.structure.knows(name)]:
+                raise ReplayError(
+                    f"event {event.clock.generation} of the checkpoint, {event.called}, names the neighbours "
+                    f"{strangers}, which are none of the components {list(change.structure.components)} nor parts of "
+                    "them. Load it with the code that wrote it."
+                )
+            log_instead(module, event)
 
 
 def log_from_tensor(saved: Tensor) -> tuple[GrowthEvent, ...]:
@@ -119,6 +134,7 @@ def _facts(event: GrowthEvent) -> dict[str, Any]:
         "removed": event.removed,
         "widened": bool(event.widened),
         "shrunk": bool(event.shrunk),
+        "moved": event.moved,
         "role": event.role,
         "depth": event.depth,
         "beside": event.beside,

@@ -34,7 +34,7 @@ class State(NamedTuple):
         now = vars(self.part)
         for key in self.attributes.keys() | now.keys():
             item, contents = self.attributes.get(key, ABSENT), self.held.get(key, [])
-            if isinstance(item, CONTAINERS) and not contents:
+            if isinstance(item, CONTAINERS) and key not in self.held:
                 contents = [(item, ())]
             if now.get(key, ABSENT) is not item or not all(starmap(_are_same, contents)):
                 yield key, item, contents

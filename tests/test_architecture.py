@@ -16,7 +16,18 @@ FOLDERS = ("surgery", "callbacks", "looking")
 # Each may import from those above it, and from its own line.
 LAYERS = [
     {"events", "moment", "lightning"},
-    {"components", "rng", "norms", "successors", "snapshots", "net2net", "trial", "surgery.wrappers"}
+    {
+        "components",
+        "rng",
+        "norms",
+        "successors",
+        "devices",
+        "founding",
+        "snapshots",
+        "net2net",
+        "trial",
+        "surgery.wrappers",
+    }
     | {"looking.strata", "looking.tensorboard"},
     {"looking.plots", "looking.signals"},
     {"looking.history"},

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from helpers import Plain
-from structurenet_pl.components import build, founding_roots, unmatched
+from structurenet_pl.components import all_names, build, founding_roots, unmatched
 from structurenet_pl.grown import structure_of
 
 
@@ -125,4 +125,4 @@ def test_parameter_outside_all_components_is_an_error():
     parts = founding_roots(module)
     module.late = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"'late\.weight' belongs to no component"):
-        build(module, parts)
+        build(all_names(module), parts)

@@ -1,7 +1,9 @@
 """Checkpoints of grown modules: what is checked before anything is touched, and what a failed load leaves behind."""
 
 import copy
+import gc
 import json
+import os
 import random
 import weakref
 from collections import deque
@@ -128,6 +130,100 @@ def test_facts_that_the_log_states_are_checked(changes):
     with pytest.raises(RuntimeError, match=r"event . of the checkpoint, add_at\(at=0\), came out as"):
         net.load_state_dict(state)
     assert_as_before(net, before)
+
+
+def test_neighbours_in_the_log_are_components():
+    state = dict(grown(("add", {})).state_dict())
+    Sizes().load_state_dict(edited(state, adjacent=["blocks.0.weight"]))  # as patterns of another Trainer split it
+    net = Sizes()
+    before = everything(net)
+    with pytest.raises(RuntimeError, match=r"event 1 .* names the neighbours \['blocks.7'\], which are none of"):
+        net.load_state_dict(edited(state, adjacent=["blocks.0", "blocks.7"]))
+    assert_as_before(net, before)
+
+
+class Rebuilt(Growing):
+    """What it was founded with is widened, changed, and goes."""
+
+    def __init__(self):
+        super().__init__()
+        inner = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+        self.blocks = nn.ModuleList([inner, nn.Linear(4, 4)])
+        self.blocks[0][2].weight = self.blocks[0][0].weight
+        self.memory = nn.LSTM(4, 3)  # it keeps its parameters in a list, too
+        self.head = nn.Linear(4, 2)
+        self.blocks[0].register_buffer("table", torch.arange(3.0), persistent=False)
+        self.blocks[0].owner = (self,)
+
+    @growth()
+    def widen(self):
+        for linear in (self.blocks[0][0], self.blocks[1]):
+            linear.weight = nn.Parameter(torch.cat([linear.weight.detach(), torch.zeros(2, 4)]))
+            linear.bias = nn.Parameter(torch.cat([linear.bias.detach(), torch.zeros(2)]))
+        self.blocks[0][2].weight = self.blocks[0][0].weight
+
+    @growth()
+    def drop(self):
+        del self.blocks[0], self.memory
+
+    @growth()
+    def reshape(self):
+        self.head.weight.data = torch.zeros(2, 6)
+
+
+def alive(references):
+    gc.collect()
+    return [reference() for reference in references if reference() is not None]
+
+
+@pytest.mark.parametrize("calls", [("widen",), ("drop",), ("widen", "drop"), ("reshape", "widen")])
+def test_a_grown_module_goes_back_without_having_held_what_growth_took_out(calls):
+    net = Rebuilt()
+    names = [name for name, _ in net.named_modules()]
+    pattern = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net.blocks[0][0].weight.grad = torch.ones(4, 4)
+    founders = [weakref.ref(tensor) for tensor in net.parameters()]
+    storages = [weakref.ref(tensor.untyped_storage()) for tensor in net.parameters()]
+    for call in calls:
+        getattr(net, call)()
+    held = {id(tensor) for tensor in net.parameters()}
+    assert {id(tensor) for tensor in alive(founders)} <= held
+    assert {one.data_ptr() for one in alive(storages)} <= {one.untyped_storage().data_ptr() for one in net.parameters()}
+
+    net.load_state_dict(pattern)
+    assert_same(dict(net.state_dict()), pattern)
+    assert net.growth_log == ()
+    assert [name for name, _ in net.named_modules()] == names
+    assert net.blocks[0][2].weight is net.blocks[0][0].weight
+    assert torch.equal(net.blocks[0].table, torch.arange(3.0))
+    assert net.blocks[0].owner == (net,)
+    assert list(map(id, net.memory._flat_weights)) == list(map(id, net.memory.parameters()))
+    net.memory(torch.zeros(5, 1, 4))
+    getattr(net, calls[0])()  # it grows again, and goes back again
+    net.load_state_dict(pattern)
+    assert_same(dict(net.state_dict()), pattern)
+
+
+def test_what_somebody_else_holds_comes_back_itself():
+    net = Rebuilt()
+    pattern = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    block, weight = net.blocks[0], net.blocks[0][0].weight
+    net.widen()
+    net.drop()
+    net.load_state_dict(pattern)
+    assert net.blocks[0] is block
+    assert block[0].weight is block[2].weight is weight
+
+
+def test_what_cannot_be_copied_is_held():
+    net = Rebuilt()
+    pattern = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with open(os.devnull) as file:
+        net.blocks[0].file = file
+        net.drop()
+        net.load_state_dict(pattern)
+        assert_same(dict(net.state_dict()), pattern)
+        assert net.blocks[0].file is file
 
 
 def missing(state):

@@ -213,7 +213,9 @@ def halved(optimizer, parameter):
     component, factors = Component("stem"), Factors([Half()])
     factors.look_at((component,), ())
     factors.advance(Clock(), Moment)
-    return LRTable(optimizer, Structure({"stem": component}, {"stem": {"stem": parameter}}, {}), factors)
+    return LRTable(
+        optimizer, Structure({"stem": component}, {"stem": {"stem": parameter}}, {}, {"stem": parameter}), factors
+    )
 
 
 def table_of_one(lr=0.1):
