@@ -2,40 +2,18 @@
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from structurenet_pl.components import CONTAINERS, Part, Structure, count
 from structurenet_pl.devices import bring, whereabouts
 from structurenet_pl.events import Clock, Component, GrowthEvent, lineage, listed
 from structurenet_pl.methods import GrowthRequest
-from structurenet_pl.successors import NEW, Copied, Successor, declared_parameters, is_declared, shape_of, succeed
-from structurenet_pl.surgery.optimizer_state import Moments
-
-
-@dataclass(frozen=True)
-class Change:
-    """What growth has made of a module.
-
-    Args:
-        event: The event.
-        structure: The structure after it.
-        successors: What has become of tensors that were replaced, reshaped or removed; None for gone.
-        copied: How our helpers have made the values of new parameters and buffers from those of old ones.
-        moments: What the second moments of new entries start as, in the optimizer.
-        like: Name of the component whose param groups newborn parameters join, None for the nearest.
-    """
-
-    event: GrowthEvent
-    structure: Structure
-    successors: Mapping[nn.Parameter, Successor | None]
-    copied: Mapping[Tensor, Copied]
-    moments: Moments
-    like: str | None
+from structurenet_pl.successors import NEW, Successor, declared_parameters, is_declared, shape_of, succeed
 
 
 def compare(

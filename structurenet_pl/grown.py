@@ -13,10 +13,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from structurenet_pl.comparison import Change, compare, concerned
+from structurenet_pl.change import Change
+from structurenet_pl.comparison import compare, concerned
 from structurenet_pl.components import Part, Structure, all_names, build, first_wins, founding_roots, refine, with_event
+from structurenet_pl.data_reads import DataReads
 from structurenet_pl.events import Clock, GrowthEvent
 from structurenet_pl.founding import Founding
+from structurenet_pl.lightning import rank_zero_warn
 from structurenet_pl.methods import GrowthMethod, GrowthRequest
 from structurenet_pl.snapshots import Snapshot
 from structurenet_pl.successors import forget, shape_of, take_copied
@@ -159,7 +162,14 @@ def growing(module: Grown, request: GrowthRequest, clock: Clock) -> Iterator[tup
     are not taken back.
     """
     with reversible(module):
-        yield carry_out(module, request, clock)
+        change, result = carry_out(module, request, clock)
+        if sizes := change.sizes_by_data:
+            rank_zero_warn(
+                f"{request} seems to have taken sizes from the values of tensors: {sizes}. A checkpoint could not be "
+                "loaded where the values are others: let the method return what it has decided as a dict of its own "
+                'arguments, as {"width": 12}; see structurenet_pl.growth.'
+            )
+        yield change, result
 
 
 @contextmanager
@@ -191,8 +201,11 @@ def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Chan
     forget(chain(before.owner, module.buffers()))
     # a validation loop runs in inference mode, and parameters born there could never be trained
     with torch.inference_mode(False), torch.enable_grad():
-        result = request.method.function(module, **request.arguments)
-        request = request.decided(result)
+        with DataReads() as reads:
+            result = request.method.function(module, **request.arguments)
+        decided = request.decided(result)
+        numbers = reads.numbers if decided is request else set()
+        request = decided
         numbered = replace(clock, generation=len(module.growth_log) + 1)
         names = all_names(module)
         event, successors = compare(module, names, before, shapes, places, roots, request, numbered)
@@ -203,7 +216,7 @@ def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Chan
     module._grows = False
     _ROOTS[module] = module._founders, module.growth_log, grown
     copied = take_copied(chain(module.parameters(), module.buffers()))
-    return Change(event, structure, successors, copied, request.method.moments, request.method.like), result
+    return Change(event, structure, successors, copied, request.method.moments, request.method.like, numbers), result
 
 
 def log_instead(module: Grown, event: GrowthEvent) -> None:

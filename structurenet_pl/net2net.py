@@ -98,7 +98,7 @@ def widen(
         _copy_units(norm, source)
         norm.num_features = width
     for reader in readers:
-        _share_weights(reader, source)
+        _share_weights(reader, source, old)
 
 
 def identity_like(layer: Layer, noise: float = 0.0) -> Layer:
@@ -164,10 +164,10 @@ def _copy_units(module: Layer | Norm, source: Tensor) -> None:
             _replace(module, name, Copying(0, source))
 
 
-def _share_weights(reader: Layer, source: Tensor) -> None:
-    """Let a layer read copies: the weight of a unit is divided evenly among them."""
-    counts = source.bincount()
-    positions = reader.weight.shape[1] // len(counts)  # of each channel, where a Linear stands behind a convolution
+def _share_weights(reader: Layer, source: Tensor, old: int) -> None:
+    """Let a layer read copies: the weight of each of the old units is divided evenly among them."""
+    counts = source.new_zeros(old).index_add(0, source, torch.ones_like(source))
+    positions = reader.weight.shape[1] // old  # of each channel, where a Linear stands behind a convolution
     read = (source[:, None] * positions + torch.arange(positions)).flatten()
     _replace(reader, "weight", Copying(1, read, counts[source].repeat_interleave(positions)))
     if isinstance(reader, nn.Linear):

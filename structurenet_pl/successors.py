@@ -98,6 +98,7 @@ def came_from(parameter: nn.Parameter, positions: Sequence[int], dim: int = 0) -
         >>> pruned.shape
         torch.Size([2, 4])
     """
+    positions = positions.tolist() if isinstance(positions, Tensor) else positions
     places = tuple(int(position) for position in positions)
     kept = [place for place in places if place != NEW]
     if len(places) != parameter.shape[dim]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from structurenet_pl.comparison import Change
+from structurenet_pl.change import Change
 from structurenet_pl.components import Structure
 from structurenet_pl.factors import Factors
 from structurenet_pl.lightning import MisconfigurationException, Trainer

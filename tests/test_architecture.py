@@ -16,19 +16,8 @@ FOLDERS = ("surgery", "callbacks", "looking")
 # Each may import from those above it, and from its own line.
 LAYERS = [
     {"events", "moment", "lightning"},
-    {
-        "components",
-        "rng",
-        "norms",
-        "successors",
-        "devices",
-        "founding",
-        "snapshots",
-        "net2net",
-        "trial",
-        "surgery.wrappers",
-    }
-    | {"looking.strata", "looking.tensorboard"},
+    {"components", "data_reads", "devices", "net2net", "norms", "rng", "snapshots", "successors", "trial"}
+    | {"founding", "looking.strata", "looking.tensorboard", "surgery.wrappers"},
     {"looking.plots", "looking.signals"},
     {"looking.history"},
     {"looking.reading"},
@@ -39,7 +28,7 @@ LAYERS = [
     {"surgery.late_schedulers"},
     {"methods", "surgery.distributed", "surgery.norm_layers", "surgery.parking", "work"},
     {"surgery.freezing", "evaluation"},
-    {"comparison"},
+    {"change", "comparison"},
     {"grown"},
     {"replaying", "waiting"},
     {"growing"},

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from torch import nn
 
 from helpers import Net, assert_same, fit, loader, weights
-from structurenet_pl import Clock, GrowableModule, GrowEvery, growth
+from structurenet_pl import Clock, GrowableModule, GrowEvery, came_from, growth
 from structurenet_pl.events import dump_log, load_log
 from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import MisconfigurationException
@@ -275,13 +275,60 @@ def test_decisions_by_data_are_in_the_log():
 
 
 def test_decisions_by_data_that_are_not_in_the_log_end_in_an_error_that_says_so():
-    state = grown(("forgets_to_say", {})).state_dict()
+    with pytest.warns(UserWarning, match=r"forgets_to_say\(\) seems to have taken sizes from .* of tensors: \[4\]"):
+        state = grown(("forgets_to_say", {})).state_dict()
     net = Sizes()
     net.statistics += 5
     before = everything(net)
     with pytest.raises(RuntimeError, match=r"size mismatch for blocks.1.weight"):
         net.load_state_dict(state)
     assert_as_before(net, before)
+
+
+STATISTICS = torch.tensor([0.0, 3.0, 5.0, 5.0, 0.0])
+BY_DATA = {
+    "item": lambda: int((STATISTICS > 0).sum()),
+    "mask": lambda: len(STATISTICS[STATISTICS > 0]),
+    "nonzero": lambda: STATISTICS.nonzero().shape[0],
+    "unique": lambda: len(STATISTICS.unique()),
+}
+
+
+@pytest.mark.parametrize("how", BY_DATA)
+def test_sizes_that_follow_from_data_are_said_when_it_grows(how):
+    class Grows(Sizes):
+        @growth()
+        def add(self):
+            self.blocks.append(nn.Linear(3, BY_DATA[how]()))
+
+        @growth()
+        def replace(self):
+            self.blocks[0].weight = nn.Parameter(torch.zeros(BY_DATA[how](), 4))
+
+    for method in ("add", "replace"):
+        with pytest.warns(UserWarning, match=rf"{method}\(\) seems to have taken sizes .* \[3\]"):
+            getattr(Grows(), method)()
+
+
+def test_which_units_are_chosen_by_data_and_how_they_start_is_no_matter_of_size():
+    class Grows(Sizes):
+        @growth()
+        def add(self):
+            block = nn.Linear(3, 3)
+            nn.init.trunc_normal_(block.weight)
+            block.weight.data *= STATISTICS.std().item()
+            assert bool(torch.isfinite(block.weight).all())
+            self.blocks.append(block)
+
+        @growth()
+        def prune(self):
+            keep = self.blocks[0].weight.norm(dim=1).topk(3).indices
+            self.blocks[0].weight = came_from(nn.Parameter(self.blocks[0].weight.detach()[keep]), keep)
+            self.blocks[0].bias = came_from(nn.Parameter(self.blocks[0].bias.detach()[keep]), keep)
+
+    net = Grows()
+    net.add()
+    net.prune()
 
 
 def test_a_decision_that_cannot_be_stored_has_not_been():

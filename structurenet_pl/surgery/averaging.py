@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 
-from structurenet_pl.comparison import Change
+from structurenet_pl.change import Change
 from structurenet_pl.devices import bring, whereabouts
 from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import Callback, MisconfigurationException
