@@ -241,6 +241,14 @@ def warn_too_late(waiting: Sequence[object]) -> None:
         rank_zero_warn(f"growth asked for after the last epoch was not carried out: {', '.join(map(str, waiting))}")
 
 
+def warn_of_trial(request: object) -> None:
+    """Warn of growth that is asked for while another set of callbacks runs."""
+    rank_zero_warn(
+        f"{request} was not carried out: the tuner tries something out with callbacks of its own, none of which "
+        "follows growth, and takes the module as it is now."
+    )
+
+
 def shared_basis(basis: Mapping[str, str | None], acting: Mapping[str, Iterable[Component]]) -> list[str]:
     """A sentence for each two factors that go by the same thing and act on a component in common.
 

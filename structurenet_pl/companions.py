@@ -1,6 +1,6 @@
 """The other callbacks of a Trainer: what the driver asks of them, and what stands behind them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
@@ -75,14 +75,25 @@ class AtStarts(Callback):
         self._act()
 
 
-def enclosed(callbacks: Sequence[Callback], reveal: Callable[[], None], conceal: Callable[[], None]) -> list[Callback]:
-    """The callbacks with Lightning's ``LearningRateMonitor`` in front, which looks at optimizers through schedulers.
+def in_order(
+    trainer: Trainer, driver: Callback, rear: Rear, reveal: Callable[[], None], conceal: Callable[[], None]
+) -> list[Callback]:
+    """The callbacks of a Trainer in the order that ours need.
+
+    The driver is first. Lightning's ``LearningRateMonitor``, which looks at optimizers through schedulers, comes before
+    the others, and what saves checkpoints behind the rear.
 
     Args:
-        callbacks: Those of the user.
+        trainer: The Trainer.
+        driver: What is to be the driver; another one is left out.
+        rear: What is to stand behind the others.
         reveal: Called before a monitor logs.
         conceal: Called when it has logged.
     """
-    monitors = [callback for callback in callbacks if isinstance(callback, LR_MONITORS)]
-    others = [callback for callback in callbacks if not isinstance(callback, (AtStarts, *LR_MONITORS))]
-    return [AtStarts(reveal), *monitors, AtStarts(conceal), *others] if monitors else others
+    savers = trainer.checkpoint_callbacks
+    ours = (type(driver), Rear, AtStarts)
+    others = [one for one in trainer.callbacks if not isinstance(one, ours) and one not in savers]
+    monitors = [one for one in others if isinstance(one, LR_MONITORS)]
+    rest = [one for one in others if not isinstance(one, LR_MONITORS)]
+    monitors = [AtStarts(reveal), *monitors, AtStarts(conceal)] if monitors else []
+    return [driver, *monitors, *rest, rear, *savers]

@@ -7,8 +7,8 @@ from typing import Any, cast
 from torch.optim import Optimizer
 
 from structurenet_pl.by_hand import ByHand
-from structurenet_pl.checks import check_fit, check_moment, check_outermost, warn_too_late
-from structurenet_pl.companions import BeforeStep, Rear, companions, enclosed, patterns_of
+from structurenet_pl.checks import check_fit, check_moment, check_outermost, warn_of_trial, warn_too_late
+from structurenet_pl.companions import BeforeStep, Rear, companions, in_order, patterns_of
 from structurenet_pl.components import Structure
 from structurenet_pl.density import Densities
 from structurenet_pl.events import Clock, Component, GrowthEvent
@@ -78,6 +78,9 @@ class Driver(Callback):
         """Carry a growth out, now if that is safe, else at the next safe moment."""
         if getattr(self._trainer.lightning_module, "_grows", False):
             return grow_alone(module, request, self._growing_at)
+        if self not in self._trainer.callbacks:
+            warn_of_trial(request)
+            return None
         check_outermost(self._trainer, module)
         if self.tables:
             check_strategy(self._trainer)
@@ -98,10 +101,7 @@ class Driver(Callback):
             return
         self._trainer = trainer
         self.tables, self._resumed, self._waiting = LRTables(trainer), None, []
-        savers = trainer.checkpoint_callbacks
-        others = [one for one in trainer.callbacks if not isinstance(one, Driver | Rear) and one not in savers]
-        others = enclosed(others, self.tables.reveal, self.tables.conceal)
-        trainer.callbacks = [self, *others, self._rear, *savers]
+        trainer.callbacks = in_order(trainer, self, self._rear, self.tables.reveal, self.tables.conceal)
         self._in_batch = self._epoch_over = False
         self._freezing = Freezing(trainer)
         thaw_leftovers(pl_module)

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint, OnExceptionCheckpoint
 from torch import nn
+from torch.utils.data import DataLoader
 
 from helpers import Net, assert_same, fit, loader, weights
-from structurenet_pl import Clock, GrowableModule, GrowEvery, came_from, growth
+from structurenet_pl import Clock, GrowableModule, GrowEvery, Warmup, came_from, growth
 from structurenet_pl.events import dump_log, load_log
 from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import MisconfigurationException
@@ -783,6 +784,59 @@ class Both(Callback):
 
 
 @within_an_epoch
+class ByItself(Net):
+    """Asks for growth in its own hooks, in which no callback has a say."""
+
+    lr, batch_size = 0.1, 8
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), self.lr, momentum=0.9)
+
+    def train_dataloader(self):
+        return DataLoader(loader(8).dataset, batch_size=self.batch_size)
+
+    def on_train_batch_end(self, *args):
+        if self.trainer.global_step >= 2 and not self.growth_log:
+            self.add_neck()
+
+
+def quiet_trainer(callbacks):
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    return Trainer(max_epochs=2, accelerator="cpu", callbacks=callbacks, **dict.fromkeys(off, False))
+
+
+TUNERS = {
+    "lr": (LearningRateFinder, {"num_training_steps": 6, "early_stop_threshold": None}),
+    "batch size": (BatchSizeFinder, {"max_trials": 2, "steps_per_trial": 3, "init_val": 4}),
+}
+
+
+@pytest.mark.parametrize("kind", TUNERS)
+@pytest.mark.filterwarnings("ignore:.*add_neck.* was not carried out")
+@pytest.mark.filterwarnings("ignore:Failed to compute suggestion")
+def test_the_tuner_leaves_a_module_that_grows_by_itself_as_it_was(kind):
+    finder, options = TUNERS[kind]
+    seen = []
+
+    class Tuned(finder):
+        def on_fit_start(self, trainer, module):
+            before = weights(module)
+            super().on_fit_start(trainer, module)
+            assert_same(weights(module), before)
+            seen.append(module.growth_log)
+
+    net = ByItself()
+    quiet_trainer([Warmup(), Tuned(**options)]).fit(net)
+    assert seen == [()]
+    assert [event.method for event in net.growth_log] == ["add_neck"]  # in the fit itself
+    assert net.trainer.optimizers[0].state[net.necks[0].weight]["momentum_buffer"].any()
+
+
+def test_what_the_tuner_keeps_from_growing_is_said():
+    with pytest.warns(UserWarning, match=r"add_neck\(\) was not carried out: the tuner"):
+        quiet_trainer([LearningRateFinder(num_training_steps=6, early_stop_threshold=None)]).fit(ByItself())
+
+
 def test_what_waits_behind_a_growth_is_in_a_checkpoint_written_at_it(tmp_path):
     whole, resumed = Net(), Net()
     options = {"epochs": 1, "accumulate_grad_batches": 3, "data": loader(6)}
