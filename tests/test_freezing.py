@@ -219,7 +219,7 @@ def test_what_the_user_has_frozen_stays_frozen():
 def test_a_frozen_component_is_derived_anew_in_every_fit():
     module = Normed()
     fit(module, [ProgressiveFreeze(REST)], epochs=2)
-    assert trainable(None, module) == parameters(module, "body.5", "head")
+    assert trainable(None, module) == parameters(module, "body", "head")
     for again in (copy.deepcopy(module), module):
         again.head.requires_grad_(False)  # by the user, in between
         flags = See(trainable)
@@ -228,6 +228,16 @@ def test_a_frozen_component_is_derived_anew_in_every_fit():
         assert flags.in_epoch(1)[0] == parameters(module, "body.5")
     fit(module, [ProgressiveFreeze([("all", 0, 1.0, 1.0, 0)])], epochs=1)
     assert trainable(None, module) == parameters(module, "body")
+
+
+def test_what_the_user_freezes_between_two_fits_stays_frozen():
+    module, flags = Normed(), See(trainable)
+    fit(module, [ProgressiveFreeze(REST)], epochs=2)
+    module.body[0].requires_grad_(False)  # it had been frozen by us
+    fit(module, [ProgressiveFreeze(THAW), flags], epochs=5)
+    assert flags.in_epoch(0)[0] == parameters(module, "body.1", "body.5", "head")
+    assert flags.in_epoch(4)[-1] == parameters(module, "body.1", "body.5", "head")
+    assert trainable(None, module) == parameters(module, "body.1", "body.5", "head")
 
 
 @pytest.mark.parametrize("released", [False, True])

@@ -106,7 +106,10 @@ class Freezing:
         self._settled, self.frozen = (), Frozen()
 
     def leave(self, module: nn.Module) -> None:
-        """The fit is over: what is frozen stays so until another fit starts, norm layers follow ``train()`` again."""
+        """The fit is over: what it has frozen is thawed, so that all flags are the user's; norms follow ``train()``."""
+        if self._tensors:
+            self._switch(set())
+            _mark(module, set())
         self._norms.release(module.training)
         self._norms = HeldNorms()
         self._parking.park([], set())
@@ -162,7 +165,7 @@ class Freezing:
 
 
 def thaw_leftovers(module: nn.Module) -> None:
-    """Thaw what an earlier fit has left frozen, also in a copy that was made of its module at any time."""
+    """Thaw what was frozen by us when a module was copied, or a process broke off, in the middle of a fit."""
     release_copies(module)
     for part in module.modules():
         for name, tensor in vars(part).pop(MARK, {}).items():
