@@ -158,6 +158,22 @@ class GrowthEvent:
         return {kind: names for kind, names in kinds.items() if names}
 
 
+def titled(name: str, life: int) -> str:
+    """The name of a component, with a number if others have had it before.
+
+    Example:
+        >>> titled("patches.0", 1), titled("patches.0", 2)
+        ('patches.0', 'patches.0 (2)')
+    """
+    return name if life == 1 else f"{name} ({life})"
+
+
+def title(component: Component, log: Sequence[GrowthEvent]) -> str:
+    """The name of a component, with a number if others, which were removed, have had it before."""
+    earlier = log[: component.born.generation]
+    return titled(component.name, 1 + sum(component.name in event.removed for event in earlier))
+
+
 _TUPLES = ("born", "widened", "shrunk", "removed", "adjacent", "parameters")
 
 

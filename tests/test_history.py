@@ -237,7 +237,7 @@ def test_a_name_that_comes_back_is_somebody_else():
         history.end = step + 1
     spine = [Component("a", born=Clock()), Component("b", born=Clock(generation=2))]
     strata = history.strata(spine, ())
-    assert sorted(strata.components) == ["a", "b", "b"]
+    assert sorted(strata.components) == ["a", "b", "b (2)"]
     values = {tuple(np.isnan(row).tolist()) for row in strata.lrs}
     assert values == {(False, False, False), (False, True, True), (True, True, False)}
 

@@ -1,5 +1,6 @@
 """A preview shows, to the last bit, the learning rates of the run that it is a preview of."""
 
+import csv
 from functools import partial
 
 import numpy as np
@@ -27,6 +28,7 @@ from structurenet_pl import (
     plot_strata,
     preview,
 )
+from structurenet_pl.looking.reading import read_strata
 
 EPOCHS = 5
 TRIGGERS = [
@@ -217,3 +219,38 @@ def test_the_axis_says_what_a_step_is(steps_per_epoch, label):
 
 def test_a_module_without_parameters_has_nothing_to_show():
     assert preview([Warmup()], module=nn.ReLU(), epochs=2).components == ()
+
+
+def test_the_lives_of_a_name_are_told_apart():
+    """What is born where another was removed has its name, and is somebody else in preview, pictures and logs."""
+    triggers = [
+        GrowEvery("add_patch", 4, unit="step", limit=1, arguments={"at": 0}),
+        GrowEvery("remove_patch", 2, limit=1),
+        GrowEvery("add_patch", 3, limit=1, arguments={"at": 0}),
+    ]
+    monitor, used = StrataMonitor(table=False), LRTrace()
+    net = Changing()
+    fit(
+        net,
+        [*FORESEEN, *triggers, monitor, used],
+        epochs=EPOCHS,
+        logger=CSVLogger("logs", name="a"),
+        log_every_n_steps=1,
+    )
+    assert [event.born for event in net.growth_log] == [("patches.0",), (), ("patches.0",)]
+    seen = preview([*FORESEEN, *triggers], (), Changing(), EPOCHS, BATCHES, base_lr=0.1)
+    again = preview(FORESEEN, net.growth_log, Changing(), EPOCHS, BATCHES, base_lr=0.1)
+    recorded = monitor.strata
+    for strata in (seen, again, recorded, read_strata("logs/a/version_0")):
+        assert strata.components == ("body.0", "body.3", "body.4", "head", "patches.0", "patches.0 (2)")
+        np.testing.assert_array_equal(seen.lrs, strata.at(seen.steps).lrs)
+    lives = [[row.get(name) for row in rows(seen)] for name in ("patches.0", "patches.0 (2)")]
+    assert [first if first is not None else second for first, second in zip(*lives, strict=True)] == [
+        row.get("patches.0") for row in used.rows
+    ]
+    assert all(first is None or second is None for first, second in zip(*lives, strict=True))
+    with open("logs/a/version_0/metrics.csv") as file:
+        logged = list(csv.DictReader(file))
+    for name, life in zip(("patches.0", "patches.0 (2)"), lives, strict=True):
+        written = {int(row["step"]): float(row[f"lr/{name}"]) for row in logged if row[f"lr/{name}"]}
+        assert written == {step: lr for step, lr in enumerate(life) if lr is not None}

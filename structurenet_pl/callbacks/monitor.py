@@ -59,10 +59,11 @@ class StrataMonitor(Driven):
 
     Of a component with several groups (decay / no decay, tensors of one dimension under LARS) the leading one is
     logged, the first with tensors of several dimensions; ``explain`` shows them all. Nothing is written of a component
-    before its birth. With more than ``max_components`` components each tag of one component gives way to three of a
-    part of the network, ``lr/<part>/min``, ``mean`` and ``max`` and so on, and one that says how many components are
-    in it, ``components/<part>``. The part is the component's stratum, without :class:`SedimentaryDecay` its role,
-    without that ``others``.
+    before its birth; one that takes the name of another that was removed is written as ``patches.0 (2)``. With more
+    than ``max_components`` components each tag of one component gives way to three of a part of the network,
+    ``lr/<part>/min``, ``mean`` and ``max`` and so on, and one that says how many components are in it,
+    ``components/<part>``. The part is the component's stratum, without :class:`SedimentaryDecay` its role, without that
+    ``others``.
 
     A row is written every ``log_every_n_steps`` steps of the Trainer, of the first step, and after each growth, freeze
     and thaw. The history of the run is kept beside that: base lr and product of factors of every component, at every
@@ -243,7 +244,7 @@ class StrataMonitor(Driven):
             parts: dict[str, list[Tensor]] = {}
             for entry in entries[optimizer]:
                 tensors = driver.tables[optimizer].groups.tensors_of(entry.group)
-                parts.setdefault(part_of(entry) if summed_up else entry.component.name, []).extend(tensors)
+                parts.setdefault(part_of(entry) if summed_up else entry.title, []).extend(tensors)
             self._measuring = trainer, step, StepNorms(parts)
 
     def _write(self, trainer: Trainer, row: Mapping[str, float], step: int) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from structurenet_pl.callbacks.triggers import GrowEvery, Trigger, check_count
 from structurenet_pl.companions import Companion
 from structurenet_pl.components import first_wins
-from structurenet_pl.events import Clock, Component, GrowthEvent, lineage
+from structurenet_pl.events import Clock, Component, GrowthEvent, lineage, title
 from structurenet_pl.factors import Factor, Factors, product
 from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import Callback, rank_zero_warn
@@ -86,7 +86,7 @@ def preview(
     bases = np.array([base_lr(step) if callable(base_lr) else base_lr for step in steps.tolist()])
     lived = np.flatnonzero(np.isfinite(products).any(axis=1))
     return Strata(
-        components=tuple(known[row].name for row in lived),
+        components=tuple(title(known[row], log) for row in lived),
         steps=steps,
         lrs=bases * products[lived],
         frozen=frozen[lived],
@@ -107,12 +107,7 @@ def _evaluate(
         clock = Clock(step, step // steps_per_epoch, bisect_right(log, step, key=lambda event: event.clock.step))
         if clock.generation != generation:
             generation = clock.generation
-            gone = {name for event in log[:generation] for name in event.removed}
-            rows = [
-                row
-                for row, component in enumerate(known)
-                if component.born.generation <= generation and not gone.intersection(lineage(component.name))
-            ]
+            rows = [row for row, component in enumerate(known) if _is_there(component, log[:generation])]
             rows.sort(key=lambda row: known[row].depth)
             spine = tuple(known[row] for row in rows)
             labelled.look_at(spine, log[:generation])
@@ -127,3 +122,9 @@ def _evaluate(
         products[rows, step] = now
         frozen[rows, step] = resting
     return products, frozen
+
+
+def _is_there(component: Component, log: Log) -> bool:
+    """Whether a component is there after the events of a log."""
+    path, born = lineage(component.name), component.born.generation
+    return born <= len(log) and not any(name in path for event in log[born:] for name in event.removed)

@@ -1,6 +1,6 @@
 """Growth without training: what the network of a run would be made of."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 
@@ -44,28 +44,43 @@ def rehearse(
         epochs: Length of the run.
         steps_per_epoch: Optimizer steps in an epoch.
     """
-    known: dict[str, Component] = {}
+    known = Known()
     if module is None:
-        known[FOUNDERS.name] = FOUNDERS
+        known.add([FOUNDERS])
     elif isinstance(module, Growing):
         module = deepcopy(module)
         remember_patterns(module, patterns)
-        known |= structure_of(module).components  # growth may remove some
+        known.add(structure_of(module).spine)  # growth may remove some
         if not module.growth_log:
             replay(module, log)
         if triggers:
             _grow(module, triggers, epochs * steps_per_epoch, steps_per_epoch)
             log = module.growth_log
     if module is not None:
-        known |= structure_of(module, patterns).components
+        known.add(structure_of(module, patterns).spine)
     for event in log:
         for name in event.born:
-            if not any(name in lineage(other) for other in known):
-                beside = [known[other].depth for other in event.adjacent if other in known]
-                depth = event.depth if event.depth is not None else max(beside, default=0)
-                known[name] = Component(name, event.role, depth, event.clock)
+            if not known.has(name, event.clock.generation):
+                depth = event.depth if event.depth is not None else known.deepest(event.adjacent)
+                known.add([Component(name, event.role, depth, event.clock)])
     births = {event.clock.generation: event.clock for event in log}
     return log, [replace(one, born=births.get(one.born.generation, one.born)) for one in known.values()]
+
+
+class Known(dict[tuple[str, int], Component]):
+    """Components by name and the number of the event in which they were born: a name may come back."""
+
+    def add(self, components: Iterable[Component]) -> None:
+        """Take in some, in the place of the same as they were earlier."""
+        self.update({(component.name, component.born.generation): component for component in components})
+
+    def has(self, name: str, generation: int) -> bool:
+        """Whether one of this birth is, or stands in, what has a name."""
+        return any(born == generation and name in lineage(other) for other, born in self)
+
+    def deepest(self, names: Collection[str]) -> int:
+        """The largest depth of those with these names, 0 for none."""
+        return max((component.depth for component in self.values() if component.name in names), default=0)
 
 
 def _grow(module: Growing, triggers: Sequence[GrowEvery], steps: int, steps_per_epoch: int) -> None:

@@ -13,7 +13,7 @@ from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
 from structurenet_pl.checks import shared_basis
 from structurenet_pl.components import count
 from structurenet_pl.driver import Driver
-from structurenet_pl.events import Clock, Component
+from structurenet_pl.events import Clock, Component, title
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.surgery.freezing import Frozen
 from structurenet_pl.surgery.param_groups import leading
@@ -25,6 +25,7 @@ class GroupLR:
 
     Args:
         component: The component that the group belongs to.
+        title: Its name, with a number if others, which were removed, have had it before.
         group: Name of the group: the component's, or with what sets it apart from the component's other groups.
         leads: Whether it speaks for the component: its first group, if possible one with tensors of several dimensions.
         age: How long the component has been able to train.
@@ -38,6 +39,7 @@ class GroupLR:
     """
 
     component: Component
+    title: str
     group: str
     leads: bool
     age: Clock
@@ -78,6 +80,7 @@ def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[Gr
         found.append(
             GroupLR(
                 component=component,
+                title=title(component, now.log),
                 group=slot.name,
                 leads=slot.name in leads,
                 age=now.age(component),
@@ -111,8 +114,8 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
         console: Where to print, None for standard output. On a narrow one the table is as wide as it needs to be.
 
     Returns:
-        An entry for each param group, with ``component``, ``group``, ``age``, ``parameters``, ``base_lr``, ``factors``,
-        ``lr``, ``stratum`` and ``frozen``.
+        An entry for each param group, with ``component``, ``title``, ``group``, ``age``, ``parameters``, ``base_lr``,
+        ``factors``, ``lr``, ``stratum`` and ``frozen``.
 
     Raises:
         ValueError: If no callback of this package has been at work in the Trainer.

@@ -23,7 +23,7 @@ def scalars(
     curves: dict[str, dict[str, float]] = {}
     parts: dict[str, list[str]] = {}
     for entry in leading(every if summed_up else own):
-        name = entry.component.name
+        name = entry.title
         parts.setdefault(part_of(entry), []).append(name)
         values = {"lr": entry.lr, "base_lr": entry.base_lr}
         values |= {f"factor/{label}": factor for label, factor in entry.factors.items()}
