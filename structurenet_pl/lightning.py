@@ -5,9 +5,22 @@ callbacks are callbacks of all that are, so that the Trainer and the command lin
 those of ``lightning``, too.
 """
 
+import re
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from torch.nn import Module
+
+OLDEST = (2, 5, 5)
+
+for _name in ("lightning", "pytorch-lightning"):
+    with suppress(PackageNotFoundError):
+        if tuple(map(int, re.findall(r"\d+", version(_name))[:3])) < OLDEST:
+            raise ImportError(
+                f"structurenet_pl needs {_name} {'.'.join(map(str, OLDEST))} or later, on which it can resume bit for "
+                f"bit, but {version(_name)} is installed: pip install -U {_name}"
+            )
 
 try:
     from lightning.pytorch import Callback as _Callback

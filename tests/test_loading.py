@@ -783,7 +783,6 @@ class Both(Callback):
             trainer.save_checkpoint(self.path)
 
 
-@within_an_epoch
 class ByItself(Net):
     """Asks for growth in its own hooks, in which no callback has a say."""
 
@@ -837,6 +836,7 @@ def test_what_the_tuner_keeps_from_growing_is_said():
         quiet_trainer([LearningRateFinder(num_training_steps=6, early_stop_threshold=None)]).fit(ByItself())
 
 
+@within_an_epoch
 def test_what_waits_behind_a_growth_is_in_a_checkpoint_written_at_it(tmp_path):
     whole, resumed = Net(), Net()
     options = {"epochs": 1, "accumulate_grad_batches": 3, "data": loader(6)}

@@ -12,7 +12,7 @@ import namespace_worker
 import structurenet_pl
 import structurenet_pl.pytorch_lightning as twin
 from helpers import assert_same, weights
-from structurenet_pl.lightning import Callback
+from structurenet_pl.lightning import OLDEST, Callback
 
 NAMESPACES = {"lightning": (lightning.pytorch, structurenet_pl), "pytorch_lightning": (pytorch_lightning, twin)}
 
@@ -27,6 +27,23 @@ def test_one_of_the_two_is_enough(left, hidden):
     assert run.returncode == 0, run.stderr
     _, expected = namespace_worker.train(structurenet_pl, lightning.pytorch, structurenet_pl.GrowableModule)
     assert run.stdout.splitlines()[-1] == str(sorted(expected.items()))
+
+
+@pytest.mark.parametrize("name", ["lightning", "pytorch-lightning"])
+def test_an_old_lightning_gets_a_clear_no(name, tmp_path):
+    folder = tmp_path / f"{name.replace('-', '_')}-1.9.5.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.9.5\n")
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import structurenet_pl"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"structurenet_pl needs {name} 2.5.5 or later" in run.stderr
+    assert f"but 1.9.5 is installed: pip install -U {name}" in run.stderr
+    requirements = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert f"pytorch-lightning>={'.'.join(map(str, OLDEST))},<3" in requirements
 
 
 @pytest.mark.parametrize("name", structurenet_pl.__all__)

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from helpers import LRTrace, Net, Plain, assert_same, example_factors, fit, loader, weights
-from structurenet_pl import GrowEvery, RoleLR
+from structurenet_pl import GrowEvery, RoleLR, growth
 
 HALF = 3
 OPTIMIZERS = {
@@ -198,3 +198,31 @@ def test_resumed_within_an_epoch_where_the_schedule_asks_for_the_length_of_the_r
     again, resumed = train(tmp_path / "step=4.ckpt")
     assert again == seen[4:]
     assert_same(resumed, whole)
+
+
+def test_groups_have_the_same_names_where_the_last_piece_of_one_is_empty(tmp_path):
+    class Empties(Net):
+        def __init__(self):
+            super().__init__()
+            self.necks.append(torch.nn.Linear(8, 8))
+
+        def configure_optimizers(self):
+            necks = set(self.necks.parameters())
+            others = [tensor for tensor in self.parameters() if tensor not in necks]
+            return torch.optim.SGD([{"params": others}, {"params": list(necks), "weight_decay": 0.1}], lr=0.1)
+
+        @growth()
+        def drop(self):
+            del self.necks[0]
+
+    def names(trainer):
+        return [(group["name"], len(group["params"])) for group in trainer.optimizers[0].param_groups]
+
+    drop = [GrowEvery("drop", 1, limit=1)]
+    save = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    whole = fit(Empties(), [*drop, save], epochs=3, enable_checkpointing=True)
+    options = {"enable_checkpointing": True, "ckpt_path": tmp_path / "epoch=1.ckpt"}
+    resumed = fit(Empties(), [*drop, ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)], epochs=3, **options)
+    assert names(whole)[-1] == ("empty", 0)
+    assert names(resumed) == names(whole)
+    assert_same(weights(resumed.lightning_module), weights(whole.lightning_module))

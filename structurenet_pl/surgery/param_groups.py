@@ -14,6 +14,7 @@ from structurenet_pl.components import Structure
 
 Group = dict[str, Any]
 LISTS = ("params", "param_names")
+EMPTY = "empty"  # in the place of a component, in a group without tensors
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ def unique_name(component: str, suffix: str, taken: Collection[str], is_1d: bool
     stem = f"{component}/{suffix}" if suffix else component
     names = (stem if number == 1 else f"{stem}/{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)
+
+
+def emptied(slot: Slot, taken: Collection[str]) -> Slot:
+    """The slot of a piece that has lost its last tensor, named as where a group never had any."""
+    return replace(slot, name=unique_name(EMPTY, slot.suffix, taken, is_1d=False), component=EMPTY, is_1d=False)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ from structurenet_pl.lightning import MisconfigurationException
 from structurenet_pl.successors import Successor, continued
 from structurenet_pl.surgery.group_settings import GroupSettings, put
 from structurenet_pl.surgery.param_groups import (
+    EMPTY,
     LISTS,
     Group,
     Newcomers,
     Slot,
+    emptied,
     own,
     piece_of,
     runs,
@@ -139,7 +141,7 @@ class SplitGroups:
     def replace(self, successors: Mapping[nn.Parameter, Successor | None], structure: Structure) -> None:
         """Put the successors of tensors in their places, and take out what is gone.
 
-        A piece that is left empty goes, unless it is the last of one of the user's groups.
+        A piece that is left empty goes; if it is the last of one of the user's groups, it is named as it is on resume.
 
         Args:
             successors: What has become of tensors; None for gone.
@@ -159,9 +161,10 @@ class SplitGroups:
             self.pieces[origin] = [piece for piece in pieces if piece["params"]] or pieces[:1]
         before, self.slots = self.slots, {}
         for piece in (piece for pieces in self.pieces for piece in pieces):
-            slot = before[piece["name"]]
+            slot = before[piece["name"]] if piece["params"] else emptied(before[piece["name"]], self.slots)
             owners = (structure.owner[tensor] for tensor in piece["params"] if tensor in structure.owner)
             self.slots[slot.name] = replace(slot, component=next(owners, slot.component))
+            piece["name"] = slot.name
         self._install()
 
     def add(self, newcomers: Sequence[Newcomers]) -> None:
@@ -259,7 +262,7 @@ class SplitGroups:
         suffix = group.get("name") or ("no_decay" if decays and group.get("weight_decay") == 0 else "")
         pieces = []
         found = list(runs(group["params"], self._structure, self._split_1d))
-        for component, is_1d, run in found or [("empty", False, [])]:
+        for component, is_1d, run in found or [(EMPTY, False, [])]:
             name = unique_name(component, suffix, self.slots, is_1d)
             self.slots[name] = Slot(name, component, origin, suffix, is_1d)
             lists = {key: [group[key][index] for index in run] for key in LISTS if key in group}
