@@ -200,6 +200,7 @@ def test_resumed_within_an_epoch_where_the_schedule_asks_for_the_length_of_the_r
     assert_same(resumed, whole)
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 def test_groups_have_the_same_names_where_the_last_piece_of_one_is_empty(tmp_path):
     class Empties(Net):
         def __init__(self):
