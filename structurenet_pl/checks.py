@@ -14,6 +14,7 @@ from structurenet_pl.factors import Factors
 from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import MisconfigurationException, Trainer, rank_zero_info, rank_zero_warn
 from structurenet_pl.state_kinds import tensors_in
+from structurenet_pl.surgery.distributed import check_strategy
 from structurenet_pl.surgery.param_groups import settings
 from structurenet_pl.surgery.wrappers import hookable, with_inner
 from structurenet_pl.trial import try_out
@@ -83,17 +84,19 @@ def check_moment(checkpoint: Mapping[str, Any], module: nn.Module) -> None:
     rank_zero_warn(f"{sentence}. {way_out}")
 
 
-def check_outermost(trainer: Trainer, module: nn.Module) -> None:
-    """Refuse the growth of a part by itself.
+def check_can_follow(trainer: Trainer, module: nn.Module) -> None:
+    """Refuse growth that the optimizers in a fit would not follow.
 
     Raises:
-        MisconfigurationException: If the module is not the one in training.
+        MisconfigurationException: If the module is not the one in training, or is spread over processes.
     """
     if trainer.lightning_module is not module:
         raise MisconfigurationException(
             f"{type(module).__name__} is a part of the module in training, whose optimizers would not follow its "
             "growth: let a growth method of the outermost module call it."
         )
+    if trainer.optimizers:
+        check_strategy(trainer)
 
 
 def check_companions(callbacks: Iterable[object]) -> None:

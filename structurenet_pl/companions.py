@@ -1,12 +1,15 @@
 """The other callbacks of a Trainer: what the driver asks of them, and what stands behind them."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
 
 from structurenet_pl.components import first_wins
+from structurenet_pl.factors import Factor
 from structurenet_pl.lightning import LR_MONITORS, Callback, LightningModule, Trainer
+from structurenet_pl.surgery.distributed import check_same, of_all_processes, several
 
 BeforeStep = Callable[[Trainer, LightningModule, Optimizer], None]
 
@@ -19,6 +22,14 @@ class Companion(Protocol):
     before_step: BeforeStep | None
 
 
+@runtime_checkable
+class Asking(Protocol):
+    """A callback that asks for growth."""
+
+    growth: str
+    by_clock: bool
+
+
 def companions(trainer: Trainer) -> list[Companion]:
     """The package's own callbacks in a Trainer."""
     return [callback for callback in trainer.callbacks if isinstance(callback, Companion)]
@@ -27,6 +38,30 @@ def companions(trainer: Trainer) -> list[Companion]:
 def patterns_of(trainer: Trainer) -> dict[str, str]:
     """What the callbacks of the Trainer say about roles; the first to match a name wins."""
     return first_wins(*(callback.patterns for callback in companions(trainer)))
+
+
+def check_alike(trainer: Trainer) -> None:
+    """Refuse factors, triggers and name patterns that another rank does not have, or with other settings.
+
+    Raises:
+        RuntimeError: On every rank, if there are any.
+    """
+    if several(trainer):
+        check_same(of_all_processes(_settings(trainer), "starting the fit"), "at the start of the fit")
+
+
+def _settings(trainer: Trainer) -> dict[str, str]:
+    """The public settings of what acts on lrs and structure, as text that is the same in every process."""
+    acting = [one for one in trainer.callbacks if isinstance(one, Factor | Asking) or getattr(one, "patterns", None)]
+    return {
+        f"{type(callback).__name__} ({number})": json.dumps(
+            # Lightning gives them functions of its own
+            {key: value for key, value in vars(callback).items() if not (key.startswith("_") or callable(value))},
+            default=lambda value: getattr(value, "__qualname__", type(value).__qualname__),
+            skipkeys=True,
+        )
+        for number, callback in enumerate(acting)
+    }
 
 
 class Rear(Callback):

@@ -7,25 +7,26 @@ from typing import Any, cast
 from torch.optim import Optimizer
 
 from structurenet_pl.by_hand import ByHand
-from structurenet_pl.checks import check_fit, check_moment, check_outermost, warn_of_trial, warn_too_late
-from structurenet_pl.companions import BeforeStep, Rear, companions, in_order, patterns_of
+from structurenet_pl.checks import check_can_follow, check_fit, check_moment, warn_of_trial, warn_too_late
+from structurenet_pl.companions import BeforeStep, Rear, check_alike, companions, in_order, patterns_of
 from structurenet_pl.components import Structure
 from structurenet_pl.density import Densities
 from structurenet_pl.events import Clock, Component, GrowthEvent
 from structurenet_pl.factors import Factor, Factors
-from structurenet_pl.growing import Growing, grow_alone
-from structurenet_pl.grown import follow, growing, growth_log, redate_log, remember_patterns, structure_of
+from structurenet_pl.growing import Growing, follow_all, grow_alone
+from structurenet_pl.grown import growing, growth_log, redate_log, remember_patterns, structure_of
 from structurenet_pl.idle import Idle
 from structurenet_pl.lightning import Callback, LightningModule, Trainer, resume_data
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.moment import Moment, no_density
 from structurenet_pl.norms import GradientNorms
-from structurenet_pl.rng import collect_rng, restore_rng
+from structurenet_pl.rng import restore_rng
 from structurenet_pl.surgery.averaging import AveragedCopies, averaged_copies
-from structurenet_pl.surgery.distributed import agree, check_strategy, of_all_processes, several, together
+from structurenet_pl.surgery.distributed import agree, several
 from structurenet_pl.surgery.freezing import Freezing, Frozen, thaw_leftovers
+from structurenet_pl.surgery.meeting import together
 from structurenet_pl.tables import CHECKPOINT_KEY, LRTables
-from structurenet_pl.waiting import waiting_from, waiting_of_all_processes
+from structurenet_pl.waiting import own_of_all_processes, waiting_from
 
 
 class Driver(Callback):
@@ -81,9 +82,7 @@ class Driver(Callback):
         if self not in self._trainer.callbacks:
             warn_of_trial(request)
             return None
-        check_outermost(self._trainer, module)
-        if self.tables:
-            check_strategy(self._trainer)
+        check_can_follow(self._trainer, module)
         if self._in_batch or (several(self._trainer) and not request.by_clock):
             self._waiting.append(request)
             return None
@@ -91,8 +90,9 @@ class Driver(Callback):
 
     def meet(self, module: LightningModule) -> None:
         """All processes are here, between two batches: carry out what they wait for, if that is the same."""
-        if several(self._trainer) and not self._in_batch and isinstance(module, Growing):
-            while agree(self._trainer, self._waiting):
+        if several(self._trainer) and not self._in_batch:
+            self._refresh(self._trainer)
+            while agree(self._trainer, self._waiting, self.tables.lrs()):
                 self._serve(module)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -106,9 +106,7 @@ class Driver(Callback):
         self._freezing = Freezing(trainer)
         thaw_leftovers(pl_module)
         self._find_structure(trainer, pl_module)
-        for module in pl_module.modules():
-            if isinstance(module, Growing):
-                follow(module, self)
+        follow_all(pl_module, self)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember the checkpoint until there are optimizers; the tuner restores one in the middle of a fit."""
@@ -138,6 +136,7 @@ class Driver(Callback):
         if "groups" in saved:
             self.tables.arrange(self.structure, saved["groups"])
         self._idle.start(trainer, self.structure, self.factors)
+        check_alike(trainer)
         self.tables.lay_out(self.structure, self.factors)
         self.tables.load_with(saved.get("settings", []))
         if not pl_module.automatic_optimization:
@@ -161,6 +160,7 @@ class Driver(Callback):
         self._epoch_over = False
         self.tables.bind(everywhere=False)
         self._find_structure(trainer, pl_module)
+        self.meet(pl_module)
         self._settle(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -201,6 +201,8 @@ class Driver(Callback):
         self._in_batch, self._epoch_over = False, True
         if not several(self._trainer):
             self._serve(pl_module)
+        elif not isinstance(pl_module, Growing):  # else it has a later hook
+            self.meet(pl_module)
         self._settle(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -217,9 +219,7 @@ class Driver(Callback):
         self.tables.give_back()
         self._trainer = None
         self._by_hand.release()
-        for module in pl_module.modules():
-            if isinstance(module, Growing):
-                follow(module, None)
+        follow_all(pl_module, None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lightning calls no teardown after an exception; who saves a checkpoint then comes later."""
@@ -231,8 +231,7 @@ class Driver(Callback):
             return
         checkpoint[CHECKPOINT_KEY] = self.tables.save(self.structure)
         if isinstance(pl_module, Growing):
-            waiting = waiting_of_all_processes(self._waiting)
-            checkpoint[CHECKPOINT_KEY] |= {"rng": of_all_processes(collect_rng()), "waiting": waiting}
+            checkpoint[CHECKPOINT_KEY] |= own_of_all_processes(self._waiting)
 
     def _act_by_hand(self, optimizer: Optimizer) -> None:
         trainer = self._trainer
@@ -279,11 +278,11 @@ class Driver(Callback):
         old, copies = set(module.modules()), AveragedCopies(trainer.callbacks, module)
         self._freezing.thaw()  # until it is settled anew: a growth method sees the flags that the user has set
         with (
-            together(trainer, request) as wrap,
-            growing(module, request, self._growing_at) as (change, result),
+            together(trainer, request) as meeting,
+            growing(module, request, self._growing_at, meeting.decided) as (change, result),
             self.tables.following(change, self.factors.split_1d),
         ):
-            wrap()
+            meeting.follow(change)
             copies.follow(module, change)  # what is new starts with the values that all processes have by now
         self._find_structure(trainer, module)
         if not module.training:  # in a validation, after which Lightning puts back the modes of those that it knew
@@ -297,4 +296,5 @@ class Driver(Callback):
             if (react := getattr(callback, "on_growth", None)) is not None:
                 react(trainer, module, change.event)
         module.on_growth(change.event)
+        meeting.end()
         return result

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, is_tensor
+from torch import Tensor, is_tensor, nn
 
 from structurenet_pl.components import count
 from structurenet_pl.events import Clock, Component, GrowthEvent
-from structurenet_pl.grown import Grown, check_leads_back, follower_of, growing, structure_of
+from structurenet_pl.grown import Follower, Grown, check_leads_back, follow, follower_of, growing, structure_of
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.replaying import (
     LOG_KEY,
@@ -74,6 +74,13 @@ class Growing(Grown):
             with Bounded(max(held, count(self.parameters()))):  # a file may hold a part only
                 replay(self, log_from_tensor(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def follow_all(module: nn.Module, follower: Follower | None) -> None:
+    """Hand the growth of a module and all of its parts over to a follower, or back to themselves."""
+    for part in module.modules():
+        if isinstance(part, Growing):
+            follow(part, follower)
 
 
 def grow_alone(module: Growing, request: GrowthRequest, clock: Clock) -> Any:

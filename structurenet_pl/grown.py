@@ -1,6 +1,6 @@
 """What growth makes of a module: its log and its structure, one growth, and the way back after an error."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
@@ -23,6 +23,8 @@ from structurenet_pl.lightning import rank_zero_warn
 from structurenet_pl.methods import GrowthMethod, GrowthRequest
 from structurenet_pl.snapshots import Snapshot
 from structurenet_pl.successors import forget, shape_of, take_copied
+
+Arguments = Mapping[str, Any]
 
 
 class Follower(Protocol):
@@ -155,14 +157,26 @@ def check_leads_back(module: nn.Module, method: GrowthMethod) -> None:
 
 
 @contextmanager
-def growing(module: Grown, request: GrowthRequest, clock: Clock) -> Iterator[tuple[Change, Any]]:
+def growing(
+    module: Grown, request: GrowthRequest, clock: Clock, decided: Callable[[Arguments], Arguments] = lambda own: own
+) -> Iterator[tuple[Change, Any]]:
     """Grow and log it; if that or the body of the ``with`` raises, the module refers to what it did before.
+
+    Args:
+        module: The module.
+        request: What is called.
+        clock: When.
+        decided: Told the arguments that the method has decided, gives those that count: where they are others, the
+            growth is taken back, and done with these.
 
     Gives the change and what the growth method returned. Values of existing tensors that the method changed in place
     are not taken back.
     """
-    with reversible(module):
+    with reversible(module) as snapshot:
         change, result = carry_out(module, request, clock)
+        if (arguments := decided(change.event.arguments)) != change.event.arguments:
+            snapshot.restore()
+            change, result = carry_out(module, replace(request, arguments=arguments), clock)
         if sizes := change.sizes_by_data:
             rank_zero_warn(
                 f"{request} seems to have taken sizes from the values of tensors: {sizes}. A checkpoint could not be "
@@ -173,12 +187,12 @@ def growing(module: Grown, request: GrowthRequest, clock: Clock) -> Iterator[tup
 
 
 @contextmanager
-def reversible(module: Grown) -> Iterator[None]:
+def reversible(module: Grown) -> Iterator[Snapshot]:
     """If the body of the ``with`` raises, the module refers to what it did before; else its founding is noted."""
     snapshot = Snapshot(module)
     founding = _FOUNDINGS.get(module) or Founding(module, snapshot)
     try:
-        yield
+        yield snapshot
     except BaseException:
         snapshot.restore()
         _STRUCTURES.pop(module, None)  # it holds the tensors that are gone with that

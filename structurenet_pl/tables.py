@@ -46,6 +46,17 @@ class LRTables(dict[Optimizer, LRTable]):
         """The schedulers that Lightning knows."""
         return [config.scheduler for config in self._trainer.lr_scheduler_configs]
 
+    def lrs(self) -> dict[str, float]:
+        """The effective lrs as they should be now, by optimizer and param group."""
+        for table in self.values():
+            table.refresh()
+        return {
+            f"the lr of {name} in optimizer {number}": float(lr)
+            for number, table in enumerate(self.values())
+            for name, lr in zip(table.names, table.lrs, strict=True)
+            if lr is not None
+        }
+
     def take_over(self) -> None:
         """Give back what tables of an earlier fit have split, of optimizers that are used again."""
         for optimizer in self._trainer.optimizers:

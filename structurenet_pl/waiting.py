@@ -1,4 +1,4 @@
-"""Growth that waits for a safe moment, in checkpoints."""
+"""What each process has for itself in checkpoints: its random numbers, and growth that waits for a safe moment."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,15 +7,16 @@ from torch import nn
 
 from structurenet_pl.grown import requested
 from structurenet_pl.methods import BY_USER, GrowthRequest
+from structurenet_pl.rng import collect_rng
 from structurenet_pl.surgery.distributed import of_all_processes
 
 
-def waiting_of_all_processes(waiting: Iterable[GrowthRequest]) -> list[Any]:
-    """What waits in each process, as plain values; triggers know from the clock, or by themselves, what is due."""
+def own_of_all_processes(waiting: Iterable[GrowthRequest]) -> dict[str, list[Any]]:
+    """What each process has, by rank; triggers know from the clock, or by themselves, what is due."""
     by_user = [request for request in waiting if request.asked_by == BY_USER]
-    return of_all_processes(
-        [{"name": request.method.name, "arguments": dict(request.arguments)} for request in by_user]
-    )
+    wishes = [{"name": request.method.name, "arguments": dict(request.arguments)} for request in by_user]
+    found = of_all_processes((collect_rng(), wishes), "writing a checkpoint")
+    return {"rng": [rng for rng, _ in found], "waiting": [wishes for _, wishes in found]}
 
 
 def waiting_from(saved: Sequence[Sequence[Mapping[str, Any]]], module: nn.Module, rank: int) -> list[GrowthRequest]:

@@ -19,8 +19,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from helpers import Net, example_factors, loader
-from structurenet_pl import GrowEvery, GrowOnPlateau, growth, widen
+from structurenet_pl import GrowEvery, GrowOnPlateau, LRFactor, came_from, growth, widen
 from structurenet_pl.surgery import distributed
+from structurenet_pl.surgery.meeting import Meeting
 
 EPOCHS, BATCHES, WORLD = 4, 4, 2
 
@@ -49,6 +50,20 @@ class Grown(Net):
     @growth(role="patch")
     def add_uneven(self):
         self.patches.append(nn.Linear(8, 8 + 8 * self.global_rank))
+
+    @growth(role="patch")
+    def add_by_chance(self, width: int | None = None):
+        width = width or int(torch.randint(4, 64, ()))
+        self.patches.append(nn.Sequential(nn.Linear(8, width), nn.Linear(width, 8)))
+        return {"width": width}
+
+    @growth()
+    def shuffle(self):
+        order = torch.randperm(8, generator=torch.Generator().manual_seed(self.global_rank)).tolist()
+        first, second = self.body[0], self.body[3]
+        first.weight = came_from(nn.Parameter(first.weight.detach()[order]), order)
+        first.bias = came_from(nn.Parameter(first.bias.detach()[order]), order)
+        second.weight = came_from(nn.Parameter(second.weight.detach()[:, order]), order, dim=1)
 
     def validation_step(self, batch, batch_idx):
         self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]), sync_dist=True)
@@ -158,6 +173,13 @@ class Disturb(Callback):
             pl_module.head.bias.data[0] += 1e-6
 
 
+class ByRank(LRFactor):
+    """A factor that depends on what not all ranks know."""
+
+    def factor(self, component, now):
+        return 1.0 if now.clock.epoch < 1 else 1.0 / (1 + int(os.environ["LOCAL_RANK"]))
+
+
 class Look(Callback):
     """Counts what growth asks of the other processes."""
 
@@ -165,17 +187,20 @@ class Look(Callback):
         self.flags = self.gathers = 0
 
     def on_fit_start(self, trainer, pl_module):
-        strategy = trainer.strategy
-        self.flag, self.gather = strategy.reduce_boolean_decision, distributed.of_all_processes
-        strategy.reduce_boolean_decision = lambda *args, **kwargs: self.count("flags", self.flag(*args, **kwargs))
-        distributed.of_all_processes = lambda mine: self.count("gathers", self.gather(mine))
+        self.flag, self.gather = distributed.largest, torch.distributed.all_gather_object
+        distributed.largest = lambda *args: self.count("flags", self.flag(*args))
+        torch.distributed.all_gather_object = lambda *args: self.count("gathers", self.gather(*args))
 
     def count(self, what, value):
         setattr(self, what, getattr(self, what) + 1)
         return value
 
     def on_fit_end(self, trainer, pl_module):
-        distributed.of_all_processes = self.gather
+        distributed.largest, torch.distributed.all_gather_object = self.flag, self.gather
+
+    def on_exception(self, trainer, pl_module, exception):
+        if hasattr(self, "flag"):
+            self.on_fit_end(trainer, pl_module)
 
 
 def by_epoch():
@@ -198,19 +223,11 @@ class Untouched:
     """DDP stays as it was before the growth, and nobody checks."""
 
     def __enter__(self):
-        self.before = distributed._wrap, distributed._check_same
-        distributed._wrap, distributed._check_same = lambda strategy: None, lambda reports, when: None
+        self.before = Meeting.follow
+        Meeting.follow = lambda meeting, change: meeting._share(None)
 
     def __exit__(self, *error):
-        distributed._wrap, distributed._check_same = self.before
-
-
-class Unwrapped(Untouched):
-    """The same, checked."""
-
-    def __enter__(self):
-        super().__enter__()
-        distributed._check_same = self.before[1]
+        Meeting.follow = self.before
 
 
 # name: module, callbacks, arguments of DDPStrategy, arguments of the Trainer
@@ -228,6 +245,8 @@ TRAINS = {
         "accumulate_grad_batches": 2,
     },
     "by-hand": {"make": ByHand, "callbacks": by_step},
+    "init-sync": {"callbacks": by_epoch, "ddp": {"init_sync": False}},
+    "chance": {"callbacks": lambda: [GrowEvery("add_by_chance", 1, limit=3)]},
     "validation": {"callbacks": lambda: [Ask("on_validation_end")]},
     "validation-no-grad": {"callbacks": lambda: [Ask("on_validation_end")], "inference_mode": False},
     "validation-view": {
@@ -255,15 +274,17 @@ FAILS = {
     "uneven": {"callbacks": lambda: [GrowEvery("add_uneven", 1)]},
     "arguments": {"callbacks": lambda: [GrowEvery("add_patch", 1, arguments={"at": int(os.environ["LOCAL_RANK"])})]},
     "diverged": {"callbacks": lambda: [Disturb(), *by_epoch()]},
-    "init-sync": {"callbacks": by_epoch, "ddp": {"init_sync": False}},
-    "unwrapped": {"callbacks": by_epoch, "around": Unwrapped},
+    "positions": {"make": WithAdam, "callbacks": lambda: [GrowEvery("shuffle", 1)]},
+    "one-trigger": {"callbacks": lambda: [] if os.environ["LOCAL_RANK"] == "1" else by_epoch()},
+    "other-trigger": {"callbacks": lambda: [GrowEvery("add_neck", 1 + int(os.environ["LOCAL_RANK"]))]},
+    "factor": {"callbacks": lambda: [ByRank()]},
     "sharded": {"make": Sharded, "callbacks": by_epoch, "strategy": ModelParallelStrategy},
 }
 ALSO = {
     "control": {"callbacks": by_epoch, "around": Untouched},
     "late": {"callbacks": lambda: [TooLate()]},
     "forgiven": {"callbacks": lambda: [Forgiving("add_broken", 1, limit=1)]},
-    "forgiven-wrapped": {"callbacks": lambda: [Forgiving("add_neck", 1, limit=1)], "ddp": {"init_sync": False}},
+    "forgiven-shuffled": {"callbacks": lambda: [Forgiving("shuffle", 1, limit=1)]},
 }
 RESUMED = {"factors", "epoch", "itself", "restructured-adam", "average"} & TRAINS.keys()
 

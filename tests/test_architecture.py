@@ -29,7 +29,7 @@ LAYERS = [
     {"methods", "surgery.distributed", "surgery.norm_layers", "surgery.parking", "work"},
     {"surgery.freezing", "evaluation"},
     {"change", "comparison"},
-    {"grown"},
+    {"grown", "surgery.meeting"},
     {"replaying", "waiting"},
     {"growing"},
     {"factors", "companions", "surgery.checkpoints", "surgery.averaging"},

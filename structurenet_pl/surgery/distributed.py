@@ -1,9 +1,9 @@
-"""Several processes: the ranks agree on growth, grow and freeze alike or not at all, and are wrapped anew."""
+"""Several processes: what they tell each other, and DDP around a module that has changed."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import nn
@@ -12,8 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from structurenet_pl.lightning import MisconfigurationException, Trainer
 from structurenet_pl.methods import GrowthRequest
-
-WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32}  # by bytes; int64 for the rest
 
 
 def several(trainer: Trainer | None) -> bool:
@@ -37,12 +35,23 @@ def obstacle(trainer: Trainer) -> str | None:
     return None if getattr(trainer.strategy, "_ddp_comm_state", None) is None else "ddp_comm_state"
 
 
-def of_all_processes(value: Any) -> list[Any]:
-    """The plain values that all processes give, by rank."""
+def of_all_processes(value: Any, when: str) -> list[Any]:
+    """The plain values that all processes give, by rank.
+
+    Args:
+        value: What this one gives.
+        when: For the error: what is under way.
+
+    Raises:
+        RuntimeError: If another process is gone, or does not come in the time that the process group allows.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
     found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, value)
+    try:
+        torch.distributed.all_gather_object(found, value)
+    except RuntimeError as error:
+        raise _left_alone(when, error) from error
     return found
 
 
@@ -61,15 +70,29 @@ def check_strategy(trainer: Trainer) -> None:
         )
 
 
-def agree(trainer: Trainer, waiting: Sequence[GrowthRequest]) -> bool:
+def agree(trainer: Trainer, waiting: Sequence[GrowthRequest], lrs: Mapping[str, float]) -> bool:
     """Whether there is growth that every rank waits for; one tiny reduction where none waits for any.
 
+    Args:
+        trainer: The Trainer.
+        waiting: What this rank waits for.
+        lrs: The learning rates of this rank, by name.
+
     Raises:
-        RuntimeError: On every rank, if they wait for different growth.
+        RuntimeError: On every rank, if they wait for different growth, or have different learning rates.
     """
-    if not trainer.strategy.reduce_boolean_decision(bool(waiting), all=False):
+    when = f"at step {trainer.global_step}"
+    checksum = crc32(repr(lrs).encode())
+    waits, highest, lowest = largest(trainer, [bool(waiting), checksum, -checksum], when)
+    if highest != -lowest:
+        check_same(
+            of_all_processes(lrs, when),
+            f"{when} the factors differ: they may depend on nothing but what all ranks know, such as a metric that is "
+            "reduced over them (self.log(..., sync_dist=True)). There",
+        )
+    if not waits:
         return False
-    wishes = of_all_processes([str(request) for request in waiting])
+    wishes = of_all_processes([str(request) for request in waiting], when)
     if any(wish != wishes[0] for wish in wishes):
         each = "; ".join(f"rank {rank}: {', '.join(wish) or 'nothing'}" for rank, wish in enumerate(wishes))
         raise RuntimeError(
@@ -79,36 +102,14 @@ def agree(trainer: Trainer, waiting: Sequence[GrowthRequest]) -> bool:
     return True
 
 
-@contextmanager
-def together(trainer: Trainer, request: GrowthRequest) -> Iterator[Callable[[], None]]:
-    """What is done within is done on every rank, or raises on every rank. Without DDP nothing is special.
-
-    Gives a function to be called at the end of the body: it has DDP follow the growth, and gives all ranks the values
-    of rank 0.
-    """
-    strategy = trainer.strategy
-    if not isinstance(wrapper := strategy.model, DistributedDataParallel):
-        yield lambda: None
-        return
-    module = strategy.lightning_module
-    _check_same(of_all_processes({"the growth asked for": str(request)} | _values(module)), f"before {request}")
-    met = False
-
-    def wrap() -> None:
-        nonlocal met
-        shapes = _shapes(module)
-        met = True
-        _check_done(request, of_all_processes((None, shapes)))
-        _wrap(strategy)
-        _check_same(of_all_processes(_values(module)), f"after {request} (is init_sync=False?)")
-
+def largest(trainer: Trainer, values: Sequence[int], when: str) -> list[int]:
+    """The largest of the whole numbers that the ranks give, for each place."""
+    found = torch.tensor(values, dtype=torch.int64, device=trainer.strategy.root_device)
     try:
-        yield wrap
-    except Exception as error:
-        strategy.model = wrapper
-        if not met:
-            of_all_processes((f"{type(error).__name__}: {error}", {}))
-        raise
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    except RuntimeError as error:
+        raise _left_alone(when, error) from error
+    return [int(value) for value in found.tolist()]
 
 
 def give_values_of_first(module: nn.Module) -> None:
@@ -124,20 +125,24 @@ def wrap_anew(trainer: Trainer, frozen: Iterable[str]) -> None:
     Raises:
         RuntimeError: On every rank, if they freeze different components.
     """
-    strategy = trainer.strategy
-    if isinstance(strategy.model, DistributedDataParallel):
+    if isinstance(trainer.strategy.model, DistributedDataParallel):
         when = f"freezing at step {trainer.global_step}"
-        _check_same(of_all_processes(dict.fromkeys(sorted(frozen), "frozen")), when)
-        _wrap(strategy)
+        check_same(of_all_processes(dict.fromkeys(sorted(frozen), "frozen"), when), when)
+        wrap(trainer.strategy)
 
 
-def _wrap(strategy: Any) -> None:
-    """Wrap the module anew, as Lightning does: rank 0's values for all, hooks on every parameter."""
+def wrap(strategy: Any) -> None:
+    """Wrap the module anew, as Lightning does, with hooks on every parameter; values stay what they are."""
     module = strategy.model = strategy.lightning_module
     if strategy._layer_sync is not None:
         _convert_norms(module, strategy._layer_sync.apply)
     strategy._pl_static_graph_delay_done = False  # a static graph is traced anew
-    strategy.configure_ddp()
+    settings = strategy._ddp_kwargs
+    strategy._ddp_kwargs = settings | {"init_sync": False}  # all ranks hold the same, which takes less to check
+    try:
+        strategy.configure_ddp()
+    finally:
+        strategy._ddp_kwargs = settings
 
 
 def _convert_norms(module: nn.Module, convert: Callable[[nn.Module], nn.Module]) -> None:
@@ -148,15 +153,7 @@ def _convert_norms(module: nn.Module, convert: Callable[[nn.Module], nn.Module])
                 setattr(parent, name, convert(child))
 
 
-def _check_done(request: GrowthRequest, reports: Sequence[tuple[str | None, Mapping[str, Any]]]) -> None:
-    """Raise where a rank could not grow, or has grown otherwise than rank 0."""
-    for rank, (error, _) in enumerate(reports):
-        if error is not None:
-            raise RuntimeError(f"{request} raised {error} on rank {rank}, and was undone on every rank")
-    _check_same([shapes for _, shapes in reports], f"{request} was undone on every rank: after it")
-
-
-def _check_same(reports: Sequence[Mapping[str, Any]], when: str) -> None:
+def check_same(reports: Sequence[Mapping[str, Any]], when: str) -> None:
     """Raise where a rank's report is not that of rank 0."""
     for rank, report in enumerate(reports):
         for name in {**reports[0], **report}:
@@ -167,17 +164,8 @@ def _check_same(reports: Sequence[Mapping[str, Any]], when: str) -> None:
                 )
 
 
-def _shapes(module: nn.Module) -> dict[str, str]:
-    """Type and shape of each parameter and buffer, by name."""
-    tensors = chain(module.named_parameters(), module.named_buffers())
-    return {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors}
-
-
-def _values(module: nn.Module) -> dict[str, int]:
-    """A checksum of each parameter: its bits as whole numbers, whose sum (modulo 2^bits) is exact in any order."""
-    return {name: _checksum(tensor.detach()) for name, tensor in module.named_parameters()}
-
-
-def _checksum(tensor: torch.Tensor) -> int:
-    dtype = WHOLE.get(tensor.element_size(), torch.int64)
-    return int(tensor.reshape(-1).view(dtype).sum(dtype=dtype))
+def _left_alone(when: str, error: Exception) -> RuntimeError:
+    return RuntimeError(
+        f"{when}, another process was gone or did not come ({error}). What it had to say for itself stands in its own "
+        "output; the last checkpoint can be resumed."
+    )
