@@ -71,8 +71,9 @@ def compare(
     _conform(module, born.values(), before)
     removed = [
         name
-        for name, tensors in touched.items()
-        if name in absorbed or all(tensor in successors and successors[tensor] is None for tensor in tensors.values())
+        for name in before.parameters
+        if name in absorbed
+        or (name in touched and all(successors.get(tensor, tensor) is None for tensor in touched[name].values()))
     ]
     depth, beside = _locate(request, before, roots)
     event = GrowthEvent(
@@ -220,7 +221,7 @@ def _absorbed(
     gone = {name for name, tensors in touched.items() if now.keys().isdisjoint(tensors.values())}
     # the owner is the first of those that share, so the heir is the last
     heirs = {paths[name]: name for name in before.parameters if name not in gone}
-    return [name for name in touched if name not in gone and heirs[paths[name]] != name]
+    return [name for name in before.parameters if name not in gone and heirs[paths[name]] != name]
 
 
 def _newborn_paths(module: nn.Module, new: Mapping[str, nn.Parameter]) -> list[str]:

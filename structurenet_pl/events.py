@@ -158,20 +158,24 @@ class GrowthEvent:
         return {kind: names for kind, names in kinds.items() if names}
 
 
-def titled(name: str, life: int) -> str:
-    """The name of a component, with a number if others have had it before.
+def titles(components: Iterable[Component], log: Iterable[GrowthEvent]) -> list[str]:
+    """The names of components, with a number where others, which were removed, have had the name before.
 
     Example:
-        >>> titled("patches.0", 1), titled("patches.0", 2)
-        ('patches.0', 'patches.0 (2)')
+        >>> log = [GrowthEvent("add", {}, Clock(), born=("a",)), GrowthEvent("drop", {}, Clock(), removed=("a",))]
+        >>> titles([Component("a", born=Clock(generation=number)) for number in (1, 3)], log)
+        ['a', 'a (2)']
     """
-    return name if life == 1 else f"{name} ({life})"
-
-
-def title(component: Component, log: Sequence[GrowthEvent]) -> str:
-    """The name of a component, with a number if others, which were removed, have had it before."""
-    earlier = log[: component.born.generation]
-    return titled(component.name, 1 + sum(component.name in event.removed for event in earlier))
+    removals: dict[str, list[int]] = {}
+    for number, event in enumerate(log, 1):
+        for name in event.removed:
+            removals.setdefault(name, []).append(number)
+    found = []
+    for component in components:
+        paths = [path for path in lineage(component.name) if path in removals] if removals else []
+        before = sum(number <= component.born.generation for path in paths for number in removals[path])
+        found.append(f"{component.name} ({1 + before})" if before else component.name)
+    return found
 
 
 _TUPLES = ("born", "widened", "shrunk", "removed", "adjacent", "parameters")

@@ -7,7 +7,16 @@ from torch import Tensor, is_tensor, nn
 
 from structurenet_pl.components import count
 from structurenet_pl.events import Clock, Component, GrowthEvent
-from structurenet_pl.grown import Follower, Grown, check_leads_back, follow, follower_of, growing, structure_of
+from structurenet_pl.grown import (
+    Follower,
+    Grown,
+    check_leads_back,
+    follow,
+    follower_of,
+    forget_structure,
+    growing,
+    structure_of,
+)
 from structurenet_pl.methods import GrowthRequest
 from structurenet_pl.replaying import (
     LOG_KEY,
@@ -57,6 +66,7 @@ class Growing(Grown):
         A state dict without a log, but with all tensors that the module was founded with, takes its growth back; with
         ``strict=False`` it is loaded into the module as it has grown.
         """
+        forget_structure(self)
         with unharmed(self):
             if strict and is_founding(self, state_dict):
                 replay(self, ())

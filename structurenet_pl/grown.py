@@ -16,10 +16,8 @@ from torch import nn
 from structurenet_pl.change import Change
 from structurenet_pl.comparison import compare, concerned
 from structurenet_pl.components import Part, Structure, all_names, build, first_wins, founding_roots, refine, with_event
-from structurenet_pl.data_reads import DataReads
 from structurenet_pl.events import Clock, GrowthEvent
 from structurenet_pl.founding import Founding
-from structurenet_pl.lightning import rank_zero_warn
 from structurenet_pl.methods import GrowthMethod, GrowthRequest
 from structurenet_pl.snapshots import Snapshot
 from structurenet_pl.successors import forget, shape_of, take_copied
@@ -59,7 +57,7 @@ _FOUNDINGS: WeakKeyDictionary[Grown, Founding] = WeakKeyDictionary()
 _ROOTS: WeakKeyDictionary[Grown, tuple[Mapping[str, Part], tuple[GrowthEvent, ...], Mapping[str, Part]]] = (
     WeakKeyDictionary()
 )
-_STRUCTURES: WeakKeyDictionary[Grown, tuple[Mapping[str, Part], Mapping[str, str], Structure]] = WeakKeyDictionary()
+_STRUCTURES: WeakKeyDictionary[Grown, tuple[Mapping[str, Part], list[tuple[str, str]], Structure]] = WeakKeyDictionary()
 
 
 def follow(module: Grown, follower: Follower | None) -> None:
@@ -79,9 +77,14 @@ def founding_of(module: Grown) -> Founding | None:
     return _FOUNDINGS.get(module)
 
 
+def forget_structure(module: Grown) -> None:
+    """Hold no parameters that the module may no longer have; its structure is found anew when it is asked for."""
+    _STRUCTURES.pop(module, None)
+
+
 def set_founding(module: Grown, founding: Founding | None) -> None:
     """Say what a module was before it grew."""
-    _STRUCTURES.pop(module, None)
+    forget_structure(module)
     _FOUNDINGS.pop(module, None)
     if founding is not None:
         _FOUNDINGS[module] = founding
@@ -177,12 +180,6 @@ def growing(
         if (arguments := decided(change.event.arguments)) != change.event.arguments:
             snapshot.restore()
             change, result = carry_out(module, replace(request, arguments=arguments), clock)
-        if sizes := change.sizes_by_data:
-            rank_zero_warn(
-                f"{request} seems to have taken sizes from the values of tensors: {sizes}. A checkpoint could not be "
-                "loaded where the values are others: let the method return what it has decided as a dict of its own "
-                'arguments, as {"width": 12}; see structurenet_pl.growth.'
-            )
         yield change, result
 
 
@@ -195,9 +192,9 @@ def reversible(module: Grown) -> Iterator[Snapshot]:
         yield snapshot
     except BaseException:
         snapshot.restore()
-        _STRUCTURES.pop(module, None)  # it holds the tensors that are gone with that
+        forget_structure(module)
         raise
-    founding.note(snapshot, module)
+    founding.note(snapshot)
     _FOUNDINGS[module] = founding
 
 
@@ -215,11 +212,8 @@ def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Chan
     forget(chain(before.owner, module.buffers()))
     # a validation loop runs in inference mode, and parameters born there could never be trained
     with torch.inference_mode(False), torch.enable_grad():
-        with DataReads() as reads:
-            result = request.method.function(module, **request.arguments)
-        decided = request.decided(result)
-        numbers = reads.numbers if decided is request else set()
-        request = decided
+        result = request.method.function(module, **request.arguments)
+        request = request.decided(result)
         numbered = replace(clock, generation=len(module.growth_log) + 1)
         names = all_names(module)
         event, successors = compare(module, names, before, shapes, places, roots, request, numbered)
@@ -230,7 +224,7 @@ def carry_out(module: Grown, request: GrowthRequest, clock: Clock) -> tuple[Chan
     module._grows = False
     _ROOTS[module] = module._founders, module.growth_log, grown
     copied = take_copied(chain(module.parameters(), module.buffers()))
-    return Change(event, structure, successors, copied, request.method.moments, request.method.like, numbers), result
+    return Change(event, structure, successors, copied, request.method.moments, request.method.like), result
 
 
 def log_instead(module: Grown, event: GrowthEvent) -> None:
@@ -264,8 +258,9 @@ def _structure(
     module: Grown, names: Mapping[str, nn.Parameter], roots: Mapping[str, Part], patterns: Mapping[str, str]
 ) -> Structure:
     """The structure that a module has, which is found anew only if something has changed."""
-    known_roots, known_patterns, known = _STRUCTURES.get(module, (None, None, None))
-    if known is None or known_roots is not roots or known_patterns != patterns or not known.has(names):
+    known_roots, known_patterns, known = _STRUCTURES.get(module, (None, [], None))
+    in_order = list(patterns.items())  # the first match wins
+    if known is None or known_roots is not roots or known_patterns != in_order or not known.has(names):
         known = build(names, refine(module, roots, patterns))
-        _STRUCTURES[module] = roots, patterns, known
+        _STRUCTURES[module] = roots, in_order, known
     return known

@@ -132,8 +132,8 @@ def growth(
 
     Loading a checkpoint calls it again, with the same arguments. Where it decides something by data, such as a width,
     let it return that as a dict of arguments, ``{"width": 12}``: the log holds these values, and they are not decided
-    again. Under DDP those of rank 0 count: on a rank that has decided otherwise the growth is taken back, and the method
-    is called again with them. Of growth methods that it calls it has to pass such values on.
+    again. Under DDP those of rank 0 count: on a rank that has decided otherwise the growth is taken back, and the
+    method is called again with them. Of growth methods that it calls it has to pass such values on.
 
     Args:
         function: Nothing: it stands here to say so when the parentheses are forgotten.

@@ -152,6 +152,8 @@ class Bounded(TorchDispatchMode):
         entries: The number of entries in the larger of the two.
     """
 
+    supports_higher_order_operators = True  # else torch would refuse these under it
+
     def __init__(self, entries: int) -> None:
         super().__init__()
         self._most = entries + SLACK

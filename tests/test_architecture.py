@@ -16,7 +16,7 @@ FOLDERS = ("surgery", "callbacks", "looking")
 # Each may import from those above it, and from its own line.
 LAYERS = [
     {"events", "moment", "lightning"},
-    {"components", "data_reads", "devices", "net2net", "norms", "rng", "snapshots", "successors", "trial"}
+    {"components", "devices", "net2net", "norms", "rng", "snapshots", "successors", "trial"}
     | {"founding", "looking.strata", "looking.tensorboard", "surgery.wrappers"},
     {"looking.plots", "looking.signals"},
     {"looking.history"},

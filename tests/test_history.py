@@ -230,7 +230,7 @@ def test_a_history_that_gets_too_long_thins_itself(monkeypatch):
 
 def test_a_name_that_comes_back_is_somebody_else():
     history = History()
-    for step, names in {0: ["a", "b"], 1: ["a"], 2: ["a", "b"]}.items():
+    for step, names in {0: ["a", "b"], 1: ["a"], 2: ["a", "b (2)"]}.items():
         history.keep(names, step)
         columns = history.columns(step, names)
         history.add(step, columns, np.full(len(names), 0.1), np.full(len(names), 1.0 + step))

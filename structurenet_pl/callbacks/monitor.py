@@ -14,7 +14,7 @@ from structurenet_pl.callbacks.triggers import check_count
 from structurenet_pl.components import count
 from structurenet_pl.driven import Driven
 from structurenet_pl.driver import Driver
-from structurenet_pl.events import Component, GrowthEvent
+from structurenet_pl.events import Component, GrowthEvent, titles
 from structurenet_pl.grown import growth_log
 from structurenet_pl.lightning import (
     LightningModule,
@@ -114,6 +114,7 @@ class StrataMonitor(Driven):
         self._history = History()
         self._network: tuple[Component, ...] = ()
         self._log: tuple[GrowthEvent, ...] = ()
+        self._titled: dict[str, str] = {}
         self._in_bar: dict[str, float] = {}
         self._written: dict[str, int] = {}
         self._recorder = Recorder(self._history)
@@ -183,11 +184,11 @@ class StrataMonitor(Driven):
         step = batches if self._stepped and trainer.global_step == 0 else trainer.global_step
         if driver.frozen.components != self._frozen:
             self._frozen = driver.frozen.components
-            if self._history.freeze(step, self._frozen):
+            if self._history.freeze(step, [self._titled.get(name, name) for name in self._frozen]):
                 self._news = set(range(len(trainer.optimizers)))
         every = trainer.log_every_n_steps
         logged = bool(every) and ((batches + 1) % every == 0 or number in self._news)
-        self._recorder.record(driver, step, optimizer if logged else None)
+        self._recorder.record(driver, self._titled, step, optimizer if logged else None)
         if logged:
             self._news.discard(number)
             self._log_row(trainer, driver, optimizer, step)
@@ -266,7 +267,8 @@ class StrataMonitor(Driven):
         """What the network is made of now, printed and in TensorBoard."""
         structure = driver.structure
         self._network, self._log = structure.spine, growth_log(trainer.lightning_module)
-        self._history.keep(structure.components, trainer.global_step)
+        self._titled = dict(zip(structure.components, titles(self._network, self._log), strict=True))
+        self._history.keep(self._titled.values(), trainer.global_step)
         many = len(self._network) > self.max_components
         if many and not self._told:
             self._told = True

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from structurenet_pl.events import Component, GrowthEvent, titled
+from structurenet_pl.events import Component, GrowthEvent, titles
 from structurenet_pl.looking.signals import ENTRY, Signal, Vector
 from structurenet_pl.looking.strata import Strata, mark
 
@@ -24,7 +24,7 @@ class History:
 
     def __init__(self) -> None:
         self._base, self._product, self._frozen = Signal(), Signal(), Signal()
-        self._names: list[str] = []  # of each column; a name may come back, in a column of its own
+        self._names: list[str] = []  # of each column: titles, which tell the lives of a name apart
         self._births: list[int] = []
         self._ends: list[int] = []  # -1: still there
         self._columns: dict[str, int] = {}  # of those that are there
@@ -35,7 +35,7 @@ class History:
         """End the columns of components that are gone.
 
         Args:
-            names: The components that there are.
+            names: Titles of the components that there are.
             step: The first step without the others.
         """
         for name in self._columns.keys() - set(names):
@@ -46,7 +46,7 @@ class History:
 
         Args:
             step: The step at which these are born.
-            names: The components.
+            names: Titles of the components.
         """
         new = [name for name in names if name not in self._columns]
         for name in new:
@@ -90,14 +90,14 @@ class History:
             log: The growth log.
         """
         log = tuple(log)
-        lives = [self._names[: column + 1].count(name) for column, name in enumerate(self._names)]
-        there = {
-            self._columns.get(component.name): (component.born.generation, depth)
-            for depth, component in enumerate(components)
-        }
+        components = list(components)
+        born = [Component(name, born=event.clock) for event in log for name in event.born]
+        births = dict(zip(titles(born, log), (one.born.generation for one in born), strict=True))
+        places = ((one.born.generation, depth) for depth, one in enumerate(components))
+        there = dict(zip(titles(components, log), places, strict=True))
         order = sorted(
             range(len(self._names)),
-            key=lambda column: there.get(column) or (_born(self._names[column], lives[column], log), -1),
+            key=lambda column: there.get(self._names[column]) or (births.get(self._names[column], 0), -1),
         )
         signals = (self._base, self._product, self._frozen)
         turns = [*self._births, *self._ends, self.end - 1]  # the last step of all, or a picture would end before
@@ -114,7 +114,7 @@ class History:
         ).reshape(len(order), len(steps))
         base, product, frozen = (signal.at(steps) for signal in signals)
         return Strata(
-            components=tuple(titled(self._names[column], lives[column]) for column in order),
+            components=tuple(self._names[column] for column in order),
             steps=steps,
             lrs=np.where(alive, base * product, np.nan)[order],
             frozen=(alive & (frozen == 1))[order],
@@ -172,15 +172,3 @@ class History:
         if every > 1:
             notes.append(f"one in {every} of the steps with changes is shown")
         return "\n".join(notes)
-
-
-def _born(name: str, life: int, log: Iterable[GrowthEvent]) -> int:
-    """In which growth event the first, second or so component of a name was born, 0 for a founder.
-
-    What a pattern has split off is not in the log under its own name: it counts as a founder.
-    """
-    births = [event.clock.generation for event in log if name in event.born]
-    removals = [event.clock.generation for event in log if name in event.removed]
-    if removals and (not births or removals[0] < births[0]):
-        births.insert(0, 0)
-    return births[life - 1] if life <= len(births) else 0

@@ -11,7 +11,7 @@ from torch import nn
 from structurenet_pl.callbacks.triggers import GrowEvery, Trigger, check_count
 from structurenet_pl.companions import Companion
 from structurenet_pl.components import first_wins
-from structurenet_pl.events import Clock, Component, GrowthEvent, lineage, title
+from structurenet_pl.events import Clock, Component, GrowthEvent, lineage, titles
 from structurenet_pl.factors import Factor, Factors, product
 from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import Callback, rank_zero_warn
@@ -86,7 +86,7 @@ def preview(
     bases = np.array([base_lr(step) if callable(base_lr) else base_lr for step in steps.tolist()])
     lived = np.flatnonzero(np.isfinite(products).any(axis=1))
     return Strata(
-        components=tuple(title(known[row], log) for row in lived),
+        components=tuple(titles((known[row] for row in lived), log)),
         steps=steps,
         lrs=bases * products[lived],
         frozen=frozen[lived],

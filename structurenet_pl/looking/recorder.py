@@ -1,5 +1,6 @@
 """What the tables hold goes into the history of the run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,23 +25,32 @@ class Recorder:
         self._history = history
         self._rows: dict[Optimizer, _Rows] = {}
 
-    def record(self, driver: Driver, step: int, logged: Optimizer | None) -> None:
+    def record(self, driver: Driver, titled: Mapping[str, str], step: int, logged: Optimizer | None) -> None:
         """Take in what stands in all optimizers at a step of one of them.
 
         Args:
             driver: What holds the tables.
+            titled: Title of each component by name.
             step: Optimizer steps before it.
             logged: The optimizer that takes the step, if that is written to the logs: then its factors that go by
                 gradients count, which move all the time.
         """
         self._history.end = max(self._history.end, step + 1)
         for optimizer, table in driver.tables.items():
-            self._take(driver, optimizer, table, step, optimizer is logged)
+            self._take(driver, titled, optimizer, table, step, optimizer is logged)
 
-    def _take(self, driver: Driver, optimizer: Optimizer, table: LRTable, step: int, logged: bool) -> None:
+    def _take(
+        self,
+        driver: Driver,
+        titled: Mapping[str, str],
+        optimizer: Optimizer,
+        table: LRTable,
+        step: int,
+        logged: bool,
+    ) -> None:
         rows = self._rows.get(optimizer)
         if rows is None or rows.names is not table.names:
-            rows = self._rows[optimizer] = _Rows.of(table, driver, self._history, step)
+            rows = self._rows[optimizer] = _Rows.of(table, driver, titled, self._history, step)
         elif rows.version == table.version:
             return
         rows.version = table.version
@@ -74,13 +84,13 @@ class _Rows:
     version: int = -1
 
     @classmethod
-    def of(cls, table: LRTable, driver: Driver, history: History, step: int) -> "_Rows":
+    def of(cls, table: LRTable, driver: Driver, titled: Mapping[str, str], history: History, step: int) -> "_Rows":
         leads = leading(table.slots.values())
         found = [(name, table.names.index(leads[name])) for name in driver.structure.components if name in leads]
         found = [(name, row) for name, row in found if table.lrs[row] is not None]
         return cls(
             table.names,
             [row for _, row in found],
-            history.columns(step, [name for name, _ in found]),
+            history.columns(step, [titled.get(name, name) for name, _ in found]),
             np.array([driver.factors.order[name] for name, one in driver.factors.items() if one.needs_gradients], int),
         )

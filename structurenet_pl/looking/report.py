@@ -13,7 +13,7 @@ from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
 from structurenet_pl.checks import shared_basis
 from structurenet_pl.components import count
 from structurenet_pl.driver import Driver
-from structurenet_pl.events import Clock, Component, title
+from structurenet_pl.events import Clock, Component, titles
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.surgery.freezing import Frozen
 from structurenet_pl.surgery.param_groups import leading
@@ -63,6 +63,8 @@ def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[Gr
     table, now = driver.tables[optimizer], driver.moment(trainer)
     leads = set(leading(table.slots.values()).values())
     strata = decays(driver)
+    spine = driver.structure.spine
+    titled = dict(zip(driver.structure.components, titles(spine, now.log), strict=True))
     rows = zip(
         (table.slots[name] for name in table.names),
         optimizer.param_groups,
@@ -80,7 +82,7 @@ def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[Gr
         found.append(
             GroupLR(
                 component=component,
-                title=title(component, now.log),
+                title=titled[component.name],
                 group=slot.name,
                 leads=slot.name in leads,
                 age=now.age(component),
