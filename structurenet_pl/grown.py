@@ -165,15 +165,15 @@ def growing(
 ) -> Iterator[tuple[Change, Any]]:
     """Grow and log it; if that or the body of the ``with`` raises, the module refers to what it did before.
 
+    Gives the change and what the growth method returned. Values of existing tensors that the method changed in place
+    are not taken back.
+
     Args:
         module: The module.
         request: What is called.
         clock: When.
         decided: Told the arguments that the method has decided, gives those that count: where they are others, the
             growth is taken back, and done with these.
-
-    Gives the change and what the growth method returned. Values of existing tensors that the method changed in place
-    are not taken back.
     """
     with reversible(module) as snapshot:
         change, result = carry_out(module, request, clock)

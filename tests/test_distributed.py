@@ -130,7 +130,7 @@ SAYS = {
     "positions": r"shuffle\(\) was undone on every rank.*in 'where the entries of body.0.weight come from'",
     "one-trigger": r"at the start of the fit, rank 1 differs from rank 0 in 'GrowEvery \(0\)': None there",
     "other-trigger": r"at the start of the fit, rank 1 differs from rank 0 in 'GrowEvery \(0\)': .*\"every\": 2",
-    "factor": r"at step 4 the factors differ: .*sync_dist=True.*in 'the lr of body.0 in optimizer 0': ",
+    "factor": r"at step 4 the learning rates differ: .*sync_dist=True.*in 'the lr of body.0 in optimizer 0': ",
     "sharded": "not supported under ModelParallelStrategy.*grow before the fit",
 }
 
@@ -170,7 +170,9 @@ def test_a_process_that_is_gone_is_said_with_the_moment_and_the_last_checkpoint_
 
 def test_one_rank_that_freezes_alone_is_an_error_on_every_rank(tmp_path):
     for found in both("freezes alone", tmp_path, left_alone_worker.__file__):
-        assert re.search(r"at step 8 the factors differ.*'the lr of body.0 in optimizer 0': 0.0 there", found["error"])
+        assert re.search(
+            r"at step 8 the learning rates differ.*'the lr of body.0 in optimizer 0': 0.0 there", found["error"]
+        )
         assert found["seconds"] < left_alone_worker.TIMEOUT
 
 

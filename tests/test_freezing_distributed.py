@@ -59,7 +59,8 @@ def test_norms_hold_the_statistics_of_their_rank(ranks, name):
 def test_other_components_on_each_rank_raise_on_every_rank(ranks):
     for rank in ranks:
         with pytest.raises(
-            AssertionError, match=r"at step 8 the factors differ.*rank 1 differs from rank 0 in 'the lr of body.0"
+            AssertionError,
+            match=r"at step 8 the learning rates differ.*rank 1 differs from rank 0 in 'the lr of body.0",
         ):
             raise AssertionError(rank["own"]["error"])
 
