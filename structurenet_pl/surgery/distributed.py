@@ -87,8 +87,8 @@ def agree(trainer: Trainer, waiting: Sequence[GrowthRequest], lrs: Mapping[str, 
     if highest != -lowest:
         check_same(
             of_all_processes(lrs, when),
-            f"{when} the learning rates differ: factors and schedulers may depend on nothing but what all ranks know, such "
-            "as a metric that is reduced over them (self.log(..., sync_dist=True)). There",
+            f"{when} the learning rates differ: factors and schedulers may depend on nothing but what all ranks know, "
+            "such as a metric that is reduced over them (self.log(..., sync_dist=True)). There",
         )
     if not waits:
         return False
