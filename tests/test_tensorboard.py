@@ -158,9 +158,13 @@ def test_images(page):
 def test_text(page):
     with page.open("text"):
         page.wait_for_texts("strata/components/text_summary", "strata/growth/text_summary")
-        rows = [text.split() for text in page.wait_for(lambda: page.ask("found.map(row => row.innerText)", "tr"))]
-        for component in COMPONENTS:
-            assert any(row[:1] == [component] for row in rows), component
+
+        def tables():
+            """The rows of both, which come one after the other."""
+            found = [text.split() for text in page.ask("found.map(row => row.innerText)", "tr")]
+            return found if {*COMPONENTS, "step"} <= {row[0] for row in found if row} else None
+
+        rows = page.wait_for(tables)
         for component, step in BIRTHS.items():
             (row, *_) = [row for row in rows if row[:2] == ["step", str(step)]]
             assert component in row
