@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
@@ -51,12 +52,11 @@ def check_alike(trainer: Trainer) -> None:
 
 
 def _settings(trainer: Trainer) -> dict[str, str]:
-    """The public settings of what acts on lrs and structure, as text that is the same in every process."""
+    """The arguments of what acts on lrs and structure, as text that is the same in every process."""
     acting = [one for one in trainer.callbacks if isinstance(one, Factor | Asking) or getattr(one, "patterns", None)]
     return {
         f"{type(callback).__name__} ({number})": json.dumps(
-            # Lightning gives them functions of its own
-            {key: value for key, value in vars(callback).items() if not (key.startswith("_") or callable(value))},
+            {key: vars(callback)[key] for key in signature(type(callback)).parameters if key in vars(callback)},
             default=lambda value: getattr(value, "__qualname__", type(value).__qualname__),
             skipkeys=True,
         )
