@@ -47,9 +47,7 @@ class LRTables(dict[Optimizer, LRTable]):
         return [config.scheduler for config in self._trainer.lr_scheduler_configs]
 
     def lrs(self) -> dict[str, float]:
-        """The effective lrs as they should be now, by optimizer and param group."""
-        for table in self.values():
-            table.refresh()
+        """The effective lrs as they were last refreshed, by optimizer and param group."""
         return {
             f"the lr of {name} in optimizer {number}": float(lr)
             for number, table in enumerate(self.values())

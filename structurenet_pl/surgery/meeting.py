@@ -47,7 +47,7 @@ class Meeting(Alone):
         self._trainer, self._request = trainer, request
         self._module = trainer.strategy.lightning_module
         self._old_buffers = set(self._module.buffers())
-        self.over = False  # nobody waits for what this rank has to say
+        self._over = False  # nobody waits for what this rank has to say
         check_same(self._share({"the growth asked for": str(request)} | self._values()), f"before {request}")
 
     def decided(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -58,7 +58,7 @@ class Meeting(Alone):
         """Have DDP follow, once all ranks have done the same, and give all the values of rank 0."""
         when = f"{self._request} was undone on every rank: after it"
         reports = self._share([self._done(change), self._values()])
-        self.over = True  # from here on all of them raise, or none
+        self._over = True  # from here on all of them raise, or none
         check_same([done for done, _ in reports], when)
         values = [value for _, value in reports]
         wrap(self._trainer.strategy)
@@ -73,8 +73,8 @@ class Meeting(Alone):
 
     def fail(self, error: Exception) -> None:
         """Tell those that wait for what this rank has to say."""
-        if not self.over:
-            self.over = True
+        if not self._over:
+            self._over = True
             of_all_processes((f"{type(error).__name__}: {error}", None), f"in {self._request}")
 
     def _share(self, report: Any) -> list[Any]:
@@ -86,7 +86,7 @@ class Meeting(Alone):
         reports = of_all_processes((None, report), f"in {self._request}")
         for rank, (error, _) in enumerate(reports):
             if error is not None:
-                self.over = True
+                self._over = True
                 raise RuntimeError(f"{self._request} raised {error} on rank {rank}, and was undone on every rank")
         return [found for _, found in reports]
 
