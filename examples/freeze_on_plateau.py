@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from structurenet_pl import Component, GrowableModule, LRFactor, Moment
-from structurenet_pl.driver import Driver
+from structurenet_pl.engine.driver import Driver
 
 BLOCKS = 4
 

@@ -1,31 +1,31 @@
 """Learning rates for networks that grow while they train, as PyTorch Lightning callbacks."""
 
-from structurenet_pl.callbacks.age import AgeDecay
-from structurenet_pl.callbacks.base import LRFactor
+from structurenet_pl.callbacks.age_decay import AgeDecay
 from structurenet_pl.callbacks.components import Components
-from structurenet_pl.callbacks.density import DensityScaler
-from structurenet_pl.callbacks.depth import DepthDecay
-from structurenet_pl.callbacks.freeze import ProgressiveFreeze
-from structurenet_pl.callbacks.lars import LARSScaler
-from structurenet_pl.callbacks.monitor import StrataMonitor
-from structurenet_pl.callbacks.patience import ResetPatience
-from structurenet_pl.callbacks.plateau import GrowOnPlateau
-from structurenet_pl.callbacks.responder import GrowthResponder
-from structurenet_pl.callbacks.role import RoleLR
-from structurenet_pl.callbacks.sedimentary import SedimentaryDecay
-from structurenet_pl.callbacks.triggers import GrowEvery
+from structurenet_pl.callbacks.density_scaler import DensityScaler
+from structurenet_pl.callbacks.depth_decay import DepthDecay
+from structurenet_pl.callbacks.grow_every import GrowEvery
+from structurenet_pl.callbacks.grow_on_plateau import GrowOnPlateau
+from structurenet_pl.callbacks.growth_responder import GrowthResponder
+from structurenet_pl.callbacks.lars_scaler import LARSScaler
+from structurenet_pl.callbacks.lr_factor import LRFactor
+from structurenet_pl.callbacks.presets import recommended
+from structurenet_pl.callbacks.progressive_freeze import ProgressiveFreeze
+from structurenet_pl.callbacks.reset_patience import ResetPatience
+from structurenet_pl.callbacks.role_lr import RoleLR
+from structurenet_pl.callbacks.sedimentary_decay import SedimentaryDecay
+from structurenet_pl.callbacks.strata_monitor import StrataMonitor
 from structurenet_pl.callbacks.warmup import Warmup
-from structurenet_pl.events import Clock, Component, GrowthEvent
-from structurenet_pl.growable import GrowableModule, GrowthMixin
-from structurenet_pl.looking.pictures import plot_strata
-from structurenet_pl.looking.previews import preview
-from structurenet_pl.looking.report import GroupLR, explain
-from structurenet_pl.looking.strata import Strata
-from structurenet_pl.methods import growth
-from structurenet_pl.moment import Moment, Norms
-from structurenet_pl.net2net import identity_like, widen
-from structurenet_pl.presets import recommended
-from structurenet_pl.successors import came_from
+from structurenet_pl.engine.growable_module import GrowableModule, GrowthMixin
+from structurenet_pl.learning_rates.moment import Moment, Norms
+from structurenet_pl.monitoring.lr_history import LRHistory
+from structurenet_pl.monitoring.pictures import plot_strata
+from structurenet_pl.monitoring.previews import preview
+from structurenet_pl.monitoring.report import GroupLR, explain
+from structurenet_pl.structure.events import Clock, Component, GrowthEvent
+from structurenet_pl.structure.growth_methods import growth
+from structurenet_pl.structure.net2net import identity_like, widen
+from structurenet_pl.structure.tensor_mapping import came_from
 
 __all__ = [
     "AgeDecay",
@@ -43,13 +43,13 @@ __all__ = [
     "GrowthResponder",
     "LARSScaler",
     "LRFactor",
+    "LRHistory",
     "Moment",
     "Norms",
     "ProgressiveFreeze",
     "ResetPatience",
     "RoleLR",
     "SedimentaryDecay",
-    "Strata",
     "StrataMonitor",
     "Warmup",
     "came_from",

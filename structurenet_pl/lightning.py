@@ -12,14 +12,14 @@ from typing import Any
 
 from torch.nn import Module
 
-OLDEST = (2, 5, 5)
+OLDEST_LIGHTNING = (2, 5, 5)
 
 for _name in ("lightning", "pytorch-lightning"):
     with suppress(PackageNotFoundError):
-        if tuple(map(int, re.findall(r"\d+", version(_name))[:3])) < OLDEST:
+        if tuple(map(int, re.findall(r"\d+", version(_name))[:3])) < OLDEST_LIGHTNING:
             raise ImportError(
-                f"structurenet_pl needs {_name} {'.'.join(map(str, OLDEST))} or later, on which it can resume bit for "
-                f"bit, but {version(_name)} is installed: pip install -U {_name}"
+                f"structurenet_pl needs {_name} {'.'.join(map(str, OLDEST_LIGHTNING))} or later, on which it can resume "
+                f"bit for bit, but {version(_name)} is installed: pip install -U {_name}"
             )
 
 try:

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 
 from helpers import Net, example_factors, loader
 from structurenet_pl import GrowEvery, GrowOnPlateau, LRFactor, came_from, growth, widen
-from structurenet_pl.surgery import distributed
-from structurenet_pl.surgery.meeting import Meeting
+from structurenet_pl.distributed import processes
+from structurenet_pl.distributed.growth_agreement import GrowthAgreement
 
 EPOCHS, BATCHES, WORLD = 4, 4, 2
 
@@ -187,8 +187,8 @@ class Look(Callback):
         self.flags = self.gathers = 0
 
     def on_fit_start(self, trainer, pl_module):
-        self.flag, self.gather = distributed.largest, torch.distributed.all_gather_object
-        distributed.largest = lambda *args: self.count("flags", self.flag(*args))
+        self.flag, self.gather = processes.largest, torch.distributed.all_gather_object
+        processes.largest = lambda *args: self.count("flags", self.flag(*args))
         torch.distributed.all_gather_object = lambda *args: self.count("gathers", self.gather(*args))
 
     def count(self, what, value):
@@ -196,7 +196,7 @@ class Look(Callback):
         return value
 
     def on_fit_end(self, trainer, pl_module):
-        distributed.largest, torch.distributed.all_gather_object = self.flag, self.gather
+        processes.largest, torch.distributed.all_gather_object = self.flag, self.gather
 
     def on_exception(self, trainer, pl_module, exception):
         if hasattr(self, "flag"):
@@ -223,11 +223,11 @@ class Untouched:
     """DDP stays as it was before the growth, and nobody checks."""
 
     def __enter__(self):
-        self.before = Meeting.follow
-        Meeting.follow = lambda meeting, change: meeting._share(None)
+        self.before = GrowthAgreement.follow
+        GrowthAgreement.follow = lambda meeting, change: meeting._share(None)
 
     def __exit__(self, *error):
-        Meeting.follow = self.before
+        GrowthAgreement.follow = self.before
 
 
 # name: module, callbacks, arguments of DDPStrategy, arguments of the Trainer

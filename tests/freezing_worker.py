@@ -15,7 +15,7 @@ from torch import nn
 from ddp_worker import WORLD, Ask, Forgiving, Grown, Sometimes, WithAdam, resume_halves, train, train_halves
 from helpers import Toggling
 from structurenet_pl import GrowEvery, LRFactor, ProgressiveFreeze
-from structurenet_pl.surgery import freezing
+from structurenet_pl.freezing import freezing
 
 ALL, THAW = ("all", 0, 1.0, 1.0, 0), ("thaw", 3, 1.0, 1.0, 0)
 REST = ("rest", 1, 0.0, 1.0, -2)  # all but the last two depths

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from ddp_worker import Grown, batches, by_epoch
 from helpers import example_factors
 from structurenet_pl import StrataMonitor, explain
-from structurenet_pl.norms import PartNorms, StepNorms
+from structurenet_pl.learning_rates.norms import PartNorms, StepNorms
 from test_monitor import Foreign, Used
 
 

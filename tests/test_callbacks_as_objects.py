@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from helpers import EXAMPLES, Half, LRTrace, Net, Plain, assert_same, fit, loader, slow_but_for, weights
 from structurenet_pl import Components, GrowEvery, GrowOnPlateau, ResetPatience, StrataMonitor
-from structurenet_pl.companions import Rear
-from structurenet_pl.driver import Driver
+from structurenet_pl.engine.driver import Driver
+from structurenet_pl.engine.hooks import LastHook
 
 ARGUMENTS = EXAMPLES | {
     Components: {"roles": {"body.*": "scaffold"}},
@@ -132,7 +132,7 @@ def test_the_users_list_is_left_alone_and_may_be_appended_to():
     trainer = Trainer(accelerator="cpu", max_epochs=1, callbacks=mine, **options)
     trainer.callbacks.append(late)
     trainer.fit(Plain(), torch.utils.data.DataLoader([(torch.ones(6), 0)] * 4))
-    assert not any(isinstance(one, Driver | Rear) for one in mine)
+    assert not any(isinstance(one, Driver | LastHook) for one in mine)
     assert set(late.rows[0].values()) == {0.05}
 
 

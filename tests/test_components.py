@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from helpers import Plain
-from structurenet_pl.components import all_names, build, founding_roots, unmatched
-from structurenet_pl.grown import structure_of
+from structurenet_pl.structure.grow import structure_of
+from structurenet_pl.structure.partition import all_names, build, founding_roots, unmatched
 
 
 def names(module, patterns=None):

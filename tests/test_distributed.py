@@ -17,8 +17,8 @@ from torch import nn
 import ddp_worker
 from ddp_worker import BATCHES, EPOCHS, FAILS, RESUMED, TRAINS, train
 from helpers import assert_same, fit, loader
-from structurenet_pl.surgery.distributed import _convert_norms
-from structurenet_pl.surgery.meeting import checksums
+from structurenet_pl.distributed.growth_agreement import checksums
+from structurenet_pl.distributed.processes import _convert_norms
 
 pytestmark = pytest.mark.slow
 

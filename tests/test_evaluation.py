@@ -9,10 +9,10 @@ import pytest
 
 from helpers import EXAMPLES
 from structurenet_pl import Clock, Component, GrowthEvent, GrowthResponder, LRFactor, Warmup
-from structurenet_pl.evaluation import Evaluation
-from structurenet_pl.events import check_unit
-from structurenet_pl.factors import Factors
-from structurenet_pl.moment import Moment, Norms
+from structurenet_pl.learning_rates.evaluation import Evaluation
+from structurenet_pl.learning_rates.factors import Factors
+from structurenet_pl.learning_rates.moment import Moment, Norms
+from structurenet_pl.structure.events import check_unit
 
 LOG = (
     GrowthEvent("patch", {}, Clock(6, 1, 1), born=("patches.0",), adjacent=("blocks.1", "blocks.2"), role="patch"),

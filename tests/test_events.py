@@ -3,7 +3,7 @@ import json
 import pytest
 
 from structurenet_pl import Clock, Component, GrowthEvent, Moment
-from structurenet_pl.events import dump_log, load_log
+from structurenet_pl.structure.events import dump_log, load_log
 
 
 def test_age_never_runs_backwards():

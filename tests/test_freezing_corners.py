@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, prune
 
 from helpers import Plain, fit, loader
 from structurenet_pl import GrowEvery, ProgressiveFreeze, growth, widen
-from structurenet_pl.driver import Driver
+from structurenet_pl.engine.driver import Driver
 from test_freezing import REST, THAW, Grows, KeepBytes, Normed, See, modes, moved, parameters, trainable
 
 FROZEN = [("rest", 0, 0.0, 1.0, 2)]

@@ -10,10 +10,10 @@ from torch import nn
 
 from helpers import LRTrace, Net, Plain, assert_same, fit, loader, weights
 from structurenet_pl import Clock, GrowableModule, GrowEvery, GrowthMixin, growth
-from structurenet_pl.growing import Growing
+from structurenet_pl.structure.growable import Growable
 
 
-class Stack(Growing):
+class Stack(Growable):
     """Grows in all the ways that only add."""
 
     def __init__(self):

@@ -24,8 +24,8 @@ from structurenet_pl import (
     plot_strata,
     preview,
 )
-from structurenet_pl.looking.history import LIMIT, History
-from structurenet_pl.looking.reading import FILE, read_strata
+from structurenet_pl.monitoring.log_reader import FILE, read_strata
+from structurenet_pl.monitoring.run_record import MAX_BYTES, RunRecord
 
 EPOCHS, BATCHES = 6, 10
 STEPS = np.arange(EPOCHS * BATCHES)
@@ -176,7 +176,7 @@ def test_growth_that_only_moves_modules_can_be_drawn(kind, tmp_path):
 
 def long(components, steps, moving):
     """A history in which the first few components move at every step, and the others every thousand."""
-    history, generator = History(), np.random.default_rng(7)
+    history, generator = RunRecord(), np.random.default_rng(7)
     names = [f"blocks.{number}" for number in range(components)]
     columns, products = history.columns(0, names), np.ones(components)
     true = np.empty((components, steps))
@@ -194,9 +194,9 @@ def test_a_long_history_is_exact_and_small(tmp_path):
     steps, components, moving = 100_000, 100, 10
     history, spine, true = long(components, steps, moving)
     file = tmp_path / "whole.pt"
-    torch.save(history.state_dict(LIMIT), file)
+    torch.save(history.state_dict(MAX_BYTES), file)
     assert file.stat().st_size < 10_000_000
-    whole = History()
+    whole = RunRecord()
     whole.load_state_dict(torch.load(file, weights_only=True))
     strata = whole.strata(spine, ())
     assert strata.note == ""
@@ -205,7 +205,7 @@ def test_a_long_history_is_exact_and_small(tmp_path):
     saved = history.state_dict()
     torch.save(saved, file)
     assert file.stat().st_size < 1_000_000
-    resumed = History()
+    resumed = RunRecord()
     resumed.load_state_dict(saved)
     thinned = resumed.strata(spine, ())
     told = thinned.note.replace(",", "").split()
@@ -219,7 +219,7 @@ def test_a_long_history_is_exact_and_small(tmp_path):
 
 
 def test_a_history_that_gets_too_long_thins_itself(monkeypatch):
-    monkeypatch.setattr("structurenet_pl.looking.history.LIMIT", 40_000)
+    monkeypatch.setattr("structurenet_pl.monitoring.run_record.MAX_BYTES", 40_000)
     history, spine, true = long(4, 5000, 2)
     assert history._size <= 40_000
     strata = history.strata(spine, ())
@@ -229,7 +229,7 @@ def test_a_history_that_gets_too_long_thins_itself(monkeypatch):
 
 
 def test_a_name_that_comes_back_is_somebody_else():
-    history = History()
+    history = RunRecord()
     for step, names in {0: ["a", "b"], 1: ["a"], 2: ["a", "b (2)"]}.items():
         history.keep(names, step)
         columns = history.columns(step, names)
@@ -243,7 +243,7 @@ def test_a_name_that_comes_back_is_somebody_else():
 
 
 def test_a_run_that_was_killed_leaves_what_was_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr("structurenet_pl.callbacks.monitor.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("structurenet_pl.callbacks.strata_monitor.SAVE_EVERY", 0.0)
 
     class Stop(Callback):
         def on_train_batch_end(self, trainer, pl_module, *args):

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 import structurenet_pl
 from helpers import EXAMPLES, NEUTRAL, LRTrace, Net, Plain, assert_same, example_factors, fit, loader, weights
 from structurenet_pl import Clock, Component, GrowEvery, GrowthEvent, LARSScaler, LRFactor, Moment, Norms
-from structurenet_pl.driver import Driver
+from structurenet_pl.engine.driver import Driver
 
 MEMBERS = [
     kind

@@ -19,17 +19,17 @@ from torch.utils.data import DataLoader
 
 from helpers import Net, assert_same, fit, loader, weights
 from structurenet_pl import Clock, GrowableModule, GrowEvery, Warmup, growth
-from structurenet_pl.events import dump_log, load_log
-from structurenet_pl.growing import Growing
 from structurenet_pl.lightning import MisconfigurationException
-from structurenet_pl.replaying import LOG_KEY
+from structurenet_pl.structure.events import dump_log, load_log
+from structurenet_pl.structure.growable import Growable
+from structurenet_pl.structure.replay_log import LOG_KEY
 
 within_an_epoch = pytest.mark.filterwarnings(
     "ignore:You're resuming from a checkpoint that ended before the epoch ended"
 )
 
 
-class Sizes(Growing):
+class Sizes(Growable):
     """Its sizes are arguments, or depend on data."""
 
     def __init__(self):
@@ -141,7 +141,7 @@ def test_neighbours_in_the_log_are_components():
     assert_as_before(net, before)
 
 
-class Rebuilt(Growing):
+class Rebuilt(Growable):
     """What it was founded with is widened, changed, and goes."""
 
     def __init__(self):
@@ -195,7 +195,7 @@ def test_a_grown_module_goes_back_to_what_it_was(calls):
 
 
 def test_ties_between_what_goes_and_what_stays_come_back():
-    class Tied(Growing):
+    class Tied(Growable):
         def __init__(self):
             super().__init__()
             self.encoder, self.decoder = nn.Embedding(6, 4), nn.Linear(4, 6, bias=False)
@@ -233,7 +233,7 @@ def test_roles_follow_the_order_of_patterns():
 
 
 def test_what_is_left_to_another_but_for_what_it_shared_is_removed():
-    class Fuses(Growing):
+    class Fuses(Growable):
         def __init__(self):
             super().__init__()
             self.stem = nn.Linear(3, 3, bias=False)
@@ -463,7 +463,7 @@ def test_what_does_not_lead_back_is_refused_before_it_grows():
 
 
 def test_renamed_methods_and_arguments_are_named_with_the_event_and_the_way_out():
-    class Renamed(Growing):
+    class Renamed(Growable):
         def __init__(self):
             super().__init__()
             self.blocks = nn.ModuleList([nn.Linear(4, 8)])
@@ -881,7 +881,7 @@ def test_a_module_does_not_grow_past_its_optimizers_by_loading():
 
 
 def test_parts_that_grow_by_themselves_grow_in_a_growth_of_the_whole(tmp_path):
-    class Part(Growing):
+    class Part(Growable):
         def __init__(self):
             super().__init__()
             self.layers, self.heard = nn.ModuleList([nn.Linear(8, 8)]), 0

@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from torch import nn
 
-import structurenet_pl.callbacks.monitor as monitor_file
+import structurenet_pl.callbacks.strata_monitor as monitor_file
 from helpers import Net, Plain, Validated, assert_same, example_factors, fit, loader, run, slow_but_for
 from structurenet_pl import (
     Clock,
@@ -40,7 +40,7 @@ from structurenet_pl import (
     growth,
     plot_strata,
 )
-from structurenet_pl.looking.tensorboard import layout
+from structurenet_pl.monitoring.tensorboard import layout
 from test_distributed import both
 
 quiet = pytest.mark.filterwarnings("ignore:StrataMonitor has no logger")

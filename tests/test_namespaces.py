@@ -12,7 +12,7 @@ import namespace_worker
 import structurenet_pl
 import structurenet_pl.pytorch_lightning as twin
 from helpers import assert_same, weights
-from structurenet_pl.lightning import OLDEST, Callback
+from structurenet_pl.lightning import OLDEST_LIGHTNING, Callback
 
 NAMESPACES = {"lightning": (lightning.pytorch, structurenet_pl), "pytorch_lightning": (pytorch_lightning, twin)}
 
@@ -43,7 +43,7 @@ def test_an_old_lightning_gets_a_clear_no(name, tmp_path):
     assert f"structurenet_pl needs {name} 2.5.5 or later" in run.stderr
     assert f"but 1.9.5 is installed: pip install -U {name}" in run.stderr
     requirements = (Path(__file__).parents[1] / "pyproject.toml").read_text()
-    assert f"pytorch-lightning>={'.'.join(map(str, OLDEST))},<3" in requirements
+    assert f"pytorch-lightning>={'.'.join(map(str, OLDEST_LIGHTNING))},<3" in requirements
 
 
 @pytest.mark.parametrize("name", structurenet_pl.__all__)

@@ -16,8 +16,8 @@ from helpers import Plain, assert_same, fit, loader, slow_but_for, weights
 from recipes import OPTIMIZERS, ORDINARY, SCHEDULERS, SPECIAL, exported_optimizers, make, variants
 from references import timm_optimizers
 from structurenet_pl import Components, GrowEvery, GrowthMixin, LARSScaler, LRFactor, RoleLR, growth, widen
-from structurenet_pl.state_kinds import state_kinds
-from structurenet_pl.trial import normalises, try_out
+from structurenet_pl.optim.probe import normalises, try_out
+from structurenet_pl.optim.state_kinds import state_kinds
 
 VARIANTS = [(name, variant) for name in ORDINARY for variant in variants(name)]
 NEUTRAL = RoleLR({"nobody": 0.5})

@@ -13,14 +13,14 @@ from matplotlib.colors import LogNorm, to_hex
 from helpers import Net, fit, slow_but_for
 from structurenet_pl import (
     GrowEvery,
+    LRHistory,
     SedimentaryDecay,
-    Strata,
     StrataMonitor,
     Warmup,
     plot_strata,
     preview,
 )
-from structurenet_pl.looking.plots import FROZEN, ZERO, curves, heat_map
+from structurenet_pl.monitoring.figures import FROZEN, ZERO, curves, heat_map
 
 GROWING = [GrowEvery("add_patch", 1, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 2, limit=1)]
 PICTURES = [curves, heat_map]
@@ -36,7 +36,7 @@ def example():
     frozen = np.zeros(lrs.shape, dtype=bool)
     frozen[0, steps >= 50] = frozen[1, steps >= 80] = True
     lrs[0, steps >= 50] = 0  # the other keeps its lr while it rests
-    return Strata(("body.0", "body.3", "head", "patches.0", "necks.0"), steps, lrs, frozen, GROWTH)
+    return LRHistory(("body.0", "body.3", "head", "patches.0", "necks.0"), steps, lrs, frozen, GROWTH)
 
 
 def many(count, steps=200):
@@ -44,12 +44,12 @@ def many(count, steps=200):
     lrs = np.where(np.arange(steps) >= births[:, None], np.geomspace(1e-3, 1e-5, steps), np.nan)
     names = tuple(f"model.encoder.blocks.{index}.attention" for index in range(count))
     events = tuple((int(birth), f"+ {name}") for birth, name in zip(births, names, strict=True) if birth)
-    return Strata(names, np.arange(steps), lrs, np.zeros(lrs.shape, dtype=bool), events)
+    return LRHistory(names, np.arange(steps), lrs, np.zeros(lrs.shape, dtype=bool), events)
 
 
 def steady(lr, steps=(4, 9, 14), components=("a", "b")):
     shape = len(components), len(steps)
-    return Strata(tuple(components), np.array(steps), np.full(shape, lr), np.zeros(shape, dtype=bool))
+    return LRHistory(tuple(components), np.array(steps), np.full(shape, lr), np.zeros(shape, dtype=bool))
 
 
 def drawn(figure):

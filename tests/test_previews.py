@@ -28,7 +28,7 @@ from structurenet_pl import (
     plot_strata,
     preview,
 )
-from structurenet_pl.looking.reading import read_strata
+from structurenet_pl.monitoring.log_reader import read_strata
 
 EPOCHS = 5
 TRIGGERS = [

@@ -26,8 +26,8 @@ from structurenet_pl import (
     explain,
     growth,
 )
-from structurenet_pl.driver import Driver
-from structurenet_pl.surgery.param_groups import audit, count_places
+from structurenet_pl.engine.driver import Driver
+from structurenet_pl.optim.param_groups import audit, count_places
 
 
 class Half(LRFactor):
@@ -613,7 +613,9 @@ def test_rollback_where_growth_stands_in_the_middle_of_the_groups():
             if self.current_epoch == 0:
                 (scheduler,) = [config.scheduler for config in self.trainer.lr_scheduler_configs]
                 groups, lists = list(self.trainer.optimizers[0].param_groups), dict(vars(scheduler))
-                broken = mock.patch("structurenet_pl.tables.audit", side_effect=RuntimeError("found by the audit"))
+                broken = mock.patch(
+                    "structurenet_pl.learning_rates.lr_tables.audit", side_effect=RuntimeError("found by the audit")
+                )
                 with broken, pytest.raises(RuntimeError, match="found by the audit"):
                     self.add_neck()
                 now = self.trainer.optimizers[0].param_groups

@@ -29,9 +29,9 @@ from structurenet_pl import (
     identity_like,
     widen,
 )
-from structurenet_pl.driver import Driver
-from structurenet_pl.surgery.references import attributes_of, reachable
-from structurenet_pl.table import table_of
+from structurenet_pl.engine.driver import Driver
+from structurenet_pl.learning_rates.lr_table import table_of
+from structurenet_pl.optim.references import attributes_of, reachable
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:component patterns",  # some are never born

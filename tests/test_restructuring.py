@@ -352,7 +352,7 @@ def test_failure_while_state_is_carried_is_rolled_back(monkeypatch):
             state = {tensor: dict(entries) for tensor, entries in optimizer.state.items()}
             tensors = dict(self.named_parameters())
             with monkeypatch.context() as broken:
-                broken.setattr("structurenet_pl.surgery.optimizer_state.embed", out_of_memory)
+                broken.setattr("structurenet_pl.optim.optimizer_state.embed", out_of_memory)
                 with pytest.raises(RuntimeError, match="out of memory"):
                     self.widen()
             assert dict(self.named_parameters()) == tensors

@@ -12,10 +12,10 @@ from helpers import Half, LRTrace, Net, Plain, assert_same, fit, loader, slow_bu
 from recipes import EPOCHS, NESTED_SCHEDULERS, SCHEDULERS, STEPS, exported_schedulers
 from references import find_timm
 from structurenet_pl import Clock, Component, GrowEvery, LRFactor, Moment
-from structurenet_pl.components import Structure
-from structurenet_pl.factors import Factors
-from structurenet_pl.surgery.references import References
-from structurenet_pl.table import LRTable
+from structurenet_pl.learning_rates.factors import Factors
+from structurenet_pl.learning_rates.lr_table import LRTable
+from structurenet_pl.optim.references import References
+from structurenet_pl.structure.partition import Structure
 
 TIMM = {
     "CosineLRScheduler": {"t_initial": 5, "lr_min": 0.003, "warmup_t": 2, "warmup_lr_init": 0.01, "cycle_limit": 2},

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from helpers import Half, LRTrace, Net, Plain, Validated, assert_same, loader, run, unfelt
 from structurenet_pl import DepthDecay, GrowEvery, StrataMonitor
-from structurenet_pl.driver import Driver
+from structurenet_pl.engine.driver import Driver
 
 FEATURES = {
     "nothing": {},

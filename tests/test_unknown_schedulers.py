@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from helpers import BATCHES, Net, Plain, assert_same, fit, loader, slow_but_for, weights
 from structurenet_pl import GrowEvery, LRFactor, growth, widen
-from structurenet_pl.table import table_of
+from structurenet_pl.learning_rates.lr_table import table_of
 
 EPOCHS = 6
 SEEDS = slow_but_for(range(7), range(42))  # each shape once

@@ -1,1 +1,1 @@
-"""The callbacks of the suite: one factor of the learning rate, one trigger or one view in each file."""
+"""What do you drop into a Trainer? One public callback in each file, named as the callback."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from structurenet_pl.driven import Driven
+from structurenet_pl.engine.attach import NeedsDriver
 
 
-class Components(Driven):
+class Components(NeedsDriver):
     """Name the roles of components by pattern, without a change to the module.
 
     A role is any word; factors take it in ``where=`` and in their tables of roles. These have a meaning of their own:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from structurenet_pl.callbacks.base import LRFactor
-from structurenet_pl.events import Component, Unit, check_unit
-from structurenet_pl.moment import Moment
+from structurenet_pl.callbacks.lr_factor import LRFactor
+from structurenet_pl.learning_rates.moment import Moment
+from structurenet_pl.structure.events import Component, Unit, check_unit
 
 
 class Warmup(LRFactor):

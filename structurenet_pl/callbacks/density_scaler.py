@@ -1,0 +1,70 @@
+"""Few connections need larger steps."""
+
+from collections.abc import Sequence
+
+from structurenet_pl.callbacks.lr_factor import LRFactor
+from structurenet_pl.learning_rates.moment import Moment
+from structurenet_pl.structure.events import Component
+
+
+class DensityScaler(LRFactor):
+    r"""Raise the learning rate of very sparse components, and lower that of dense ones.
+
+    .. math:: f = \begin{cases} s & \rho < \rho_s \\ d & \rho > \rho_d \\ 1 & \text{otherwise} \end{cases}
+
+    where :math:`\rho` is the share of a component's connections that exist. Under ``torch.nn.utils.prune`` the mask
+    counts; else a module of the component that has ``get_density()`` is asked; else what is not zero counts. Only
+    tensors of several dimensions are connections: a component without any (a norm layer) has factor 1. Density is
+    measured at the start of each epoch and after growth.
+
+    Args:
+        sparse_below: Density :math:`\rho_s` below which a component is sparse, in [0, 1].
+        sparse: Factor :math:`s` of sparse components, >= 0.
+        dense_above: Density :math:`\rho_d` above which a component is dense, in [0, 1].
+        dense: Factor :math:`d` of dense components, >= 0.
+        where: Roles or name patterns of the components that it acts on; None for all.
+
+    Raises:
+        ValueError: If a density is outside [0, 1], ``sparse_below`` exceeds ``dense_above``, or a factor is negative.
+
+    Example:
+        >>> from structurenet_pl import Component, DensityScaler, Moment
+        >>> for density in (0.01, 0.05, 0.5):
+        ...     print(DensityScaler().factor(Component("layer"), Moment(density=lambda component: density)))
+        2.0
+        1.0
+        0.5
+
+    References:
+        Seed document, strategy 11.
+    """
+
+    basis = "density"
+    unit = "epoch"
+
+    def __init__(
+        self,
+        sparse_below: float = 0.02,
+        sparse: float = 2.0,
+        dense_above: float = 0.1,
+        dense: float = 0.5,
+        where: str | Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(where)
+        if not 0 <= sparse_below <= dense_above <= 1:
+            raise ValueError(f"need 0 <= sparse_below <= dense_above <= 1, got {sparse_below} and {dense_above}")
+        if sparse < 0 or dense < 0:
+            raise ValueError(f"factors must be >= 0, got sparse={sparse} and dense={dense}")
+        self.sparse_below = sparse_below
+        self.sparse = sparse
+        self.dense_above = dense_above
+        self.dense = dense
+
+    def factor(self, component: Component, now: Moment) -> float:
+        """The factor at the component's density."""
+        density = now.density(component)
+        if density is None:
+            return 1.0
+        if density < self.sparse_below:
+            return self.sparse
+        return self.dense if density > self.dense_above else 1.0

@@ -1,0 +1,62 @@
+"""Early layers learn slower than late ones."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from structurenet_pl.callbacks.lr_factor import LRFactor
+from structurenet_pl.learning_rates.moment import Moment
+from structurenet_pl.structure.events import Component
+
+
+class DepthDecay(LRFactor):
+    r"""Spread the learning rates over the depth of the network.
+
+    .. math:: f = \gamma^{(n - 1 - i) / n} \quad\text{(slowest input)}, \qquad f = \gamma^{i / n}
+        \quad\text{(slowest output)}
+
+    where :math:`i` is the index of the component's depth among the :math:`n` distinct depths of the components that it
+    acts on. The seed's formula is the second, which gives the *highest* rate to the earliest layer; its stated purpose,
+    to preserve early layers, is the first, and the default.
+
+    Args:
+        gamma: Total spread :math:`\gamma`, >= 0; neighbours differ by the n-th root of it.
+        slowest: ``"input"`` or ``"output"``: the end where the learning rate is lowest.
+        where: Roles or name patterns of the components that it acts on; None for all.
+
+    Raises:
+        ValueError: If ``gamma`` is negative or ``slowest`` is neither.
+
+    Example:
+        >>> from structurenet_pl import Component, DepthDecay, Moment
+        >>> now = Moment(spine=tuple(Component(f"layers.{depth}", depth=depth) for depth in range(2)))
+        >>> [round(DepthDecay(0.01).factor(layer, now), 3) for layer in now.spine]
+        [0.1, 1.0]
+        >>> [round(DepthDecay(0.01, slowest="output").factor(layer, now), 3) for layer in now.spine]
+        [1.0, 0.1]
+
+    References:
+        Seed document, strategy 1. Howard and Ruder, `ULMFiT <https://arxiv.org/abs/1801.06146>`_, 2018, section 3.2.
+    """
+
+    basis = "depth"
+    unit = "generation"
+
+    def __init__(
+        self,
+        gamma: float = 0.1,
+        slowest: Literal["input", "output"] = "input",
+        where: str | Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(where)
+        if gamma < 0:
+            raise ValueError(f"gamma must be >= 0, got {gamma}")
+        if slowest not in ("input", "output"):
+            raise ValueError(f"slowest must be 'input' or 'output', got {slowest!r}")
+        self.gamma = gamma
+        self.slowest = slowest
+
+    def factor(self, component: Component, now: Moment) -> float:
+        """The factor at the component's depth."""
+        index, n = now.rank(component)
+        distance = n - 1 - index if self.slowest == "input" else index
+        return float(self.gamma) ** (distance / n)

@@ -1,0 +1,165 @@
+"""What factors may know about now. Standard library only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+from structurenet_pl.structure.events import Clock, Component, GrowthEvent, lineage
+
+
+class Norms(NamedTuple):
+    """Euclidean norms over the tensors of one component that have a gradient.
+
+    Args:
+        weight: Norm of the parameters.
+        grad: Norm of their gradients.
+        decay: Norm of the coupled weight decay term, ``weight_decay * weight``.
+    """
+
+    weight: float
+    grad: float
+    decay: float
+
+
+def no_norms(component: Component, skip_1d: bool) -> Norms:
+    """Stand-in for the norms at moments without gradients."""
+    raise RuntimeError("norms are known between backward and update only: set `needs_gradients = True` on the factor")
+
+
+def no_density(component: Component) -> float | None:
+    """Stand-in for the density where there are no tensors to look at."""
+    raise RuntimeError("the density of a component is known in a fit only: give Moment(density=...)")
+
+
+Nearness = Literal["grown", "adjacent", "distant"]
+
+
+class Memory:
+    """What follows from a growth log and a spine: computed once, for all moments that have these.
+
+    Args:
+        log: The growth log.
+        spine: The components in order of depth.
+    """
+
+    def __init__(self, log: tuple[GrowthEvent, ...], spine: tuple[Component, ...]) -> None:
+        self._log = log
+        self._spine = spine
+        self._lifetimes: dict[tuple[int, int], tuple[GrowthEvent, ...]] = {}
+        self._nearness: dict[tuple[str, int, int], tuple[Nearness, ...]] = {}
+
+    @cached_property
+    def _indices(self) -> dict[int, int]:
+        depths = sorted({member.depth for member in self._spine})
+        return {depth: index for index, depth in enumerate(depths)}
+
+    def rank(self, depth: int) -> tuple[int, int]:
+        """Index of a depth among the distinct depths of the spine, and how many there are; it counts, too."""
+        if depth in self._indices:
+            return self._indices[depth], len(self._indices)
+        return sum(other < depth for other in self._indices), len(self._indices) + 1
+
+    def lifetime(self, birth: int, now: int) -> tuple[GrowthEvent, ...]:
+        """The growth events from one generation to another, both included."""
+        if (birth, now) not in self._lifetimes:
+            first = max(1, birth)
+            events = tuple(event for event in self._log if first <= event.clock.generation <= now)
+            self._lifetimes[birth, now] = events
+        return self._lifetimes[birth, now]
+
+    def nearness(self, component: Component, now: int) -> tuple[Nearness, ...]:
+        """How near a component is to what grew, for each event of its lifetime."""
+        key = component.name, component.born.generation, now
+        if key not in self._nearness:
+            name, paths = component.name, set(lineage(component.name))
+            self._nearness[key] = tuple(
+                "grown"
+                if name in event.widened or not paths.isdisjoint(event.born)
+                else "adjacent"
+                if name in event.adjacent
+                else "distant"
+                for event in self.lifetime(component.born.generation, now)
+            )
+        return self._nearness[key]
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Everything that a factor may know about now.
+
+    Args:
+        clock: The time.
+        log: The growth log.
+        spine: The components in order of depth.
+        norms: ``norms(component, skip_1d)`` gives its norms; known between backward and update, and only to
+            factors with ``needs_gradients``.
+        density: ``density(component)`` gives the share of its connections that exist, None if it has none.
+    """
+
+    clock: Clock = field(default_factory=Clock)
+    log: tuple[GrowthEvent, ...] = ()
+    spine: tuple[Component, ...] = ()
+    norms: Callable[[Component, bool], Norms] = no_norms
+    density: Callable[[Component], float | None] = no_density
+
+    @cached_property
+    def _memory(self) -> Memory:
+        return Memory(self.log, self.spine)
+
+    @cached_property
+    def _computed(self) -> dict[object, Any]:
+        return {}
+
+    def age(self, component: Component) -> Clock:
+        """How long the component has been able to train, in every unit.
+
+        Example:
+            >>> Moment(Clock(step=70, epoch=7)).age(Component("patches.0", born=Clock(step=50, epoch=5)))
+            Clock(step=20, epoch=2, generation=0)
+        """
+        return self.clock.since(component.born)
+
+    def events_since_birth(self, component: Component) -> tuple[GrowthEvent, ...]:
+        """The growth events of the component's lifetime up to now, its own included."""
+        return self._memory.lifetime(component.born.generation, self.clock.generation)
+
+    def nearness(self, component: Component) -> tuple[Nearness, ...]:
+        """How near the component was to what grew, in each of these events.
+
+        Example:
+            >>> event = GrowthEvent("add", {}, Clock(generation=1), born=("patch",), adjacent=("stem",))
+            >>> now = Moment(Clock(generation=1), (event,))
+            >>> [now.nearness(Component(name)) for name in ("patch", "stem", "head")]
+            [('grown',), ('adjacent',), ('distant',)]
+        """
+        return self._memory.nearness(component, self.clock.generation)
+
+    def rank(self, component: Component) -> tuple[int, int]:
+        """Index of the component's depth among the distinct depths of the spine, and how many there are.
+
+        Example:
+            >>> stem, patch, head = Component("stem"), Component("patches.0", depth=3), Component("head", depth=9)
+            >>> Moment(spine=(stem, patch, head)).rank(patch)
+            (1, 3)
+        """
+        return self._memory.rank(component.depth)
+
+    def once(self, key: object, compute: Callable[["Moment"], T]) -> T:
+        """What a function makes of this moment, computed when first asked for: the same for all components.
+
+        Args:
+            key: What the result is remembered by, such as the factor itself.
+            compute: A pure function of the moment.
+
+        Example:
+            >>> now = Moment(Clock(step=70))
+            >>> [now.once("tenths", lambda now: now.clock.step / 10) for _ in range(2)]
+            [7.0, 7.0]
+        """
+        if key not in self._computed:
+            self._computed[key] = compute(self)
+        return cast(T, self._computed[key])

@@ -1,0 +1,4 @@
+"""What does a user see of the learning rates?
+
+Tables, logs, history, figures, previews and TensorBoard.
+"""

@@ -1,0 +1,212 @@
+"""Frozen data, and the few functions on it: time, components, growth events. Standard library only."""
+
+import dataclasses
+import fnmatch
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Unit = Literal["step", "epoch", "generation"]
+
+
+def check_unit(unit: str, allowed: Iterable[str] = get_args(Unit)) -> None:
+    """Raise a ``ValueError`` unless ``unit`` is one that time can be counted in."""
+    if unit not in allowed:
+        raise ValueError(f"unit must be one of {', '.join(allowed)}, got {unit!r}")
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise a ``ValueError`` unless ``value`` is a whole number that is not below ``least``."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A point in training time, or the difference of two.
+
+    Args:
+        step: Optimizer steps, ``trainer.global_step``.
+        epoch: Epochs, ``trainer.current_epoch``; for what grows after the last batch of an epoch, the next one.
+        generation: Growth events so far.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    generation: int = 0
+
+    def count(self, unit: Unit) -> int:
+        """The time in one unit."""
+        return {"step": self.step, "epoch": self.epoch, "generation": self.generation}[unit]
+
+    def truncated_to(self, unit: Unit) -> "Clock":
+        """The clock without what is finer than the unit.
+
+        Example:
+            >>> Clock(step=70, epoch=7, generation=1).truncated_to("epoch")
+            Clock(step=0, epoch=7, generation=1)
+        """
+        return Clock(
+            self.step if unit == "step" else 0, self.epoch if unit in ("step", "epoch") else 0, self.generation
+        )
+
+    def since(self, start: "Clock") -> "Clock":
+        """Time passed since ``start`` in every unit; 0 where ``start`` is still to come."""
+        return Clock(
+            max(0, self.step - start.step),
+            max(0, self.epoch - start.epoch),
+            max(0, self.generation - start.generation),
+        )
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named part of the network with its own effective learning rate: the unit of growth.
+
+    Args:
+        name: Unique name, for life: the path of the module when it was born.
+        role: What it is for, such as ``"scaffold"`` or ``"patch"``; None if nobody said.
+        depth: Position in the network, 0 at the input.
+        born: First clock at which it can train. Founding components have generation 0.
+    """
+
+    name: str
+    role: str | None = None
+    depth: int = 0
+    born: Clock = field(default_factory=Clock)
+
+    @property
+    def founding(self) -> bool:
+        """Whether the component was there before the first growth event."""
+        return self.born.generation == 0
+
+    def matches(self, pattern: str) -> bool:
+        """Whether ``pattern`` is its role, or fits its name or the name of a module around it."""
+        return pattern == self.role or any(fnmatch.fnmatchcase(path, pattern) for path in lineage(self.name))
+
+
+def lineage(path: str) -> list[str]:
+    """The path of a module and of all modules around it, outermost first.
+
+    Example:
+        >>> lineage("encoder.0.weight")
+        ['encoder', 'encoder.0', 'encoder.0.weight']
+    """
+    parts = path.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+def listed(where: str | Sequence[str] | None) -> list[str]:
+    """One or many names as a list."""
+    return [where] if isinstance(where, str) else list(where or ())
+
+
+def call(method: str, arguments: Mapping[str, Any]) -> str:
+    """A call of a growth method, as people write it.
+
+    Example:
+        >>> call("add_patch", {"at": 2})
+        'add_patch(at=2)'
+    """
+    return f"{method}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
+
+
+@dataclass(frozen=True, slots=True)  # so that snapshots do not look into it
+class GrowthEvent:
+    """One change of structure: what was called, when, and what came of it.
+
+    Args:
+        method: Name of the growth method.
+        arguments: Its arguments by name, plain values, enough to call it again.
+        clock: When; its generation is the number of the event, from 1.
+        born: Names of the new components.
+        adjacent: Names of the components next to the new or widened ones, as seen when it happened: those that the
+            call named, else those whose depth differed by at most 1.
+        role: Role of the new components, None if the growth method did not declare one.
+        depth: Explicit depth of the new components, None if it follows from the order of definition.
+        beside: The component that stood at this depth, which the new ones share from then on.
+        moved: Where components stand whose module path is not their name, as ``{name: path}``.
+        widened: Names of the components that have got more entries in a tensor.
+        shrunk: Names of the components that have lost tensors, or entries of one.
+        removed: Names of the components that are gone.
+        asked_by: Who asked for it: the class name of a trigger, or ``"user"`` for a call of the method.
+        parameters: Number of parameters of the module before and after.
+
+    Events are equal if they did the same at the same time, whoever asked. Logs that were written before ``asked_by``
+    and ``parameters`` were noted have None and ``()``.
+    """
+
+    method: str
+    arguments: Mapping[str, Any]
+    clock: Clock
+    born: tuple[str, ...] = ()
+    adjacent: tuple[str, ...] = ()
+    role: str | None = None
+    depth: int | None = None
+    beside: str | None = None
+    moved: Mapping[str, str] = field(default_factory=dict)
+    widened: tuple[str, ...] = ()
+    shrunk: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    asked_by: str | None = field(default=None, compare=False)
+    parameters: tuple[int, ...] = field(default=(), compare=False)
+
+    @property
+    def called(self) -> str:
+        """The call of the growth method."""
+        return call(self.method, self.arguments)
+
+    @property
+    def outcome(self) -> dict[str, tuple[str, ...]]:
+        """What came of it, by kind; kinds without a component are left out."""
+        kinds = {"born": self.born, "widened": self.widened, "shrunk": self.shrunk, "removed": self.removed}
+        return {kind: names for kind, names in kinds.items() if names}
+
+
+def titles(components: Iterable[Component], log: Iterable[GrowthEvent]) -> list[str]:
+    """The names of components, with a number where others, which were removed, have had the name before.
+
+    Example:
+        >>> log = [GrowthEvent("add", {}, Clock(), born=("a",)), GrowthEvent("drop", {}, Clock(), removed=("a",))]
+        >>> titles([Component("a", born=Clock(generation=number)) for number in (1, 3)], log)
+        ['a', 'a (2)']
+    """
+    removals: dict[str, list[int]] = {}
+    for number, event in enumerate(log, 1):
+        for name in event.removed:
+            removals.setdefault(name, []).append(number)
+    found = []
+    for component in components:
+        paths = [path for path in lineage(component.name) if path in removals] if removals else []
+        before = sum(number <= component.born.generation for path in paths for number in removals[path])
+        found.append(f"{component.name} ({1 + before})" if before else component.name)
+    return found
+
+
+_TUPLES = ("born", "widened", "shrunk", "removed", "adjacent", "parameters")
+
+
+def dump_log(log: Iterable[GrowthEvent]) -> str:
+    """The growth log as JSON."""
+    return json.dumps([dataclasses.asdict(event) for event in log])
+
+
+def load_log(text: str) -> tuple[GrowthEvent, ...]:
+    """The growth log that :func:`dump_log` wrote.
+
+    Example:
+        >>> log = (GrowthEvent("add_patch", {"at": 2}, Clock(10, 1, 1), born=("patches.0",), role="patch"),)
+        >>> load_log(dump_log(log)) == log
+        True
+    """
+    return tuple(
+        GrowthEvent(
+            **{
+                **entry,
+                "clock": Clock(**entry["clock"]),
+                **{key: tuple(value) for key, value in entry.items() if key in _TUPLES},
+            }
+        )
+        for entry in json.loads(text)
+    )
