@@ -18,8 +18,8 @@ for _name in ("lightning", "pytorch-lightning"):
     with suppress(PackageNotFoundError):
         if tuple(map(int, re.findall(r"\d+", version(_name))[:3])) < OLDEST_LIGHTNING:
             raise ImportError(
-                f"structurenet_pl needs {_name} {'.'.join(map(str, OLDEST_LIGHTNING))} or later, on which it can resume "
-                f"bit for bit, but {version(_name)} is installed: pip install -U {_name}"
+                f"structurenet_pl needs {_name} {'.'.join(map(str, OLDEST_LIGHTNING))} or later, on which it can "
+                f"resume bit for bit, but {version(_name)} is installed: pip install -U {_name}"
             )
 
 try:

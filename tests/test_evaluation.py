@@ -65,12 +65,12 @@ USERS = {
     ),
     "birth": lambda component, now: 1 / (1 + component.born.step),
     "age": lambda component, now: 1 / (1 + now.age(component).step),
-    "identity": lambda component, now: 0.5 if component is now.spine[2] else 1.0,
+    "identity": lambda component, now: 0.5 if component is now.components[2] else 1.0,
     "equality": lambda component, now: 0.5 if component == SPINE[3] else 1.0,
     "equality the other way round": lambda component, now: 0.5 if SPINE[3] == component else 1.0,
-    "place": lambda component, now: 1 / (1 + now.spine.index(component)),
+    "place": lambda component, now: 1 / (1 + now.components.index(component)),
     "a key": lambda component, now: {SPINE[1]: 0.5}.get(component, 1.0),
-    "all of them": lambda component, now: 1 / sum(other.depth <= component.depth for other in now.spine),
+    "all of them": lambda component, now: 1 / sum(other.depth <= component.depth for other in now.components),
     "as a dict": lambda component, now: 0.5 if asdict(component)["name"] == "head" else 1.0,
     "as a tuple": lambda component, now: 0.5 if astuple(component)[0] == "head" else 1.0,
     "its attributes": lambda component, now: 0.5 if vars(component)["name"] == "head" else 1.0,
@@ -85,7 +85,9 @@ USERS = {
     "rank": lambda component, now: (1 + now.rank(component)[0]) / now.rank(component)[1],
     "density": lambda component, now: now.density(component) or 1.0,
     "norms": lambda component, now: now.norms(component, True).weight,
-    "computed once": lambda component, now: now.once("depths", lambda now: max(one.depth for one in now.spine)) + 1.0,
+    "computed once": lambda component, now: (
+        now.once("depths", lambda now: max(one.depth for one in now.components)) + 1.0
+    ),
     "the moment with another clock": lambda component, now: (
         1 / (1 + replace(now, clock=Clock(now.clock.step + 1)).age(component).step)
     ),
@@ -119,13 +121,13 @@ class Counted(Warmup):
 
 
 def test_components_that_are_alike_share_an_evaluation():
-    spine = tuple(Component(f"blocks.{number}", "scaffold", number) for number in range(1000))
+    components = tuple(Component(f"blocks.{number}", "scaffold", number) for number in range(1000))
     factor = Counted(5, newborn_only=False)
-    evaluation = Evaluation(factor, spine, ())
-    evaluation.values(Moment(Clock(1, 1), (), spine))
+    evaluation = Evaluation(factor, components, ())
+    evaluation.values(Moment(Clock(1, 1), (), components))
     learned, factor.times = factor.times, 0
     assert learned <= 4  # what it reads is found out one by one
-    assert (evaluation.values(Moment(Clock(2, 2), (), spine)) == 3 / 5).all()
+    assert (evaluation.values(Moment(Clock(2, 2), (), components)) == 3 / 5).all()
     assert factor.times == 1
 
 
@@ -135,7 +137,7 @@ def test_growth_costs_no_more_with_more_components():
         GrowthEvent("add", {}, Clock(step, step, step), born=(f"blocks.{step}",), adjacent=(f"blocks.{step - 1}",))
         for step in range(1, 101)
     )
-    spine = (Component("blocks.0"), *(Component(event.born[0], depth=1, born=event.clock) for event in log))
+    components = (Component("blocks.0"), *(Component(event.born[0], depth=1, born=event.clock) for event in log))
     times = []
 
     class Responder(GrowthResponder):
@@ -144,23 +146,23 @@ def test_growth_costs_no_more_with_more_components():
             return super().factor(component, now)
 
     factor = Responder(recovery=3)
-    evaluation = Evaluation(factor, spine, log)
+    evaluation = Evaluation(factor, components, log)
     for step in (100, 101, 102):
         times.clear()
-        now = Moment(Clock(step, step, 100), log, spine)
+        now = Moment(Clock(step, step, 100), log, components)
         values = evaluation.values(now)
-        np.testing.assert_array_equal(values, [factor.checked(component, now) for component in spine])
-    assert len(times) - len(spine) <= len(spine)
+        np.testing.assert_array_equal(values, [factor.checked(component, now) for component in components])
+    assert len(times) - len(components) <= len(components)
 
 
 def test_a_factor_at_rest_is_not_evaluated():
-    factor, spine = Counted(5, newborn_only=False), SPINE
+    factor, components = Counted(5, newborn_only=False), SPINE
     factors = Factors([factor])
-    factors.look_at(spine, LOG)
-    factors.advance(Clock(40, 1, 3), lambda clock: Moment(clock, LOG, spine))
+    factors.look_at(components, LOG)
+    factors.advance(Clock(40, 1, 3), lambda clock: Moment(clock, LOG, components))
     factor.times, version = 0, factors.version
     for step in range(41, 45):
-        factors.advance(Clock(step, 1, 3), lambda clock: Moment(clock, LOG, spine))
+        factors.advance(Clock(step, 1, 3), lambda clock: Moment(clock, LOG, components))
     assert (factor.times, factors.version) == (0, version)
 
 

@@ -192,13 +192,13 @@ def long(components, steps, moving):
 @pytest.mark.slow
 def test_a_long_history_is_exact_and_small(tmp_path):
     steps, components, moving = 100_000, 100, 10
-    history, spine, true = long(components, steps, moving)
+    history, components, true = long(components, steps, moving)
     file = tmp_path / "whole.pt"
     torch.save(history.state_dict(MAX_BYTES), file)
     assert file.stat().st_size < 10_000_000
     whole = RunRecord()
     whole.load_state_dict(torch.load(file, weights_only=True))
-    strata = whole.strata(spine, ())
+    strata = whole.strata(components, ())
     assert strata.note == ""
     np.testing.assert_array_equal(strata.at(np.arange(steps)).lrs, true)
 
@@ -207,7 +207,7 @@ def test_a_long_history_is_exact_and_small(tmp_path):
     assert file.stat().st_size < 1_000_000
     resumed = RunRecord()
     resumed.load_state_dict(saved)
-    thinned = resumed.strata(spine, ())
+    thinned = resumed.strata(components, ())
     told = thinned.note.replace(",", "").split()
     since, stride = int(told[2]), int(told[6])
     assert thinned.note == f"before step {since:,} one step in {stride} is shown"
@@ -220,9 +220,9 @@ def test_a_long_history_is_exact_and_small(tmp_path):
 
 def test_a_history_that_gets_too_long_thins_itself(monkeypatch):
     monkeypatch.setattr("structurenet_pl.monitoring.run_record.MAX_BYTES", 40_000)
-    history, spine, true = long(4, 5000, 2)
+    history, components, true = long(4, 5000, 2)
     assert history._size <= 40_000
-    strata = history.strata(spine, ())
+    strata = history.strata(components, ())
     assert "one step in" in strata.note
     np.testing.assert_array_equal(strata.at(np.arange(4999, 5000)).lrs, true[:, -1:])
     assert np.diff(strata.steps).max() <= 64
@@ -235,8 +235,8 @@ def test_a_name_that_comes_back_is_somebody_else():
         columns = history.columns(step, names)
         history.add(step, columns, np.full(len(names), 0.1), np.full(len(names), 1.0 + step))
         history.end = step + 1
-    spine = [Component("a", born=Clock()), Component("b", born=Clock(generation=2))]
-    strata = history.strata(spine, ())
+    components = [Component("a", born=Clock()), Component("b", born=Clock(generation=2))]
+    strata = history.strata(components, ())
     assert sorted(strata.components) == ["a", "b", "b (2)"]
     values = {tuple(np.isnan(row).tolist()) for row in strata.lrs}
     assert values == {(False, False, False), (False, True, True), (True, True, False)}

@@ -87,7 +87,7 @@ def test_where_limits_it(kind):
     limited, everywhere = make(kind, where=["scaffold", "ne*"]), make(kind)
     for component, now in itertools.product(SPINE, moments()):
         part = tuple(member for member in SPINE if member.name in ("stem", "body", "neck"))
-        expected = everywhere.factor(component, replace(now, spine=part)) if component in part else 1.0
+        expected = everywhere.factor(component, replace(now, components=part)) if component in part else 1.0
         assert limited.applied(component, now) == expected
 
 

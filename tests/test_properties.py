@@ -191,12 +191,12 @@ class Living(GrowthMixin, LightningModule):
         norm = block.norm if self.recipe.norm == "batch" else None
         widen(block.first, block.second, block.first.out_features + by, norm)
 
-    @growth(moments="zero")
+    @growth(second_moments="zero")
     def widen_stem(self, at: int, by: int):
         conv, norm, _, _, reader = self.stem
         widen(conv, reader, conv.out_channels + by, norm, noise=0.1)
 
-    @growth(moments="reset")
+    @growth(second_moments="reset")
     def rebuild(self, at: int, by: int):
         at = at % len(self.body)
         self.body[at] = Block(self.recipe.width, self.body[at].first.out_features + by, self.recipe.norm)

@@ -165,7 +165,7 @@ def test_state_of_old_entries_is_carried(name, method):
 @pytest.mark.parametrize(("moments", "fill"), [("mean", lambda old: old.mean()), ("zero", lambda old: 0 * old.mean())])
 def test_second_moments_of_new_entries(moments, fill):
     class Policy(Net):
-        @growth(moments=moments)
+        @growth(second_moments=moments)
         def grow(self):
             self.head.weight = larger(self.head.weight, 3, 10)
             self.body[2].weight = larger(self.body[2].weight, 10, 8)
@@ -182,7 +182,7 @@ def test_second_moments_of_new_entries(moments, fill):
 
 def test_reset_drops_the_state_of_the_whole_tensor():
     class Policy(Net):
-        @growth(moments="reset")
+        @growth(second_moments="reset")
         def grow(self):
             self.body[2].weight = larger(self.body[2].weight, 10, 8)
             self.body[2].bias = larger(self.body[2].bias, 10)
@@ -213,7 +213,7 @@ def first_update(moments, gradient=1e-3):
         def configure_optimizers(self):
             return torch.optim.Adam(self.parameters(), lr=1e-3, eps=0.0)
 
-        @growth(moments=moments)
+        @growth(second_moments=moments)
         def grow(self):
             self.head.weight = larger(self.head.weight, 1, 2)
 

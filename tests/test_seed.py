@@ -47,11 +47,11 @@ def role(name):
 ROWS = [
     # (what the seed says, factor, component, moment, lr at a base lr of 1e-3)
     *(
-        (f"1: layer {i} of 4", DepthDecay(slowest="output"), layer, at(spine=SCAFFOLD), 0.001 * 0.1 ** (i / 4))
+        (f"1: layer {i} of 4", DepthDecay(slowest="output"), layer, at(components=SCAFFOLD), 0.001 * 0.1 ** (i / 4))
         for i, layer in enumerate(SCAFFOLD)
     ),
     *(
-        (f"1: mirrored, layer {i} of 4", DepthDecay(), layer, at(spine=SCAFFOLD), 0.001 * 0.1 ** ((3 - i) / 4))
+        (f"1: mirrored, layer {i} of 4", DepthDecay(), layer, at(components=SCAFFOLD), 0.001 * 0.1 ** ((3 - i) / 4))
         for i, layer in enumerate(SCAFFOLD)
     ),
     ("2: scaffold", RoleLR(), role("scaffold"), at(), 0.0001),
@@ -79,7 +79,7 @@ ROWS = [
         0.001 * (3.0 / (4.0 + 1e-8)),
     ),
     *(
-        (f"9: {phase}, layer {i}", ProgressiveFreeze(), layer, at(epoch, spine=SCAFFOLD), lr)
+        (f"9: {phase}, layer {i}", ProgressiveFreeze(), layer, at(epoch, components=SCAFFOLD), lr)
         for phase, epoch, lrs in [
             ("warmup", 0, [0.001] * 4),
             ("refinement", 10, [0.00001, 0.00001, 0.0001, 0.0001]),

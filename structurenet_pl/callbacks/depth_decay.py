@@ -28,10 +28,10 @@ class DepthDecay(LRFactor):
 
     Example:
         >>> from structurenet_pl import Component, DepthDecay, Moment
-        >>> now = Moment(spine=tuple(Component(f"layers.{depth}", depth=depth) for depth in range(2)))
-        >>> [round(DepthDecay(0.01).factor(layer, now), 3) for layer in now.spine]
+        >>> now = Moment(components=tuple(Component(f"layers.{depth}", depth=depth) for depth in range(2)))
+        >>> [round(DepthDecay(0.01).factor(layer, now), 3) for layer in now.components]
         [0.1, 1.0]
-        >>> [round(DepthDecay(0.01, slowest="output").factor(layer, now), 3) for layer in now.spine]
+        >>> [round(DepthDecay(0.01, slowest="output").factor(layer, now), 3) for layer in now.components]
         [1.0, 0.1]
 
     References:

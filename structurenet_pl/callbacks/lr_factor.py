@@ -76,7 +76,7 @@ class LRFactor(NeedsDriver, ABC):
         """The factor where the callback acts, in view of the components that it acts on; 1 elsewhere."""
         if not self.acts_on(component):
             return 1.0
-        return self.checked(component, replace(now, spine=tuple(filter(self.acts_on, now.spine))))
+        return self.checked(component, replace(now, components=tuple(filter(self.acts_on, now.components))))
 
     def checked(self, component: Component, now: Moment) -> float:
         """The factor, if it is one."""

@@ -66,7 +66,7 @@ class ProgressiveFreeze(LRFactor):
         >>> layers = tuple(Component(f"layers.{depth}", depth=depth) for depth in range(4))
         >>> freeze = ProgressiveFreeze()
         >>> for epoch in (0, 10, 30):
-        ...     print([freeze.factor(layer, Moment(Clock(epoch=epoch), spine=layers)) for layer in layers])
+        ...     print([freeze.factor(layer, Moment(Clock(epoch=epoch), components=layers)) for layer in layers])
         [1.0, 1.0, 1.0, 1.0]
         [0.01, 0.01, 0.1, 0.1]
         [0.0, 0.0, 0.0, 0.1]

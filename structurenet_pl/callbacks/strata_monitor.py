@@ -265,7 +265,7 @@ class StrataMonitor(NeedsDriver):
     def _show_structure(self, trainer: Trainer, driver: Driver) -> None:
         """What the network is made of now, printed and in TensorBoard."""
         structure = driver.structure
-        self._network, self._log = structure.spine, growth_log(trainer.lightning_module)
+        self._network, self._log = structure.by_depth, growth_log(trainer.lightning_module)
         self._titled = dict(zip(structure.components, titles(self._network, self._log), strict=True))
         self._history.keep(self._titled.values(), trainer.global_step)
         many = len(self._network) > self.max_components

@@ -73,7 +73,7 @@ class Driver(Callback):
         return self._at(Clock(trainer.global_step, trainer.current_epoch, len(self._log)))
 
     def _at(self, clock: Clock) -> Moment:
-        return Moment(clock, self._log, self.structure.spine, density=self._density)
+        return Moment(clock, self._log, self.structure.by_depth, density=self._density)
 
     def grow(self, module: Growable, request: GrowthRequest) -> Any:
         """Carry a growth out, now if that is safe, else at the next safe moment."""
@@ -247,7 +247,7 @@ class Driver(Callback):
                 remember_patterns(module, patterns)
         self.structure = structure_of(pl_module, patterns)
         self._log = growth_log(pl_module)
-        self.factors.look_at(self.structure.spine, self._log)
+        self.factors.look_at(self.structure.by_depth, self._log)
         self._density = Densities(pl_module, self.structure)
 
     def _refresh(self, trainer: Trainer, with_gradients: Optimizer | None = None) -> None:

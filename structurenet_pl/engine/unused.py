@@ -92,11 +92,11 @@ def _warn_acts_on_nothing(where: Mapping[str, Sequence[str]], structure: Structu
     """
     nowhere = []
     for label, patterns in where.items():
-        idle = [pattern for pattern in patterns if not any(part.matches(pattern) for part in structure.spine)]
+        idle = [pattern for pattern in patterns if not any(part.matches(pattern) for part in structure.by_depth)]
         for pattern in idle:
             rank_zero_warn(
                 f"{label}(where={pattern!r}) acts on nothing: it is neither role nor name pattern of any of the "
-                f"components {[(component.name, component.role) for component in structure.spine]}"
+                f"components {[(component.name, component.role) for component in structure.by_depth]}"
             )
         if idle and len(idle) == len(patterns):
             nowhere.append(label)

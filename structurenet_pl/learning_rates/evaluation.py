@@ -64,15 +64,15 @@ class NotingMoment(Moment):
     """A moment that notes what is read of components by way of itself."""
 
     @classmethod
-    def of(cls, now: Moment, memory: Memory, spine: tuple[NotingComponent, ...]) -> "NotingMoment":
+    def of(cls, now: Moment, memory: Memory, components: tuple[NotingComponent, ...]) -> "NotingMoment":
         """A moment with other components, of which something is remembered."""
         made = object.__new__(cls)
-        vars(made).update(vars(now), spine=spine, _memory=memory, _computed={})
+        vars(made).update(vars(now), components=components, _memory=memory, _computed={})
         return made
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
-        if name == "spine":  # who looks at all components may find out which of them is asked for, and so its name
+        if name == "components":  # who looks at all components may find out which of them is asked for, and so its name
             for component in value:
                 component.noted.add("name")
         return value
@@ -116,7 +116,7 @@ class Evaluation:
                 return np.array(found, dtype=np.float64)[self._classes]
             self._read |= new
             self._first, self._classes = self._classify(now.clock.generation)
-        plain = replace(now, spine=self._components)
+        plain = replace(now, components=self._components)
         vars(plain).update(_memory=self._memory)
         return np.array([self._factor.checked(component, plain) for component in self._components], dtype=np.float64)
 

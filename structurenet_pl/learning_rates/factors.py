@@ -103,20 +103,20 @@ class Factors(dict[str, Factor]):
         """Those that go by something and yet were 1 whenever they were evaluated."""
         return [label for label, factor in self.items() if factor.basis is not None and label in self._inert]
 
-    def look_at(self, spine: Sequence[Component], log: tuple[GrowthEvent, ...]) -> None:
+    def look_at(self, components: Sequence[Component], log: tuple[GrowthEvent, ...]) -> None:
         """Note what there is now, and evaluate all anew.
 
         Args:
-            spine: The components in order of depth.
+            components: The components in order of depth.
             log: The growth log.
         """
-        self.rows = {component.name: row for row, component in enumerate(spine)}
-        self.acting = {label: tuple(filter(factor.acts_on, spine)) for label, factor in self.items()}
+        self.rows = {component.name: row for row, component in enumerate(components)}
+        self.acting = {label: tuple(filter(factor.acts_on, components)) for label, factor in self.items()}
         for label, factor in self.items():
             acting = self.acting[label]
             rows = np.array([self.rows[component.name] for component in acting], dtype=np.intp)
             self._evaluations[label] = Evaluation(factor, acting, log), rows
-        self.vectors = {label: np.ones(len(spine) + 1) for label in self}
+        self.vectors = {label: np.ones(len(components) + 1) for label in self}
         self._times.clear()
         self._clock = None
         self.version += 1

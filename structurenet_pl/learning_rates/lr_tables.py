@@ -168,7 +168,7 @@ class LRTables(dict[Optimizer, LRTable]):
         with ExitStack() as undo:
             for optimizer, table in self.items():
                 undo.callback(table.remember())
-                undo.callback(carry_all(optimizer, change.successors, change.moments, structure.parameter_names))
+                undo.callback(carry_all(optimizer, change.successors, change.second_moments, structure.parameter_names))
                 table.replace(change.successors, structure)
             slots = {optimizer: table.slots for optimizer, table in self.items()}
             joining = place_newborn(slots, structure, born, change.like, split_1d)

@@ -36,26 +36,26 @@ Nearness = Literal["grown", "adjacent", "distant"]
 
 
 class Memory:
-    """What follows from a growth log and a spine: computed once, for all moments that have these.
+    """What follows from a growth log and a components: computed once, for all moments that have these.
 
     Args:
         log: The growth log.
-        spine: The components in order of depth.
+        components: The components in order of depth.
     """
 
-    def __init__(self, log: tuple[GrowthEvent, ...], spine: tuple[Component, ...]) -> None:
+    def __init__(self, log: tuple[GrowthEvent, ...], components: tuple[Component, ...]) -> None:
         self._log = log
-        self._spine = spine
+        self._components = components
         self._lifetimes: dict[tuple[int, int], tuple[GrowthEvent, ...]] = {}
         self._nearness: dict[tuple[str, int, int], tuple[Nearness, ...]] = {}
 
     @cached_property
     def _indices(self) -> dict[int, int]:
-        depths = sorted({member.depth for member in self._spine})
+        depths = sorted({member.depth for member in self._components})
         return {depth: index for index, depth in enumerate(depths)}
 
     def rank(self, depth: int) -> tuple[int, int]:
-        """Index of a depth among the distinct depths of the spine, and how many there are; it counts, too."""
+        """Index of a depth among the distinct depths of the components, and how many there are; it counts, too."""
         if depth in self._indices:
             return self._indices[depth], len(self._indices)
         return sum(other < depth for other in self._indices), len(self._indices) + 1
@@ -94,7 +94,7 @@ class Moment:
     Args:
         clock: The time.
         log: The growth log.
-        spine: The components in order of depth.
+        components: The components in order of depth.
         norms: ``norms(component, skip_1d)`` gives its norms; known between backward and update, and only to
             factors with ``needs_gradients``.
         density: ``density(component)`` gives the share of its connections that exist, None if it has none.
@@ -102,13 +102,13 @@ class Moment:
 
     clock: Clock = field(default_factory=Clock)
     log: tuple[GrowthEvent, ...] = ()
-    spine: tuple[Component, ...] = ()
+    components: tuple[Component, ...] = ()
     norms: Callable[[Component, bool], Norms] = no_norms
     density: Callable[[Component], float | None] = no_density
 
     @cached_property
     def _memory(self) -> Memory:
-        return Memory(self.log, self.spine)
+        return Memory(self.log, self.components)
 
     @cached_property
     def _computed(self) -> dict[object, Any]:
@@ -139,11 +139,11 @@ class Moment:
         return self._memory.nearness(component, self.clock.generation)
 
     def rank(self, component: Component) -> tuple[int, int]:
-        """Index of the component's depth among the distinct depths of the spine, and how many there are.
+        """Index of the component's depth among the distinct depths of the components, and how many there are.
 
         Example:
             >>> stem, patch, head = Component("stem"), Component("patches.0", depth=3), Component("head", depth=9)
-            >>> Moment(spine=(stem, patch, head)).rank(patch)
+            >>> Moment(components=(stem, patch, head)).rank(patch)
             (1, 3)
         """
         return self._memory.rank(component.depth)

@@ -14,18 +14,20 @@ from structurenet_pl.structure.events import Clock, Component, GrowthEvent, dump
 FILE = "strata.pt"
 
 
-def save(loggers: Iterable[Any], history: RunRecord, spine: Iterable[Component], log: Iterable[GrowthEvent]) -> None:
+def save(
+    loggers: Iterable[Any], history: RunRecord, components: Iterable[Component], log: Iterable[GrowthEvent]
+) -> None:
     """Write the history of a run beside its logs, in place of an earlier one.
 
     Args:
         loggers: Those of the run; some have a ``log_dir`` on this machine.
         history: The learning rates at all steps.
-        spine: The components of the network now, in order of depth.
+        components: The components of the network now, in order of depth.
         log: The growth log.
     """
     content: dict[str, Any] = {
         "history": history.state_dict(MAX_BYTES),
-        "components": [[component.name, component.born.generation] for component in spine],
+        "components": [[component.name, component.born.generation] for component in components],
         "log": dump_log(log),
     }
     folders = {getattr(logger, "log_dir", None) for logger in loggers}

@@ -108,14 +108,14 @@ def _evaluate(
             generation = clock.generation
             rows = [row for row, component in enumerate(known) if _is_there(component, log[:generation])]
             rows.sort(key=lambda row: known[row].depth)
-            spine = tuple(known[row] for row in rows)
-            labelled.look_at(spine, log[:generation])
-        labelled.advance(clock, partial(Moment, log=log[:generation], spine=spine))
+            components = tuple(known[row] for row in rows)
+            labelled.look_at(components, log[:generation])
+        labelled.advance(clock, partial(Moment, log=log[:generation], components=components))
         if version != labelled.version:
             version = labelled.version
             columns = [vector[: len(rows)] for vector in labelled.vectors.values()]
             now = product(np.array(columns).T) if columns else np.ones(len(rows))
-            resting = [component.name in labelled.frozen for component in spine]
+            resting = [component.name in labelled.frozen for component in components]
             if resting and all(resting):
                 resting[-1] = False  # without any gradient, backward would raise
         products[rows, step] = now

@@ -65,14 +65,14 @@ def rehearse(
     elif isinstance(module, Growable):
         module = deepcopy(module)
         remember_patterns(module, patterns)
-        known.add(structure_of(module).spine)  # growth may remove some
+        known.add(structure_of(module).by_depth)  # growth may remove some
         if not module.growth_log:
             replay(module, log)
         if triggers:
             _grow(module, triggers, epochs * steps_per_epoch, steps_per_epoch)
             log = module.growth_log
     if module is not None:
-        known.add(structure_of(module, patterns).spine)
+        known.add(structure_of(module, patterns).by_depth)
     for event in log:
         for name in event.born:
             if not known.has(name, event.clock.generation):

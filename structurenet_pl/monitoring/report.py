@@ -63,8 +63,8 @@ def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[Gr
     table, now = driver.tables[optimizer], driver.moment(trainer)
     leads = set(leading(table.slots.values()).values())
     strata = decays(driver)
-    spine = driver.structure.spine
-    titled = dict(zip(driver.structure.components, titles(spine, now.log), strict=True))
+    components = driver.structure.by_depth
+    titled = dict(zip(driver.structure.components, titles(components, now.log), strict=True))
     rows = zip(
         (table.slots[name] for name in table.names),
         optimizer.param_groups,

@@ -14,7 +14,7 @@ from structurenet_pl.optim.param_groups import PER_TENSOR_KEYS
 from structurenet_pl.optim.probe import PLAIN
 from structurenet_pl.optim.state_kinds import ANY_POSITION, Kind, Path, state_kinds, tensors_in
 from structurenet_pl.optim.wrappers import with_inner
-from structurenet_pl.structure.growth_methods import Moments
+from structurenet_pl.structure.growth_methods import SecondMoments
 from structurenet_pl.structure.tensor_mapping import Successor, embed
 
 OF_ANY_OPTIMIZER = vars(Optimizer([torch.zeros(1)], {})).keys()
@@ -25,7 +25,7 @@ class _Unfit(Exception):
 
 
 def carry(
-    name: str, state: Mapping[str, Any], successor: Successor, moments: Moments, kinds: Mapping[Path, Kind]
+    name: str, state: Mapping[str, Any], successor: Successor, second_moments: SecondMoments, kinds: Mapping[Path, Kind]
 ) -> dict[str, Any]:
     """The state of a tensor's successor: old entries keep theirs, new ones start as the optimizer's would.
 
@@ -39,17 +39,17 @@ def carry(
         name: Name of the parameter, for the warning.
         state: State of the old tensor.
         successor: What continues it.
-        moments: Policy for second moments.
+        second_moments: Policy for second moments.
         kinds: What is known of the tensors in such a state.
     """
     if not successor.reshaped:
         return dict(state)
-    if moments == "reset":
+    if second_moments == "reset":
         return {}
 
     def carried(value: Any, path: Path) -> Any:
         if isinstance(value, Tensor):
-            return _carry(value, path, successor, moments, kinds.get(path))
+            return _carry(value, path, successor, second_moments, kinds.get(path))
         if isinstance(value, dict):
             made = copy.copy(value)  # of its own class, such as a defaultdict
             made.update({key: carried(item, (*path, key)) for key, item in value.items()})
@@ -75,7 +75,7 @@ def carry(
 def carry_all(
     optimizer: Optimizer,
     successors: Mapping[nn.Parameter, Successor | None],
-    moments: Moments,
+    second_moments: SecondMoments,
     names: Mapping[nn.Parameter, str],
 ) -> Callable[[], None]:
     """Give the successors of tensors their state, and drop the state of what is gone; the returned function undoes it.
@@ -83,7 +83,7 @@ def carry_all(
     Args:
         optimizer: Its state is changed in place, and that of those inside it.
         successors: What has become of tensors; None for gone.
-        moments: Policy for second moments.
+        second_moments: Policy for second moments.
         names: Names of the parameters after the growth.
 
     Raises:
@@ -106,7 +106,7 @@ def carry_all(
                     continue
                 name, ndim = names.get(successor.tensor, ""), successor.tensor.ndim
                 kinds = state_kinds(one).of(ndim, one.state) if successor.reshaped else {}
-                if carried := carry(name, known, successor, moments, kinds):
+                if carried := carry(name, known, successor, second_moments, kinds):
                     one.state[successor.tensor] = carried
                 elif known:
                     check_taken(one, ndim, name, anew=True)
@@ -157,22 +157,22 @@ def check_taken(optimizer: Optimizer, ndim: int, name: str, anew: bool = False) 
         )
 
 
-def _carry(value: Tensor, path: Path, successor: Successor, moments: Moments, kind: Kind | None) -> Tensor:
+def _carry(value: Tensor, path: Path, successor: Successor, second_moments: SecondMoments, kind: Kind | None) -> Tensor:
     shape = successor.old_shape
     dims = kind.dims if kind else (True,) * len(shape)
     if dims and value.shape == tuple(size if whole else 1 for size, whole in zip(shape, dims, strict=True)):
-        return embed(value, successor, dims, _fill(value, successor, moments, kind))
+        return embed(value, successor, dims, _fill(value, successor, second_moments, kind))
     if kind.single if kind else value.numel() == 1:
         return value
     raise _Unfit(f"{'.'.join(map(str, path))!r} of shape {tuple(value.shape)}")
 
 
-def _fill(value: Tensor, successor: Successor, moments: Moments, kind: Kind | None) -> Tensor:
+def _fill(value: Tensor, successor: Successor, second_moments: SecondMoments, kind: Kind | None) -> Tensor:
     """What new entries start as; of a state that nothing is known of, one without negative entries counts as a size."""
     follows = kind.follows if kind else None
     if follows == "weight":
         return successor.tensor.detach().to(value.dtype)
     is_size = follows == "size" or (follows is None and bool((value >= 0).all()))
-    if is_size and moments == "mean" and value.numel() and value.is_floating_point():
+    if is_size and second_moments == "mean" and value.numel() and value.is_floating_point():
         return value.mean()
     return torch.zeros((), dtype=value.dtype, device=value.device)

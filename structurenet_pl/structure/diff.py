@@ -120,7 +120,7 @@ def concerned(
     """
     widened, shrunk = _resized(before, after, successors)
     event = replace(event, widened=widened, shrunk=shrunk)
-    return replace(event, adjacent=_neighbours(request, event, after.spine))
+    return replace(event, adjacent=_neighbours(request, event, after.by_depth))
 
 
 def _touched(
@@ -179,13 +179,13 @@ def _resized(
     return tuple(filter(widened.__contains__, names)), tuple(filter(shrunk.__contains__, names))
 
 
-def _neighbours(request: GrowthRequest, event: GrowthEvent, spine: Sequence[Component]) -> tuple[str, ...]:
+def _neighbours(request: GrowthRequest, event: GrowthEvent, components: Sequence[Component]) -> tuple[str, ...]:
     """The old components next to what is born: those that the call names, else those at most 1 deeper or less deep."""
     generation = event.clock.generation
-    new = {one.name for one in spine if one.born.generation == generation or one.name in event.widened}
-    old = [component for component in spine if component.name not in new]
+    new = {one.name for one in components if one.born.generation == generation or one.name in event.widened}
+    old = [component for component in components if component.name not in new]
     if request.method.adjacent is None:
-        depths = {component.depth for component in spine if component.name in new}
+        depths = {component.depth for component in components if component.name in new}
         return tuple(component.name for component in old if any(abs(component.depth - at) <= 1 for at in depths))
     patterns = listed(request.arguments[request.method.adjacent])
     if idle := [pattern for pattern in patterns if not any(component.matches(pattern) for component in old)]:
@@ -248,7 +248,7 @@ def _newborn_paths(module: nn.Module, new: Mapping[str, nn.Parameter]) -> list[s
 
 
 def _locate(request: GrowthRequest, before: Structure, parts: Mapping[str, Part]) -> tuple[int | None, str | None]:
-    """The explicit depth of what is born, and the component of the spine that stands there."""
+    """The explicit depth of what is born, and the component of the components that stands there."""
     where = request.method.depth
     if isinstance(where, str):
         where = cast(str | int | None, request.arguments[where])
@@ -259,7 +259,7 @@ def _locate(request: GrowthRequest, before: Structure, parts: Mapping[str, Part]
             raise ValueError(f"depth names {where!r}, which is none of the components {list(before.components)}")
         depth = before.components[where].depth
     elif isinstance(where, int) and not isinstance(where, bool):
-        n = 1 + max((component.depth for component in before.spine), default=-1)
+        n = 1 + max((component.depth for component in before.by_depth), default=-1)
         depth = where if where >= 0 else n + where
         if not 0 <= depth <= n:
             raise ValueError(f"depth {where} is outside a network of {n} depths, which takes {-n} to {n}")

@@ -238,7 +238,7 @@ def carry_out(module: HasGrowthLog, request: GrowthRequest, clock: Clock) -> tup
     module._grows = False
     _ROOTS[module] = module._founders, module.growth_log, grown
     copied = take_copied(chain(module.parameters(), module.buffers()))
-    return Change(event, structure, successors, copied, request.method.moments, request.method.like), result
+    return Change(event, structure, successors, copied, request.method.second_moments, request.method.like), result
 
 
 def log_instead(module: HasGrowthLog, event: GrowthEvent) -> None:

@@ -12,18 +12,18 @@ from torch import nn
 
 from structurenet_pl.structure.events import call
 
-Moments = Literal["mean", "zero", "reset"]
+SecondMoments = Literal["mean", "zero", "reset"]
 BY_USER = "user"
 
 
-def check_moments(moments: str) -> None:
+def check_second_moments(second_moments: str) -> None:
     """Check a policy for second moments.
 
     Raises:
         ValueError: If it is none.
     """
-    if moments not in get_args(Moments):
-        raise ValueError(f"moments must be one of {get_args(Moments)}, got {moments!r}")
+    if second_moments not in get_args(SecondMoments):
+        raise ValueError(f"second_moments must be one of {get_args(SecondMoments)}, got {second_moments!r}")
 
 
 class GrowthMethod:
@@ -36,7 +36,7 @@ class GrowthMethod:
         depth: str | int | None,
         like: str | None,
         adjacent: str | None,
-        moments: Moments,
+        second_moments: SecondMoments,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
@@ -46,8 +46,8 @@ class GrowthMethod:
         self.depth = depth
         self.like = like
         self.adjacent = adjacent
-        check_moments(moments)
-        self.moments = moments
+        check_second_moments(second_moments)
+        self.second_moments = second_moments
         self.signature = inspect.signature(function)
         _, *parameters = self.signature.parameters.values()
         for parameter in parameters:
@@ -129,7 +129,7 @@ def growth(
     depth: str | int | None = None,
     like: str | None = None,
     adjacent: str | None = None,
-    moments: Moments = "mean",
+    second_moments: SecondMoments = "mean",
 ) -> Callable[[Callable[..., Any]], GrowthMethod]:
     """Mark a method of a growable module as one that changes its structure.
 
@@ -153,8 +153,8 @@ def growth(
         like: Name of the component whose param groups the newborn parameters join; None for the nearest one.
         adjacent: Name of the argument that lists the neighbours, as roles or name patterns of components; None for
             those whose depth differs by at most 1.
-        moments: What second moments (Adam's ``exp_avg_sq`` and its like) start as for new entries of an old tensor:
-            ``"mean"``: the mean over the old entries; ``"zero"``; ``"reset"``: the whole tensor's state is dropped.
+        second_moments: What second moments (Adam's ``exp_avg_sq`` and its like) start as for new entries of an old
+            tensor: ``"mean"``: the mean over the old entries; ``"zero"``; ``"reset"``: the whole tensor's state is dropped.
             After 500 steps of Adam under gradients of one size, the first update of a new entry is 0.1, 2.0 and 1.0
             times the lr.
 
@@ -163,8 +163,8 @@ def growth(
             ``*args`` or ``**kwargs``; when called, if an argument is not a plain value (it is stored, and replayed on
             resume), the class cannot grow, or the name of the method leads to something else, such as an override that
             is not marked.
-        ValueError: If ``moments`` is no policy; when called, if nothing has changed, the depth is outside the network,
-            ``adjacent`` names no component, a tensor has got another number of dimensions, or several param groups fit
+        ValueError: If ``second_moments`` is no policy; when called, if nothing has changed, the depth is outside the
+            network, ``adjacent`` names no component, a tensor has got another number of dimensions, or several param groups fit
             what is born equally well.
         NotImplementedError: When called, if the tensors of one component end up in different places.
         MisconfigurationException: When called in a fit, if the module is a part of the one in training, or the strategy
@@ -188,7 +188,7 @@ def growth(
     """
     if function is not None:
         raise TypeError("write @growth() with parentheses, or @growth(role=...)")
-    return lambda function: GrowthMethod(function, role, depth, like, adjacent, moments)
+    return lambda function: GrowthMethod(function, role, depth, like, adjacent, second_moments)
 
 
 def _plain(value: Any, what: str) -> Any:

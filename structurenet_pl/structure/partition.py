@@ -63,7 +63,7 @@ class Structure:
         return name in around or not self.components.keys().isdisjoint(lineage(name)) or "self" in self.components
 
     @cached_property
-    def spine(self) -> tuple[Component, ...]:
+    def by_depth(self) -> tuple[Component, ...]:
         """The components in order of depth."""
         return tuple(self.components.values())
 
@@ -152,9 +152,9 @@ def build(all_parameters: Mapping[str, nn.Parameter], parts: Mapping[str, Part])
             parameters.setdefault(component, {})[name] = tensor
         elif first != names.get(path or ""):
             tied[name] = first
-    spine = [name for name in parameters if parts[name].depth is None]
-    spine.sort(key=lambda name: parts[name].role == "head" or "head" in name.split("."))
-    depths = {name: depth for depth, name in enumerate(spine)}
+    in_order = [name for name in parameters if parts[name].depth is None]
+    in_order.sort(key=lambda name: parts[name].role == "head" or "head" in name.split("."))
+    depths = {name: depth for depth, name in enumerate(in_order)}
     for name in parameters:
         if (depth := parts[name].depth) is not None:
             depths[name] = depths.get(parts[name].beside or "", depth)

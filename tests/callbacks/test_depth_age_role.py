@@ -8,13 +8,18 @@ SPINE = (Component("a", depth=0), Component("p", "patch", 1), Component("b", dep
 @pytest.mark.parametrize(("slowest", "exponents"), [("output", [0, 1, 1, 2]), ("input", [2, 1, 1, 0])])
 def test_depths_are_counted_not_measured(slowest, exponents):
     decay = DepthDecay(0.5, slowest)
-    factors = [decay.factor(component, Moment(spine=SPINE)) for component in SPINE]
+    factors = [decay.factor(component, Moment(components=SPINE)) for component in SPINE]
     assert factors == [0.5 ** (exponent / 3) for exponent in exponents]
 
 
 def test_depth_among_those_it_acts_on():
     decay = DepthDecay(0.5, where=["a", "x"])
-    assert [decay.applied(component, Moment(spine=SPINE)) for component in SPINE] == [0.5 ** (1 / 2), 1.0, 1.0, 1.0]
+    assert [decay.applied(component, Moment(components=SPINE)) for component in SPINE] == [
+        0.5 ** (1 / 2),
+        1.0,
+        1.0,
+        1.0,
+    ]
 
 
 @pytest.mark.parametrize(

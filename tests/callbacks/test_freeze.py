@@ -8,7 +8,7 @@ LAYERS = tuple(Component(f"layers.{depth}", depth=depth) for depth in range(5))
 
 
 def by_layer(freeze, clock, layers=LAYERS):
-    return [freeze.factor(layer, Moment(clock, spine=layers)) for layer in layers]
+    return [freeze.factor(layer, Moment(clock, components=layers)) for layer in layers]
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,9 @@ def test_split_counts_from_both_ends_or_is_a_share(split, early):
 
 
 def test_patches_count_with_what_they_stand_beside():
-    spine = (*LAYERS[:2], Component("patch", depth=1), *LAYERS[2:])
+    components = (*LAYERS[:2], Component("patch", depth=1), *LAYERS[2:])
     freeze = ProgressiveFreeze([("only", 0, 0.0, 1.0, 2)])
-    assert by_layer(freeze, Clock(), spine) == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
+    assert by_layer(freeze, Clock(), components) == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(("unit", "clock"), [("step", Clock(step=3)), ("generation", Clock(generation=3))])

@@ -95,7 +95,7 @@ def test_one_read_from_the_device_in_a_step(monkeypatch):
     module.head(module.body(torch.randn(4, 6))).sum().backward()
     structure = structure_of(module)
     norms = GradientNorms(torch.optim.SGD(module.parameters(), lr=0.1), structure.owner)
-    for component in structure.spine:
+    for component in structure.by_depth:
         norms(component, True)
         norms(component, False)
     assert reads == [(2 * 8,)]
@@ -207,7 +207,7 @@ def test_gradients_are_scaled_without_a_read_from_the_device():
     driver.structure = structure_of(module)
     scaler = LARSScaler(mode="grad")
     driver.factors = Factors([scaler])
-    driver.factors.look_at(driver.structure.spine, ())
+    driver.factors.look_at(driver.structure.by_depth, ())
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, weight_decay=0.1)
     with torch.profiler.profile() as profile:
         scaler.before_step(trainer, module, optimizer)
