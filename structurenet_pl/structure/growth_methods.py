@@ -154,8 +154,8 @@ def growth(
         adjacent: Name of the argument that lists the neighbours, as roles or name patterns of components; None for
             those whose depth differs by at most 1.
         second_moments: What second moments (Adam's ``exp_avg_sq`` and its like) start as for new entries of an old
-            tensor: ``"mean"``: the mean over the old entries; ``"zero"``; ``"reset"``: the whole tensor's state is dropped.
-            After 500 steps of Adam under gradients of one size, the first update of a new entry is 0.1, 2.0 and 1.0
+            tensor: ``"mean"``: the mean over the old entries; ``"zero"``; ``"reset"``: the whole tensor's
+            state is dropped. After 500 steps of Adam under gradients of one size, the first update of a new entry is 0.1, 2.0 and 1.0
             times the lr.
 
     Raises:
@@ -164,8 +164,8 @@ def growth(
             resume), the class cannot grow, or the name of the method leads to something else, such as an override that
             is not marked.
         ValueError: If ``second_moments`` is no policy; when called, if nothing has changed, the depth is outside the
-            network, ``adjacent`` names no component, a tensor has got another number of dimensions, or several param groups fit
-            what is born equally well.
+            network, ``adjacent`` names no component, a tensor has got another number of dimensions, or several
+            param groups fit what is born equally well.
         NotImplementedError: When called, if the tensors of one component end up in different places.
         MisconfigurationException: When called in a fit, if the module is a part of the one in training, or the strategy
             is neither DDP nor a single device.
