@@ -223,11 +223,11 @@ class Untouched:
     """DDP stays as it was before the growth, and nobody checks."""
 
     def __enter__(self):
-        self.before = GrowthAgreement.follow
-        GrowthAgreement.follow = lambda meeting, change: meeting._share(None)
+        self.before = GrowthAgreement.compare_and_wrap
+        GrowthAgreement.compare_and_wrap = lambda meeting, change: meeting._share(None)
 
     def __exit__(self, *error):
-        GrowthAgreement.follow = self.before
+        GrowthAgreement.compare_and_wrap = self.before
 
 
 # name: module, callbacks, arguments of DDPStrategy, arguments of the Trainer

@@ -158,11 +158,11 @@ def test_growth_costs_no_more_with_more_components():
 def test_a_factor_at_rest_is_not_evaluated():
     factor, components = Counted(5, newborn_only=False), SPINE
     factors = Factors([factor])
-    factors.look_at(components, LOG)
-    factors.advance(Clock(40, 1, 3), lambda clock: Moment(clock, LOG, components))
+    factors.set_components(components, LOG)
+    factors.evaluate_at(Clock(40, 1, 3), lambda clock: Moment(clock, LOG, components))
     factor.times, version = 0, factors.version
     for step in range(41, 45):
-        factors.advance(Clock(step, 1, 3), lambda clock: Moment(clock, LOG, components))
+        factors.evaluate_at(Clock(step, 1, 3), lambda clock: Moment(clock, LOG, components))
     assert (factor.times, factors.version) == (0, version)
 
 

@@ -369,7 +369,9 @@ class StandsStill(Callback):
         driver = Driver.of(trainer)
         (table,) = driver.tables.values()
         at_rest = {
-            table.slots[name].component for name, row in zip(table.names, table.factors, strict=True) if 0.0 in row
+            table.group_infos[name].component
+            for name, row in zip(table.names, table.factors, strict=True)
+            if 0.0 in row
         }
         frozen = driver.frozen.components
         spared = at_rest - frozen
@@ -403,13 +405,13 @@ def check_bookkeeping(trainer, net):
     table = table_of(optimizer)
     called = [group["name"] for group in groups]
     assert len(set(called)) == len(called)
-    assert table.slots.keys() == set(called)
+    assert table.group_infos.keys() == set(called)
     owners = {name: part for part, tensors in Driver.of(trainer).structure.parameters.items() for name in tensors}
     for group in groups:
         if "param_names" in group:
             assert group["param_names"] == [names[tensor] for tensor in group["params"]]
         if group["params"]:
-            assert {owners[names[tensor]] for tensor in group["params"]} == {table.slots[group["name"]].component}
+            assert {owners[names[tensor]] for tensor in group["params"]} == {table.group_infos[group["name"]].component}
     for group, pieces in table.groups:
         assert group["params"] == [tensor for piece in pieces for tensor in piece["params"]]
     for config in trainer.lr_scheduler_configs:
@@ -424,7 +426,7 @@ class Trace(Callback):
         self.rows = []
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        slots = table_of(optimizer).slots
+        slots = table_of(optimizer).group_infos
         self.rows.append(
             {(group["name"], slots[group["name"]].origin): float(group["lr"]) for group in optimizer.param_groups}
         )
@@ -511,7 +513,7 @@ def everything(trainer, net):
         "components": dict(net.components),
         "groups": [(id(group), {**group, "params": [*map(id, group["params"])]}) for group in optimizer.param_groups],
         "state": [(id(one), [*map(id, entries.values())]) for one, entries in optimizer.state.items()],
-        "slots": dict(table_of(optimizer).slots),
+        "group_infos": dict(table_of(optimizer).group_infos),
         "schedulers": [{key: copy.copy(value) for key, value in attributes_of(part).items()} for part in parts],
         "users": [
             (id(group), {**group, "params": [*map(id, group["params"])]}) for group in table_of(optimizer).groups.user

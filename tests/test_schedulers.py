@@ -211,8 +211,8 @@ def test_a_bound_scheduler_is_what_it_was(name):
 def halved(optimizer, parameter):
     """The table of an optimizer with one component, whose factor is a half."""
     component, factors = Component("stem"), Factors([Half()])
-    factors.look_at((component,), ())
-    factors.advance(Clock(), Moment)
+    factors.set_components((component,), ())
+    factors.evaluate_at(Clock(), Moment)
     return LRTable(
         optimizer, Structure({"stem": component}, {"stem": {"stem": parameter}}, {}, {"stem": parameter}), factors
     )

@@ -28,11 +28,11 @@ from structurenet_pl.monitoring.recorder import Recorder
 from structurenet_pl.monitoring.report import explain, group_lrs
 from structurenet_pl.monitoring.run_record import RunRecord
 from structurenet_pl.monitoring.scalars import mean_lrs, part_of, scalars
-from structurenet_pl.monitoring.tensorboard import lay_out, show_structure, tensorboards
+from structurenet_pl.monitoring.tensorboard import add_layout, show_structure, tensorboards
 from structurenet_pl.optim.wrappers import hookable_optimizers
 from structurenet_pl.structure.events import Component, GrowthEvent, check_count, titles
 from structurenet_pl.structure.grow import growth_log
-from structurenet_pl.structure.partition import count
+from structurenet_pl.structure.partition import parameter_count
 
 SAVE_EVERY = 30.0  # seconds, at ends of epochs
 
@@ -170,7 +170,7 @@ class StrataMonitor(NeedsDriver):
             hooked = [hookable_optimizers(optimizer)[0] for optimizer in driver.tables]
             self._handles = [one.register_step_post_hook(self._after_step) for one in hooked]
         for logger in tensorboards(trainer):
-            lay_out(logger)
+            add_layout(logger)
         self._show_structure(trainer, driver)
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -279,7 +279,7 @@ class StrataMonitor(NeedsDriver):
             if trainer.is_global_zero:
                 print()  # a progress bar may stand in the line
             explain(trainer)
-        parameters = {name: count(tensors.values()) for name, tensors in structure.parameters.items()}
+        parameters = {name: parameter_count(tensors.values()) for name, tensors in structure.parameters.items()}
         for logger in tensorboards(trainer):
             show_structure(logger, structure.components, parameters, self._log, trainer.global_step)
 

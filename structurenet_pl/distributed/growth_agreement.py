@@ -28,7 +28,7 @@ class SingleProcess:
         """The arguments as they are."""
         return arguments
 
-    def follow(self, change: Change) -> None:
+    def compare_and_wrap(self, change: Change) -> None:
         """Nothing."""
 
     def end(self) -> None:
@@ -54,7 +54,7 @@ class GrowthAgreement(SingleProcess):
         """What rank 0 has decided by data or chance, to be done by all."""
         return self._share(dict(arguments))[0]
 
-    def follow(self, change: Change) -> None:
+    def compare_and_wrap(self, change: Change) -> None:
         """Have DDP follow, once all ranks have done the same, and give all the values of rank 0."""
         when = f"{self._request} was undone on every rank: after it"
         reports = self._share([self._done(change), self._values()])

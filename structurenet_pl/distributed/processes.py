@@ -70,7 +70,7 @@ def check_strategy(trainer: Trainer) -> None:
         )
 
 
-def agree(trainer: Trainer, waiting: Sequence[GrowthRequest], lrs: Mapping[str, float]) -> bool:
+def all_ranks_wait(trainer: Trainer, waiting: Sequence[GrowthRequest], lrs: Mapping[str, float]) -> bool:
     """Whether there is growth that every rank waits for; one tiny reduction where none waits for any.
 
     Args:

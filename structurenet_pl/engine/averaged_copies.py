@@ -39,7 +39,7 @@ class AveragedCopies:
     def __iter__(self) -> Iterator[Growable]:
         return (getattr(keeper, name) for keeper, name in self._keepers)
 
-    def follow(self, module: Growable, change: Change | None = None) -> None:
+    def apply(self, module: Growable, change: Change | None = None) -> None:
         """Make each of them what the module is now; if that raises, all are as they were.
 
         An entry of a tensor that has survived keeps its average, and what is new starts with its value in the module.

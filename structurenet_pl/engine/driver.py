@@ -7,7 +7,7 @@ from typing import Any, cast
 from torch.optim import Optimizer
 
 from structurenet_pl.distributed.growth_agreement import all_ranks_or_none
-from structurenet_pl.distributed.processes import agree, several
+from structurenet_pl.distributed.processes import all_ranks_wait, several
 from structurenet_pl.engine.averaged_copies import AveragedCopies, averaged_copies
 from structurenet_pl.engine.checks import check_can_follow, check_fit, check_moment, warn_of_trial, warn_too_late
 from structurenet_pl.engine.hooks import BeforeStep, LastHook, check_alike, in_order, package_callbacks, patterns_of
@@ -23,7 +23,7 @@ from structurenet_pl.learning_rates.norms import GradientNorms
 from structurenet_pl.lightning import Callback, LightningModule, Trainer, resume_data
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent
 from structurenet_pl.structure.grow import forget_dates, growth_log, one_growth, remember_patterns, structure_of
-from structurenet_pl.structure.growable import Growable, follow_all, grow_now
+from structurenet_pl.structure.growable import Growable, grow_now, set_growth_handlers
 from structurenet_pl.structure.growth_methods import GrowthRequest
 from structurenet_pl.structure.partition import Structure
 from structurenet_pl.structure.random_states import restore_rng
@@ -36,7 +36,7 @@ class Driver(Callback):
     """
 
     def __init__(self) -> None:
-        self._last_hook = LastHook(self.before_step, self.meet)
+        self._last_hook = LastHook(self.before_step, self.grow_when_all_ranks_wait)
         self._manual_steps = ManualSteps(self._before_manual_step)
         self._before_step: list[BeforeStep] = []
         self.factors = Factors()
@@ -88,12 +88,12 @@ class Driver(Callback):
             return None
         return self._carry_out(module, request)
 
-    def meet(self, module: LightningModule) -> None:
+    def grow_when_all_ranks_wait(self, module: LightningModule) -> None:
         """All processes are here, between two batches: carry out what they wait for, if that is the same."""
         if several(self._trainer) and not self._in_batch:
             self._refresh(self._trainer)
-            while agree(self._trainer, self._waiting, self.tables.lrs()):
-                self._serve(module)
+            while all_ranks_wait(self._trainer, self._waiting, self.tables.lrs()):
+                self._carry_out_waiting(module)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Go to the front, and follow the growth of the module."""
@@ -101,18 +101,20 @@ class Driver(Callback):
             return
         self._trainer = trainer
         self.tables, self._resumed, self._waiting = LRTables(trainer), None, []
-        trainer.callbacks = in_order(trainer, self, self._last_hook, self.tables.reveal, self.tables.conceal)
+        trainer.callbacks = in_order(
+            trainer, self, self._last_hook, self.tables.show_optimizers, self.tables.show_user_groups
+        )
         self._in_batch = self._epoch_over = False
         self._freezing = Freezing(trainer)
         thaw_leftovers(pl_module)
-        self._find_structure(trainer, pl_module)
-        follow_all(pl_module, self)
+        self._update_structure(trainer, pl_module)
+        set_growth_handlers(pl_module, self)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember the checkpoint until there are optimizers; the tuner restores one in the middle of a fit."""
         check_moment(checkpoint, pl_module)
         if self.tables:
-            self.tables.load_with(checkpoint.get(CHECKPOINT_KEY, {}).get("settings", []))
+            self.tables.expect_piece_settings(checkpoint.get(CHECKPOINT_KEY, {}).get("settings", []))
         else:
             self._resumed = checkpoint
 
@@ -124,25 +126,25 @@ class Driver(Callback):
                 forget_dates(pl_module)
             copies = AveragedCopies(trainer.callbacks, pl_module)
             if any(copy.growth_log != pl_module.growth_log for copy in copies):
-                copies.follow(pl_module)  # they are from before the log was dated anew, or before anybody followed
+                copies.apply(pl_module)  # they are from before the log was dated anew, or before anybody followed
         self._before_step = [
             act for callback in package_callbacks(trainer) if (act := callback.before_step) is not None
         ]
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
-        self._find_structure(trainer, pl_module)
-        self.tables.take_over()
+        self._update_structure(trainer, pl_module)
+        self.tables.release_previous_fit()
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         check_fit(trainer.callbacks, trainer.optimizers, self.structure, self.factors, scaler)
 
         saved = (resumed or {}).get(CHECKPOINT_KEY, {})
         if "groups" in saved:
-            self.tables.arrange(self.structure, saved["groups"])
+            self.tables.restore_group_order(self.structure, saved["groups"])
         self._unused.start(trainer, self.structure, self.factors)
         check_alike(trainer)
-        self.tables.lay_out(self.structure, self.factors)
-        self.tables.load_with(saved.get("settings", []))
+        self.tables.split_groups(self.structure, self.factors)
+        self.tables.expect_piece_settings(saved.get("settings", []))
         if not pl_module.automatic_optimization:
-            self._manual_steps.follow(trainer.optimizers)
+            self._manual_steps.register_hooks(trainer.optimizers)
         self._rng = dict(enumerate(saved.get("rng", []))).get(trainer.global_rank)  # there may be more processes now
         self._waiting = waiting_from(saved.get("waiting", [[]]), pl_module, trainer.global_rank)
         if self._rng is not None:
@@ -155,22 +157,22 @@ class Driver(Callback):
         if self._rng is not None and trainer.fit_loop.restarted_mid_epoch:
             restore_rng(self._rng)  # the rest of that epoch has taken an order of the data, as it had before
         self._rng = None
-        self._settle(trainer)
+        self._refresh_and_freeze(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock shows a new epoch."""
         self._epoch_over = False
-        self.tables.bind(everywhere=False)
-        self._find_structure(trainer, pl_module)
-        self.meet(pl_module)
-        self._settle(trainer)
+        self.tables.redirect_schedulers(everywhere=False)
+        self._update_structure(trainer, pl_module)
+        self.grow_when_all_ranks_wait(pl_module)
+        self._refresh_and_freeze(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Structure stands still from here to the end of the batch."""
         self._manual_steps.done = False
         self._step_before = trainer.global_step
-        self.tables.bind(everywhere=batch_idx == 0)
-        self._settle(trainer)
+        self.tables.redirect_schedulers(everywhere=batch_idx == 0)
+        self._refresh_and_freeze(trainer)
         self._in_batch = True
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -194,34 +196,34 @@ class Driver(Callback):
             self._in_batch = False
             self.tables.proof.end()
             if not several(self._trainer):
-                self._serve(pl_module)
-        self._freezing.count(self.structure)
-        self._settle(trainer)
+                self._carry_out_waiting(pl_module)
+        self._freezing.count_work(self.structure)
+        self._refresh_and_freeze(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is born from here on trains in the next epoch, also where the run was resumed in between."""
         self._in_batch, self._epoch_over = False, True
         if not several(self._trainer):
-            self._serve(pl_module)
+            self._carry_out_waiting(pl_module)
         elif not isinstance(pl_module, Growable):  # else it has a later hook
-            self.meet(pl_module)
-        self._settle(trainer)
+            self.grow_when_all_ranks_wait(pl_module)
+        self._refresh_and_freeze(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock has gone on to the epoch that would follow."""
         self._in_batch = self._epoch_over = False
-        self._settle(trainer)
+        self._refresh_and_freeze(trainer)
         self._unused.end(trainer, self.factors)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """From here on growth concerns the module alone."""
         if stage == "fit":
             warn_too_late(self._waiting)
-        self._freezing.leave(pl_module)
-        self.tables.give_back()
+        self._freezing.end_fit(pl_module)
+        self.tables.restore_references()
         self._trainer = None
-        self._manual_steps.release()
-        follow_all(pl_module, None)
+        self._manual_steps.remove_hooks()
+        set_growth_handlers(pl_module, None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lightning calls no teardown after an exception; who saves a checkpoint then comes later."""
@@ -231,7 +233,7 @@ class Driver(Callback):
         """Save which tensor stands in which group and, for growable modules, generators and growth that waits."""
         if not self.tables:
             return
-        checkpoint[CHECKPOINT_KEY] = self.tables.save(self.structure)
+        checkpoint[CHECKPOINT_KEY] = self.tables.checkpoint_state(self.structure)
         if isinstance(pl_module, Growable):
             checkpoint[CHECKPOINT_KEY] |= own_of_all_processes(self._waiting)
 
@@ -240,36 +242,36 @@ class Driver(Callback):
         self._refresh(trainer, with_gradients=optimizer)
         self.before_step(trainer, trainer.lightning_module, optimizer)
 
-    def _find_structure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _update_structure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         patterns = patterns_of(trainer)
         if isinstance(pl_module, Growable):
             for module in [pl_module, *averaged_copies(trainer.callbacks)]:
                 remember_patterns(module, patterns)
         self.structure = structure_of(pl_module, patterns)
         self._log = growth_log(pl_module)
-        self.factors.look_at(self.structure.by_depth, self._log)
+        self.factors.set_components(self.structure.by_depth, self._log)
         self._density = Densities(pl_module, self.structure)
 
     def _refresh(self, trainer: Trainer, with_gradients: Optimizer | None = None) -> None:
         """Bring every lr to what it should be now."""
         clock = Clock(trainer.global_step, trainer.current_epoch, len(self._log))
-        self.factors.advance(clock, self._at)
+        self.factors.evaluate_at(clock, self._at)
         if list(self.tables) != trainer.optimizers:
-            self.tables.lay_out(self.structure, self.factors)
+            self.tables.split_groups(self.structure, self.factors)
         for optimizer, table in self.tables.items():
             if optimizer is with_gradients and self.factors.need_gradients:
                 norms = GradientNorms(optimizer, self.structure.owner)
-                table.measure(self.factors.measured(replace(self.moment(trainer), norms=norms)))
+                table.measure(self.factors.evaluate_with_gradients(replace(self.moment(trainer), norms=norms)))
             else:
                 table.refresh()
 
-    def _settle(self, trainer: Trainer) -> None:
+    def _refresh_and_freeze(self, trainer: Trainer) -> None:
         """Bring every lr to what it should be now and, unless gradients are under way, freeze and thaw."""
         self._refresh(trainer)
         if not self._in_batch:
-            self._freezing.settle(self.structure, self.factors.frozen)
+            self._freezing.update(self.structure, self.factors.frozen)
 
-    def _serve(self, module: LightningModule) -> None:
+    def _carry_out_waiting(self, module: LightningModule) -> None:
         """Carry out what has been waiting, in the order it was asked for."""
         for _ in range(len(self._waiting)):
             self._carry_out(cast(Growable, module), self._waiting.pop(0))
@@ -280,23 +282,23 @@ class Driver(Callback):
         old, copies = set(module.modules()), AveragedCopies(trainer.callbacks, module)
         self._freezing.thaw()  # until it is settled anew: a growth method sees the flags that the user has set
         with (
-            all_ranks_or_none(trainer, request) as meeting,
-            one_growth(module, request, self._growing_at, meeting.decided) as (change, result),
-            self.tables.following(change, self.factors.split_1d),
+            all_ranks_or_none(trainer, request) as agreement,
+            one_growth(module, request, self._growing_at, agreement.decided) as (change, result),
+            self.tables.carry_growth(change, self.factors.split_1d),
         ):
-            meeting.follow(change)
-            copies.follow(module, change)  # what is new starts with the values that all processes have by now
-        self._find_structure(trainer, module)
+            agreement.compare_and_wrap(change)
+            copies.apply(module, change)  # what is new starts with the values that all processes have by now
+        self._update_structure(trainer, module)
         if not module.training:  # in a validation, after which Lightning puts back the modes of those that it knew
             for part in set(module.modules()) - old:
                 part.training = True
         if module.training and self._freezing.begun:
-            self._settle(trainer)
+            self._refresh_and_freeze(trainer)
         else:
             self._refresh(trainer)
         for callback in trainer.callbacks:
             if (react := getattr(callback, "on_growth", None)) is not None:
                 react(trainer, module, change.event)
         module.on_growth(change.event)
-        meeting.end()
+        agreement.end()
         return result

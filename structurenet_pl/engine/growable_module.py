@@ -20,7 +20,7 @@ def _meeting(on_train_epoch_end: Callable[[Any], None]) -> Callable[[Any], None]
     def met(module: Any) -> None:
         on_train_epoch_end(module)
         if type(module).on_train_epoch_end is met:  # else it is called by an override, which may go on to ask
-            module.meet()
+            module.grow_when_all_ranks_wait()
 
     return met
 

@@ -23,13 +23,13 @@ class ManualSteps:
         self._handles: list[RemovableHandle] = []
         self.done = False  # to be set by who has acted in the step under way
 
-    def follow(self, optimizers: Iterable[Optimizer]) -> None:
+    def register_hooks(self, optimizers: Iterable[Optimizer]) -> None:
         """Watch the steps of optimizers; of a wrapper those of the one inside, which may be stepped alone."""
         for optimizer in optimizers:
             for stepped in with_inner(optimizer)[1:] or [optimizer]:
                 self._handles.append(stepped.register_step_pre_hook(partial(self._step, optimizer)))
 
-    def release(self) -> None:
+    def remove_hooks(self) -> None:
         """Watch no longer."""
         while self._handles:
             self._handles.pop().remove()

@@ -11,7 +11,7 @@ from structurenet_pl.freezing.flops import Flops
 from structurenet_pl.freezing.norm_layers import HeldNorms, norm_layers, release_copies
 from structurenet_pl.freezing.state_offload import StateOffload
 from structurenet_pl.lightning import Trainer, rank_zero_warn
-from structurenet_pl.structure.partition import Structure, count
+from structurenet_pl.structure.partition import Structure, parameter_count
 
 FROZEN_MARK = "_frozen_by_structurenet_pl"
 
@@ -56,7 +56,7 @@ class Freezing:
         self._work = Flops()
         self._warned: set[str] = set()
 
-    def settle(self, structure: Structure, wanted: Mapping[str, Sequence[Freezer]]) -> None:
+    def update(self, structure: Structure, wanted: Mapping[str, Sequence[Freezer]]) -> None:
         """Freeze what is wanted, and thaw what was frozen for somebody who does not want it any more.
 
         Args:
@@ -89,7 +89,7 @@ class Freezing:
         self._loose = False
         self.frozen = self._shares(structure, names)
 
-    def count(self, structure: Structure) -> None:
+    def count_work(self, structure: Structure) -> None:
         """A batch is over: note how much work each component was, if it was one to be counted."""
         if self._work.count(self._trainer.lightning_module, structure):
             self.frozen = self._shares(structure, self.frozen.components)
@@ -105,7 +105,7 @@ class Freezing:
             self._loose = True
         self._settled, self.frozen = (), Frozen()
 
-    def leave(self, module: nn.Module) -> None:
+    def end_fit(self, module: nn.Module) -> None:
         """The fit is over: what it has frozen is thawed, so that all flags are the user's; norms follow ``train()``."""
         if self._tensors:
             self._switch(set())
@@ -120,7 +120,9 @@ class Freezing:
             return Frozen()
         resting = [tensor for tensor, name in structure.owner.items() if name in names]
         trained = {name for tensor, name in structure.owner.items() if tensor.requires_grad}
-        return Frozen(names, count(resting) / count(structure.owner), self._work.saved(structure, trained))
+        return Frozen(
+            names, parameter_count(resting) / parameter_count(structure.owner), self._work.saved(structure, trained)
+        )
 
     def _switch(self, frozen: set[nn.Parameter]) -> bool:
         """Have these without gradients, and those of earlier times with; tell if there was any difference."""

@@ -103,7 +103,7 @@ class Factors(dict[str, Factor]):
         """Those that go by something and yet were 1 whenever they were evaluated."""
         return [label for label, factor in self.items() if factor.basis is not None and label in self._inert]
 
-    def look_at(self, components: Sequence[Component], log: tuple[GrowthEvent, ...]) -> None:
+    def set_components(self, components: Sequence[Component], log: tuple[GrowthEvent, ...]) -> None:
         """Note what there is now, and evaluate all anew.
 
         Args:
@@ -121,7 +121,7 @@ class Factors(dict[str, Factor]):
         self._clock = None
         self.version += 1
 
-    def advance(self, clock: Clock, at: Callable[[Clock], Moment]) -> None:
+    def evaluate_at(self, clock: Clock, at: Callable[[Clock], Moment]) -> None:
         """Evaluate the factors that need no gradients, each when its unit of time moves.
 
         Args:
@@ -146,7 +146,7 @@ class Factors(dict[str, Factor]):
         if any(self[label].freezes for label in due):
             self.frozen = self._find_frozen()
 
-    def measured(self, now: Moment) -> dict[str, Vector]:
+    def evaluate_with_gradients(self, now: Moment) -> dict[str, Vector]:
         """The factors that need gradients."""
         return {label: self._evaluate(label, now) for label, factor in self.items() if factor.needs_gradients}
 

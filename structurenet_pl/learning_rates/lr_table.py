@@ -69,9 +69,9 @@ class LRTable:
         return cast(Optimizer, self._optimizer())
 
     @property
-    def slots(self) -> Mapping[str, GroupInfo]:
+    def group_infos(self) -> Mapping[str, GroupInfo]:
         """What each of the pieces stands for, by name."""
-        return self.groups.slots
+        return self.groups.group_infos
 
     @property
     def lrs(self) -> list[Any]:
@@ -84,7 +84,7 @@ class LRTable:
         return self._standing.changed(self.optimizer.param_groups) if self._standing else []
 
     @property
-    def n_user(self) -> int:
+    def user_group_count(self) -> int:
         """The number of the user's groups."""
         return len(self.groups.user)
 
@@ -97,10 +97,10 @@ class LRTable:
         """The user's groups in the optimizer, or in one inside it."""
         return self.groups.user_groups(optimizer)
 
-    def adopt(self) -> None:
+    def absorb_new_groups(self) -> None:
         """Take over groups and tensors that somebody else has added, however they did it."""
         self.refresh()
-        if self.groups.adopt(thoroughly=True):
+        if self.groups.absorb_new_groups(thoroughly=True):
             self._standing = None
             self.refresh()
 
@@ -134,7 +134,7 @@ class LRTable:
         """Put the successors of tensors in their places, and take out what is gone."""
         self._take()
         self.groups.replace(successors, structure)
-        for name in self.bases.own.keys() - self.slots.keys():
+        for name in self.bases.own.keys() - self.group_infos.keys():
             del self.bases.own[name]  # a name may come back, for somebody else
         self._standing = None
 
@@ -146,10 +146,10 @@ class LRTable:
                 self.bases.own[new.slot.name] = own(self.bases.own[new.template])
         self._standing = None
 
-    def remember(self) -> Callable[[], None]:
+    def undo_point(self) -> Callable[[], None]:
         """A function that puts groups and base lrs back as they are now."""
         self.refresh()
-        groups, bases = self.groups.remember(), dict(self.bases.own)
+        groups, bases = self.groups.undo_point(), dict(self.bases.own)
 
         def undo() -> None:
             groups()
@@ -158,15 +158,15 @@ class LRTable:
 
         return undo
 
-    def differing(self) -> dict[str, Group]:
+    def settings_of_single_pieces(self) -> dict[str, Group]:
         """What stands in single pieces only, by name of the piece: somebody wrote it there."""
         self.refresh()
-        found = self.groups.settings.differing()
+        found = self.groups.settings.settings_of_single_pieces()
         for name, lr in self.bases.own.items():
             found[name] = found.get(name, {}) | {"lr": own(lr)}
         return found
 
-    def load_with(self, more: Mapping[str, Mapping[str, Any]]) -> None:
+    def expect_piece_settings(self, more: Mapping[str, Mapping[str, Any]]) -> None:
         """Give single pieces settings of their own, which :meth:`differing` found, when the next state is loaded."""
         self._own_to_load = more
 
@@ -183,7 +183,7 @@ class LRTable:
         if self._as_left():
             return False
         written = self._standing is None or self.bases.take(self._standing, self.product)
-        if self.groups.adopt():
+        if self.groups.absorb_new_groups():
             self._standing = None
         self.groups.settings.collect()
         self.bases.start()
@@ -231,7 +231,7 @@ class LRTable:
     def _make_rows(self) -> None:
         """Make a row for each piece; what was measured of one stays."""
         before = dict(zip(self.names, self.factors, strict=True))
-        slots = [self.slots[piece["name"]] for piece in self.optimizer.param_groups]
+        slots = [self.group_infos[piece["name"]] for piece in self.optimizer.param_groups]
         names = [slot.name for slot in slots]
         if names != self.names:
             self.names = names  # who keeps the list sees by that whether the rows are still the same
@@ -276,7 +276,7 @@ class LRTable:
             self.bases.foreign.in_step(self.optimizer.param_groups[acted_on[0]], type(optimizer).__name__)
 
     def _save(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        self.adopt()
+        self.absorb_new_groups()
         return self.groups.joined(optimizer, state)
 
     def _prepare_load(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from structurenet_pl.optim.late_schedulers import adapt
 from structurenet_pl.optim.optimizer_state import carry_all, check_taken
 from structurenet_pl.optim.param_groups import audit, count_places, place_newborn
 from structurenet_pl.optim.references import References, attributes_of, held_by, reachable, set_attribute
-from structurenet_pl.optim.saved_layout import arrange, save_layout
+from structurenet_pl.optim.saved_layout import restore_group_order, save_layout
 from structurenet_pl.optim.scheduler_view import real
 from structurenet_pl.optim.step_check import StepProof
 from structurenet_pl.structure.change import Change
@@ -55,14 +55,14 @@ class LRTables(dict[Optimizer, LRTable]):
             if lr is not None
         }
 
-    def take_over(self) -> None:
+    def release_previous_fit(self) -> None:
         """Give back what tables of an earlier fit have split, of optimizers that are used again."""
         for optimizer in self._trainer.optimizers:
             if (table := table_of(optimizer)) is not None:
                 self._adapt([table], self.schedulers)
                 table.release()
 
-    def lay_out(self, structure: Structure, factors: Factors) -> None:
+    def split_groups(self, structure: Structure, factors: Factors) -> None:
         """Give each optimizer groups by component and a table where it has none, and schedulers the user's groups.
 
         Optimizers that are gone are forgotten.
@@ -78,7 +78,7 @@ class LRTables(dict[Optimizer, LRTable]):
         self.proof.start(self.values())
         self._note([*self.schedulers, *self._kept()])
 
-    def bind(self, everywhere: bool = True) -> None:
+    def redirect_schedulers(self, everywhere: bool = True) -> None:
         """Give schedulers that were made in mid-fit the user's groups.
 
         Args:
@@ -87,20 +87,20 @@ class LRTables(dict[Optimizer, LRTable]):
         found = [scheduler for scheduler in self.schedulers if not _is_noted(scheduler)]
         if everywhere:
             for table in self.values():
-                table.adopt()
+                table.absorb_new_groups()
             found += [scheduler for scheduler in self._kept() if not _is_noted(scheduler)]
         if found:
             self._adapt(list(self.values()), found)
             self._stand_in(list(self.values()), found)
             self._note(found)
 
-    def give_back(self) -> None:
+    def restore_references(self) -> None:
         """Have everybody refer to the optimizers again."""
         self.proof.stop()
         if self:
             self._references.restore([*self.schedulers, *self._keepers()])
 
-    def reveal(self) -> None:
+    def show_optimizers(self) -> None:
         """Have the schedulers that Lightning knows refer to the optimizers themselves until :meth:`conceal`."""
         self._revealed = [
             (scheduler, stand_in)
@@ -110,13 +110,13 @@ class LRTables(dict[Optimizer, LRTable]):
         for scheduler, stand_in in self._revealed:
             set_attribute(scheduler, "optimizer", real(stand_in))
 
-    def conceal(self) -> None:
+    def show_user_groups(self) -> None:
         """The end of :meth:`reveal`."""
         while self._revealed:
             scheduler, stand_in = self._revealed.pop()
             set_attribute(scheduler, "optimizer", stand_in)
 
-    def arrange(self, structure: Structure, layouts: Sequence[Any]) -> None:
+    def restore_group_order(self, structure: Structure, layouts: Sequence[Any]) -> None:
         """Put the parameters into the user's groups in the order in which a checkpoint had them.
 
         Raises:
@@ -128,22 +128,22 @@ class LRTables(dict[Optimizer, LRTable]):
                 f"{len(self._trainer.optimizers)}. Resume with the configure_optimizers that wrote it."
             )
         for optimizer, layout in zip(self._trainer.optimizers, layouts, strict=True):
-            arrange(optimizer, structure, layout)
+            restore_group_order(optimizer, structure, layout)
 
-    def load_with(self, settings: Sequence[Any]) -> None:
+    def expect_piece_settings(self, settings: Sequence[Any]) -> None:
         """What stands in single pieces, to be loaded with the state of the optimizers."""
         for table, more in zip(self.values(), settings, strict=False):
-            table.load_with(more)
+            table.expect_piece_settings(more)
 
-    def save(self, structure: Structure) -> dict[str, Any]:
+    def checkpoint_state(self, structure: Structure) -> dict[str, Any]:
         """What a checkpoint needs beside the states of the optimizers, which hold the user's groups as without us."""
         return {
             "groups": [save_layout(table.groups.user, structure.parameter_names) for table in self.values()],
-            "settings": [table.differing() for table in self.values()],
+            "settings": [table.settings_of_single_pieces() for table in self.values()],
         }
 
     @contextmanager
-    def following(self, change: Change, split_1d: bool) -> Iterator[None]:
+    def carry_growth(self, change: Change, split_1d: bool) -> Iterator[None]:
         """Follow a growth into the optimizers.
 
         If that or the body of the ``with`` raises, they are as they were. Before there are tables, the optimizers are
@@ -157,7 +157,7 @@ class LRTables(dict[Optimizer, LRTable]):
             yield
             return
         structure = change.structure
-        self.bind(everywhere=False)
+        self.redirect_schedulers(everywhere=False)
         expected = Counter[Tensor]()
         for tensor, count in count_places(self).items():
             if (now := continued(tensor, change.successors)) is not None:
@@ -167,10 +167,10 @@ class LRTables(dict[Optimizer, LRTable]):
         expected.update(tensor for name in born for tensor in structure.parameters[name].values())
         with ExitStack() as undo:
             for optimizer, table in self.items():
-                undo.callback(table.remember())
+                undo.callback(table.undo_point())
                 undo.callback(carry_all(optimizer, change.successors, change.second_moments, structure.parameter_names))
                 table.replace(change.successors, structure)
-            slots = {optimizer: table.slots for optimizer, table in self.items()}
+            slots = {optimizer: table.group_infos for optimizer, table in self.items()}
             joining = place_newborn(slots, structure, born, change.like, split_1d)
             for optimizer, newcomers in joining.items():
                 for name, tensor in (item for new in newcomers for item in new.tensors.items()):

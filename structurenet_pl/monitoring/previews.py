@@ -109,8 +109,8 @@ def _evaluate(
             rows = [row for row, component in enumerate(known) if _is_there(component, log[:generation])]
             rows.sort(key=lambda row: known[row].depth)
             components = tuple(known[row] for row in rows)
-            labelled.look_at(components, log[:generation])
-        labelled.advance(clock, partial(Moment, log=log[:generation], components=components))
+            labelled.set_components(components, log[:generation])
+        labelled.evaluate_at(clock, partial(Moment, log=log[:generation], components=components))
         if version != labelled.version:
             version = labelled.version
             columns = [vector[: len(rows)] for vector in labelled.vectors.values()]

@@ -85,7 +85,7 @@ class _Rows:
 
     @classmethod
     def of(cls, table: LRTable, driver: Driver, titled: Mapping[str, str], history: RunRecord, step: int) -> "_Rows":
-        leads = leading(table.slots.values())
+        leads = leading(table.group_infos.values())
         found = [(name, table.names.index(leads[name])) for name in driver.structure.components if name in leads]
         found = [(name, row) for name, row in found if table.lrs[row] is not None]
         return cls(

@@ -16,7 +16,7 @@ from structurenet_pl.learning_rates.factors import NamesStrata
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.optim.param_groups import leading
 from structurenet_pl.structure.events import Clock, Component, titles
-from structurenet_pl.structure.partition import count
+from structurenet_pl.structure.partition import parameter_count
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[Gr
         optimizer: One of its optimizers.
     """
     table, now = driver.tables[optimizer], driver.moment(trainer)
-    leads = set(leading(table.slots.values()).values())
+    leads = set(leading(table.group_infos.values()).values())
     strata = decays(driver)
     components = driver.structure.by_depth
     titled = dict(zip(driver.structure.components, titles(components, now.log), strict=True))
     rows = zip(
-        (table.slots[name] for name in table.names),
+        (table.group_infos[name] for name in table.names),
         optimizer.param_groups,
         table.bases.of_pieces(),
         table.factors.tolist(),
@@ -86,7 +86,7 @@ def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[Gr
                 group=slot.name,
                 leads=slot.name in leads,
                 age=now.age(component),
-                parameters=count(group["params"]),
+                parameters=parameter_count(group["params"]),
                 base_lr=float(base),
                 factors=dict(zip(driver.factors, factors, strict=True)),
                 lr=float(lr),

@@ -32,7 +32,7 @@ def layout(prefix: str = "") -> dict[str, dict[str, list[Any]]]:
 LAYOUT_TAG = b"custom_scalars__config__"
 
 
-def lay_out(logger: Any) -> None:
+def add_layout(logger: Any) -> None:
     """Lay out the page of custom scalars, unless the run has a layout: a second one would take its place.
 
     Args:

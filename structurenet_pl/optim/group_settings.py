@@ -76,7 +76,7 @@ class GroupSettings:
                     put(group, key, value)
                     stamps[key] = Stamp.of(group[key])
 
-    def differing(self) -> dict[str, Group]:
+    def settings_of_single_pieces(self) -> dict[str, Group]:
         """What stands in single pieces only, by name of the piece: somebody wrote it there."""
         self.collect()
         found: dict[str, Group] = {}

@@ -21,7 +21,7 @@ def adapt(parts: Iterable[object], groups: SplitGroups, as_base: Callable[[Group
         groups: The pieces and the user's groups.
         as_base: The base lr of a piece, if a value was read from its lr, else the value.
     """
-    groups.adopt()
+    groups.absorb_new_groups()
     pieces = [piece for some in groups.pieces for piece in some]
     for group, some in groups:
         for piece in some:

@@ -14,7 +14,7 @@ def save_layout(groups: Iterable[Group], names: Mapping[nn.Parameter, str]) -> l
     return [[names.get(tensor) for tensor in group["params"]] for group in groups]
 
 
-def arrange(optimizer: Optimizer, structure: Structure, layout: Sequence[Sequence[str | None]]) -> None:
+def restore_group_order(optimizer: Optimizer, structure: Structure, layout: Sequence[Sequence[str | None]]) -> None:
     """Put the parameters into the user's groups as a checkpoint had them, newborn ones included.
 
     Args:

@@ -58,7 +58,7 @@ class SplitGroups:
         self._structure, self._split_1d = structure, split_1d
         self.user: list[Group] = optimizer.param_groups
         self.pieces: list[list[Group]] = []  # of each of the user's groups
-        self.slots: dict[str, GroupInfo] = {}
+        self.group_infos: dict[str, GroupInfo] = {}
         self.settings = GroupSettings(lambda: self)
         lists = {id(one.param_groups): _List(one.param_groups, []) for one in with_inner(optimizer)}
         self._lists = [(ref(one), lists[id(one.param_groups)]) for one in with_inner(optimizer)]
@@ -88,7 +88,7 @@ class SplitGroups:
         """The tensors of a piece."""
         return next(piece["params"] for pieces in self.pieces for piece in pieces if piece["name"] == name)
 
-    def adopt(self, thoroughly: bool = False) -> bool:
+    def absorb_new_groups(self, thoroughly: bool = False) -> bool:
         """Take over groups and tensors that somebody else has added; tell if there were any.
 
         Args:
@@ -114,7 +114,7 @@ class SplitGroups:
         for origin in changed:
             if not _same_tensors(self.user[origin]["params"], self._installed[origin]):
                 for piece in self.pieces[origin]:
-                    del self.slots[piece["name"]]
+                    del self.group_infos[piece["name"]]
                 self.pieces[origin] = self._pieces_of(self.user[origin], origin)
         for group in self.user[len(self.pieces) :]:
             self.pieces.append(self._pieces_of(group, len(self.pieces)))
@@ -122,16 +122,16 @@ class SplitGroups:
         self.settings.start()
         return True
 
-    def remember(self) -> Callable[[], None]:
+    def undo_point(self) -> Callable[[], None]:
         """A function that puts everything back as it is now, but for what stands in settings."""
-        pieces, slots = [list(some) for some in self.pieces], dict(self.slots)
+        pieces, slots = [list(some) for some in self.pieces], dict(self.group_infos)
         lists = [
             (group, {key: group[key] for key in PER_TENSOR_KEYS if key in group}) for some in pieces for group in some
         ]
         contents = [(group[key], list(group[key])) for group in self.user for key in PER_TENSOR_KEYS if key in group]
 
         def undo() -> None:
-            self.pieces, self.slots = pieces, slots
+            self.pieces, self.group_infos = pieces, slots
             for group, before in lists:
                 group.update(before)
             for items, content in contents:
@@ -161,11 +161,11 @@ class SplitGroups:
                     ]
                 piece["params"] = [tensor for tensor in now if tensor is not None]
             self.pieces[origin] = [piece for piece in pieces if piece["params"]] or pieces[:1]
-        before, self.slots = self.slots, {}
+        before, self.group_infos = self.group_infos, {}
         for piece in (piece for pieces in self.pieces for piece in pieces):
-            slot = before[piece["name"]] if piece["params"] else emptied(before[piece["name"]], self.slots)
+            slot = before[piece["name"]] if piece["params"] else emptied(before[piece["name"]], self.group_infos)
             owners = (structure.owner[tensor] for tensor in piece["params"] if tensor in structure.owner)
-            self.slots[slot.name] = replace(slot, component=next(owners, slot.component))
+            self.group_infos[slot.name] = replace(slot, component=next(owners, slot.component))
             piece["name"] = slot.name
         self._install()
 
@@ -181,7 +181,7 @@ class SplitGroups:
             tensors = list(new.tensors.items()) if "param_names" in template else list(new.tensors.values())
             self.optimizer.add_param_group(piece_of(template, {"params": tensors}, new.slot.name))
             self.pieces[origin].append(groups.pop())
-            self.slots[new.slot.name] = new.slot
+            self.group_infos[new.slot.name] = new.slot
         self._install()
 
     def release(self) -> None:
@@ -265,8 +265,8 @@ class SplitGroups:
         pieces = []
         found = list(runs(group["params"], self._structure, self._split_1d))
         for component, is_1d, run in found or [(EMPTY, False, [])]:
-            name = unique_name(component, suffix, self.slots, is_1d)
-            self.slots[name] = GroupInfo(name, component, origin, suffix, is_1d)
+            name = unique_name(component, suffix, self.group_infos, is_1d)
+            self.group_infos[name] = GroupInfo(name, component, origin, suffix, is_1d)
             lists = {key: [group[key][index] for index in run] for key in PER_TENSOR_KEYS if key in group}
             pieces.append(piece_of(group, lists, name))
         return pieces

@@ -27,7 +27,7 @@ class Split(Protocol):
         """The rows of the pieces whose lr somebody else has written since."""
 
     @property
-    def n_user(self) -> int:
+    def user_group_count(self) -> int:
         """The number of the user's groups."""
 
 
@@ -112,21 +112,21 @@ class StepProof:
         """Refuse an optimizer that has moved as many pieces as the user has groups, and no other."""
         pieces = split.optimizer.param_groups
         moved = [any(not torch.equal(_entries(tensor), before) for tensor, before in some) for some in self._before]
-        first = [piece for piece, has in zip(pieces, moved[: split.n_user], strict=False) if has]
+        first = [piece for piece, has in zip(pieces, moved[: split.user_group_count], strict=False) if has]
         slowest = min((float(piece["lr"]) for piece in first if piece.get("lr") is not None), default=None)
-        if slowest is None or len(pieces) == split.n_user:
+        if slowest is None or len(pieces) == split.user_group_count:
             return
         rest = [
             (piece["name"], has)
-            for piece, some, has in list(zip(pieces, self._before, moved, strict=True))[split.n_user :]
+            for piece, some, has in list(zip(pieces, self._before, moved, strict=True))[split.user_group_count :]
             if some and piece.get("lr") is not None and float(piece["lr"]) >= MIN_COMPARABLE_LR * slowest
         ]
         if rest and not any(has for _, has in rest):
             raise MisconfigurationException(
                 f"{type(split.optimizer).__name__} has moved {[piece['name'] for piece in first]} and none of "
                 f"{[name for name, _ in rest]}, although these have gradients: it seems to hold a list with an entry "
-                f"for each of your {split.n_user} param group(s), which are split by component. Use an optimizer that "
-                "keeps what belongs to a group in the group."
+                f"for each of your {split.user_group_count} param group(s), which are split by component. "
+                "Use an optimizer that keeps what belongs to a group in the group."
             )
 
     def _close(self) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent, lineage, listed
 from structurenet_pl.structure.growth_methods import GrowthRequest
-from structurenet_pl.structure.partition import CONTAINERS, Part, Structure, count
+from structurenet_pl.structure.partition import CONTAINERS, Part, Structure, parameter_count
 from structurenet_pl.structure.tensor_mapping import (
     NEW_ENTRY,
     Successor,
@@ -96,7 +96,7 @@ def compare(
         moved={name: path for name, path in paths.items() if path != old_paths[name] and name not in removed}
         | {name: path for name, path in born.items() if path != name},
         asked_by=request.asked_by,
-        parameters=(sum(shape.numel() for shape in shapes.values() if shape is not None), count(now)),
+        parameters=(sum(shape.numel() for shape in shapes.values() if shape is not None), parameter_count(now)),
     )
     if not (event.born or event.moved or successors):
         raise ValueError(

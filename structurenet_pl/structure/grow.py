@@ -34,7 +34,7 @@ from structurenet_pl.structure.tensor_mapping import forget, shape_of, take_copi
 Arguments = Mapping[str, Any]
 
 
-class Follower(Protocol):
+class GrowthHandler(Protocol):
     """What follows the growth of a module during a fit: it chooses the moment and adapts the optimizer."""
 
     tables: Mapping[Any, Any]
@@ -43,7 +43,7 @@ class Follower(Protocol):
     def grow(self, module: "HasGrowthLog", request: GrowthRequest) -> Any:
         """Carry the request out, now or at the next safe moment."""
 
-    def meet(self, module: "HasGrowthLog") -> None:
+    def grow_when_all_ranks_wait(self, module: "HasGrowthLog") -> None:
         """All processes are at the same point, between two batches."""
 
 
@@ -61,7 +61,7 @@ class HasGrowthLog(nn.Module):
 
 
 # Not on the module, because it is copied and pickled.
-_FOLLOWERS: WeakKeyDictionary[HasGrowthLog, Follower] = WeakKeyDictionary()
+_HANDLERS: WeakKeyDictionary[HasGrowthLog, GrowthHandler] = WeakKeyDictionary()
 _FOUNDINGS: WeakKeyDictionary[HasGrowthLog, Founding] = WeakKeyDictionary()
 _ROOTS: WeakKeyDictionary[HasGrowthLog, tuple[Mapping[str, Part], tuple[GrowthEvent, ...], Mapping[str, Part]]] = (
     WeakKeyDictionary()
@@ -71,16 +71,16 @@ _STRUCTURES: WeakKeyDictionary[HasGrowthLog, tuple[Mapping[str, Part], list[tupl
 )
 
 
-def follow(module: HasGrowthLog, follower: Follower | None) -> None:
-    """Hand the growth of a module over to a follower, or back to the module itself."""
-    _FOLLOWERS.pop(module, None)
-    if follower is not None:
-        _FOLLOWERS[module] = follower
+def set_growth_handler(module: HasGrowthLog, handler: GrowthHandler | None) -> None:
+    """Hand the growth of a module over to a handler, or back to the module itself."""
+    _HANDLERS.pop(module, None)
+    if handler is not None:
+        _HANDLERS[module] = handler
 
 
-def follower_of(module: HasGrowthLog) -> Follower | None:
+def growth_handler_of(module: HasGrowthLog) -> GrowthHandler | None:
     """What follows the growth of a module, None outside a fit."""
-    return _FOLLOWERS.get(module)
+    return _HANDLERS.get(module)
 
 
 def founding_of(module: HasGrowthLog) -> Founding | None:
@@ -152,7 +152,7 @@ def requested(module: nn.Module, name: str, arguments: Mapping[str, Any]) -> Gro
         TypeError: If the arguments do not fit it.
     """
     method = growth_method(module, name)
-    return GrowthRequest(method, method.bind(module, **arguments))
+    return GrowthRequest(method, method.bind_arguments(module, **arguments))
 
 
 def check_leads_back(module: nn.Module, method: GrowthMethod) -> None:

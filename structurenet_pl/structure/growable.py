@@ -7,17 +7,17 @@ from torch import Tensor, is_tensor, nn
 
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent
 from structurenet_pl.structure.grow import (
-    Follower,
+    GrowthHandler,
     HasGrowthLog,
     check_leads_back,
-    follow,
-    follower_of,
     forget_structure,
+    growth_handler_of,
     one_growth,
+    set_growth_handler,
     structure_of,
 )
 from structurenet_pl.structure.growth_methods import GrowthRequest
-from structurenet_pl.structure.partition import count
+from structurenet_pl.structure.partition import parameter_count
 from structurenet_pl.structure.replay_log import (
     LOG_KEY,
     Bounded,
@@ -43,18 +43,18 @@ class Growable(HasGrowthLog):
         return structure_of(self).components
 
     def request_growth(self, request: GrowthRequest) -> Any:
-        """Grow: as a part of the growth under way, or when the follower finds it safe, or now."""
+        """Grow: as a part of the growth under way, or when the growth handler finds it safe, or now."""
         if self._grows:
             return request.method.function(self, **request.arguments)
         check_leads_back(self, request.method)
-        if (follower := follower_of(self)) is not None:
-            return follower.grow(self, request)
+        if (handler := growth_handler_of(self)) is not None:
+            return handler.grow(self, request)
         return grow_now(self, request, self._clock_outside_fit())
 
-    def meet(self) -> None:
-        """Let the follower carry out what waits: all processes are at this point."""
-        if (follower := follower_of(self)) is not None:
-            follower.meet(self)
+    def grow_when_all_ranks_wait(self) -> None:
+        """Let the growth handler carry out what waits: all processes are at this point."""
+        if (handler := growth_handler_of(self)) is not None:
+            handler.grow_when_all_ranks_wait(self)
 
     def _clock_outside_fit(self) -> Clock:
         """The time of a growth outside a fit."""
@@ -80,17 +80,17 @@ class Growable(HasGrowthLog):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved: Tensor | None = state_dict.pop(prefix + LOG_KEY, None)
         if saved is not None:
-            held = count(value for value in state_dict.values() if is_tensor(value))
-            with Bounded(max(held, count(self.parameters()))):  # a file may hold a part only
+            held = parameter_count(value for value in state_dict.values() if is_tensor(value))
+            with Bounded(max(held, parameter_count(self.parameters()))):  # a file may hold a part only
                 replay(self, log_from_tensor(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def follow_all(module: nn.Module, follower: Follower | None) -> None:
-    """Hand the growth of a module and all of its parts over to a follower, or back to themselves."""
+def set_growth_handlers(module: nn.Module, handler: GrowthHandler | None) -> None:
+    """Hand the growth of a module and all of its parts over to a handler, or back to themselves."""
     for part in module.modules():
         if isinstance(part, Growable):
-            follow(part, follower)
+            set_growth_handler(part, handler)
 
 
 def grow_now(module: Growable, request: GrowthRequest, clock: Clock) -> Any:

@@ -68,7 +68,7 @@ class GrowthMethod:
 
     def __call__(self, module: Any, *args: Any, **kwargs: Any) -> Any:
         """Ask the module to grow."""
-        request = GrowthRequest(self, self.bind(module, *args, **kwargs))
+        request = GrowthRequest(self, self.bind_arguments(module, *args, **kwargs))
         try:
             request_growth = module.request_growth
         except AttributeError:
@@ -78,7 +78,7 @@ class GrowthMethod:
             ) from None
         return request_growth(request)
 
-    def bind(self, module: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def bind_arguments(self, module: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The arguments by name, with defaults, as they are stored.
 
         Raises:
@@ -154,9 +154,9 @@ def growth(
         adjacent: Name of the argument that lists the neighbours, as roles or name patterns of components; None for
             those whose depth differs by at most 1.
         second_moments: What second moments (Adam's ``exp_avg_sq`` and its like) start as for new entries of an old
-            tensor: ``"mean"``: the mean over the old entries; ``"zero"``; ``"reset"``: the whole tensor's
-            state is dropped. After 500 steps of Adam under gradients of one size, the first update of a new entry is 0.1, 2.0 and 1.0
-            times the lr.
+            tensor: ``"mean"``: the mean over the old entries; ``"zero"``; ``"reset"``: the whole tensor's state is
+            dropped. After 500 steps of Adam under gradients of one size, the first update of a new entry is 0.1, 2.0
+            and 1.0 times the lr.
 
     Raises:
         TypeError: If the parentheses are forgotten, ``depth`` or ``adjacent`` names no argument, or the method takes

@@ -178,7 +178,7 @@ def first_wins(*patterns: Mapping[str, str]) -> dict[str, str]:
     return merged
 
 
-def count(tensors: Iterable[Tensor]) -> int:
+def parameter_count(tensors: Iterable[Tensor]) -> int:
     """The number of entries; a lazy tensor has none before the first batch."""
     return sum(0 if is_lazy(tensor) else tensor.numel() for tensor in tensors)
 

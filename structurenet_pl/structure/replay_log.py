@@ -17,8 +17,8 @@ from structurenet_pl.structure.founding import holds
 from structurenet_pl.structure.grow import (
     HasGrowthLog,
     carry_out,
-    follower_of,
     founding_of,
+    growth_handler_of,
     log_instead,
     requested,
     reversible,
@@ -34,7 +34,7 @@ EXTRA_ENTRIES = 1_000_000  # entries; what a growth method needs on its way
 
 
 class ReplayError(RuntimeError):
-    """The log of a checkpoint and what this code makes of it do not agree."""
+    """The log of a checkpoint and what this code makes of it do not all_ranks_wait."""
 
 
 def replay(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> None:
@@ -52,10 +52,10 @@ def replay(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> None:
                 f"the module has grown in another way than the checkpoint: event {theirs.clock.generation} is "
                 f"{theirs.called} there and {mine.called} here. Load it into a module that has not grown."
             )
-    follower = follower_of(module)
+    handler = growth_handler_of(module)
     if len(module.growth_log) > len(log):
         founding = founding_of(module)
-        if follower is not None or founding is None:
+        if handler is not None or founding is None:
             raise ReplayError(
                 f"the module has grown further than the checkpoint, which ends before event {len(log) + 1}, "
                 f"{module.growth_log[len(log)].called}, and cannot go back in a fit, or as a copy of the one that "
@@ -67,7 +67,7 @@ def replay(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> None:
     rest = log[len(module.growth_log) :]
     if not rest:
         return
-    if follower is not None and follower.tables:
+    if handler is not None and handler.tables:
         raise ReplayError(
             f"the checkpoint has grown further than the module, by {len(rest)} event(s) from {rest[0].called} on, "
             "and no optimizer would train what that adds in the middle of a fit: load it before the fit starts, or by "

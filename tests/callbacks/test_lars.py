@@ -44,7 +44,7 @@ def test_in_a_fit_it_is_the_ratio_of_the_component(skip_1d, optimizer, decay):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
             table = Driver.of(trainer).tables[optimizer]
             for group in optimizer.param_groups:
-                slot = table.slots[group["name"]]
+                slot = table.group_infos[group["name"]]
                 assert slot.is_1d == (skip_1d and group["params"][0].ndim == 1)
                 own = [
                     (name, tensor)
@@ -207,7 +207,7 @@ def test_gradients_are_scaled_without_a_read_from_the_device():
     driver.structure = structure_of(module)
     scaler = LARSScaler(mode="grad")
     driver.factors = Factors([scaler])
-    driver.factors.look_at(driver.structure.by_depth, ())
+    driver.factors.set_components(driver.structure.by_depth, ())
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, weight_decay=0.1)
     with torch.profiler.profile() as profile:
         scaler.before_step(trainer, module, optimizer)
