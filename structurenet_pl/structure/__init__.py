@@ -1,5 +1,22 @@
 """What is the network made of, and how did it grow?
 
-Components, growth events, the ``@growth`` method, what a growth changed and which tensor continues which, the way back
-after an error, and the growth log. No optimizer and no Lightning.
+This folder finds the components of a module, carries growth methods out, and keeps the growth log. It knows no
+optimizer and no Lightning.
+
+**A growth method** is a method of a :class:`~structurenet_pl.GrowableModule` marked with
+:func:`~structurenet_pl.growth`. It is plain torch code: new, replaced and removed parameters are found by comparing
+the module before and after. It may add modules, and it may widen, narrow or remove a layer by giving the module
+another ``Parameter`` under the same name or by deleting one. :func:`~structurenet_pl.came_from` says which old
+entries a new tensor continues, where these are not the first ones; ``@growth(second_moments=...)`` says how Adam's
+second moments of new entries start. :func:`~structurenet_pl.widen` and :func:`~structurenet_pl.identity_like` change
+the shape and keep the function of the network.
+
+**Decisions by data.** If a growth method computes a size from data, let it return that as a dict of its own arguments
+(``return {"width": 12}``). The log stores the decision, so loading a checkpoint does not decide again.
+
+**The growth log** travels in the state dict. A state dict is loaded in two steps: growth methods are called as the
+log says, then tensors are loaded. An earlier checkpoint also loads into a module that has grown since
+(``trainer.test(ckpt_path="best")``): the module goes back to its founding parts, which it keeps for that purpose.
+They take as much memory as the parts that growth has replaced. A growth or a load that raises leaves module,
+optimizer and log as they were, except for values of existing tensors that the method changed in place.
 """
