@@ -15,12 +15,12 @@ Where the document disagrees with itself, this package chose:
 
 | strategy | contradiction | choice |
 |---|---|---|
-| 1 | meant to preserve early layers, but makes them fastest | mirrored; ``DepthDecay(slowest="output")`` is as written |
+| 1 | meant to preserve early layers, but made fastest | mirrored; ``DepthDecay(slowest="output")`` is as written |
 | 3 | "per growth phase" in the comment, epochs in the code | ``AgeDecay(unit="generation")``; ``"epoch"`` is the code |
-| 6, 10 | ``lr *= ...`` after each event only shrinks | as written; ``recovery=`` lets a dip fade, ``floor=`` bounds it |
+| 6, 10 | ``lr *= ...`` after each event only shrinks | as written; ``recovery=`` lets a dip fade, ``floor=`` bounds |
 | 7 | factor 0 in the first epoch, which learns nothing | counts from 1: ``(age + 1) / length`` |
 | 8 | no coefficient, steps 1000 times the paper's | ``trust_coefficient=0.001``; 1.0 is as written |
-| 9 | a fixed index, whatever the depth | the index; a negative or fractional split counts from the output or by share |
+| 9 | a fixed index, whatever the depth | the index; a negative or fractional one counts from the end or by share |
 | 12 | absolute rates, which no scheduler could move | factors that give these rates at a base lr of 1e-3 |
 | combined | one epoch for all, so a new part is as old as the rest | the age of each component |
 """
