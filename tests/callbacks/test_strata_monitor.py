@@ -8,7 +8,6 @@ import re
 import time
 import warnings
 from dataclasses import asdict
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
 from rich.console import Console
 from tbparse import SummaryReader
@@ -24,8 +23,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from torch import nn
 
+import monitor_worker
 import structurenet_pl.callbacks.strata_monitor as monitor_file
 from helpers import Net, Plain, Validated, assert_same, example_factors, fit, loader, run, slow_but_for
+from rank_processes import run_ranks
+from recorders import OwnLogger, UsedLRs
 from structurenet_pl import (
     Clock,
     GrowEvery,
@@ -41,7 +43,6 @@ from structurenet_pl import (
     plot_strata,
 )
 from structurenet_pl.monitoring.tensorboard import layout
-from test_distributed import both
 
 quiet = pytest.mark.filterwarnings("ignore:StrataMonitor has no logger")
 
@@ -83,19 +84,6 @@ def assert_used(curves, used):
         assert curve == {step: np.float32(used[step][group]) for step in curve}
 
 
-class Used(Callback):
-    """Step -> group -> lr that is used at each step, and the lrs that stand in all optimizers then."""
-
-    def __init__(self):
-        self.lrs, self.standing = {}, {}
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        groups = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
-        self.lrs.setdefault(trainer.global_step, {}).update(groups)
-        every = [group for one in trainer.optimizers for group in one.param_groups]
-        self.standing[trainer.global_step] = [float(group["lr"]) for group in every]
-
-
 class ByStep(LRFactor):
     """A jump, a ramp, a rest."""
 
@@ -106,7 +94,7 @@ class ByStep(LRFactor):
 
 @pytest.mark.parametrize("every", [1, 3, 50])
 def test_logged_lrs_are_those_that_were_used(every):
-    used, logger = Used(), TensorBoardLogger("logs", name=None)
+    used, logger = UsedLRs(), TensorBoardLogger("logs", name=None)
     # accumulation: a step is not a batch
     options = {"logger": logger, "log_every_n_steps": every, "accumulate_grad_batches": 2}
     factors = [factor for factor in example_factors() if not factor.needs_gradients]
@@ -129,7 +117,7 @@ def test_logged_lrs_are_those_that_were_used(every):
 
 
 def test_factors_of_gradients_are_kept_as_they_were_logged():
-    logger, used, monitor = CSVLogger("logs"), Used(), StrataMonitor()
+    logger, used, monitor = CSVLogger("logs"), UsedLRs(), StrataMonitor()
     fit(Plain(), [LARSScaler(0.1), ByStep(), used, monitor], epochs=5, logger=logger, log_every_n_steps=8)
     assert [int(row["step"]) for row in rows_of(logger, "lr/head")] == [0, 7, 15]
     strata = monitor.strata
@@ -147,24 +135,8 @@ def rows_of(logger, tag):
         return [row for row in csv.DictReader(file) if row.get(tag)]
 
 
-class Foreign(Logger):
-    """Somebody's own."""
-
-    name, version = "foreign", 0
-
-    def __init__(self):
-        super().__init__()
-        self.rows = []
-
-    def log_metrics(self, metrics, step=None):
-        self.rows.append((step, metrics))
-
-    def log_hyperparams(self, *args, **kwargs):
-        pass
-
-
 def test_every_logger_gets_the_same_rows():
-    loggers = [CSVLogger("one"), TensorBoardLogger("two", name=None), Foreign()]
+    loggers = [CSVLogger("one"), TensorBoardLogger("two", name=None), OwnLogger()]
     fit(Plain(), [Warmup(newborn_only=False), StrataMonitor()], epochs=2, logger=loggers, log_every_n_steps=2)
     first, second, third = loggers
     rows = rows_of(first, "lr/head")
@@ -219,7 +191,7 @@ class Adversaries(LightningModule):
 
 @pytest.mark.parametrize("every", [1, 4])
 def test_two_optimizers(every):
-    used, logger = Used(), TensorBoardLogger("logs", name=None)
+    used, logger = UsedLRs(), TensorBoardLogger("logs", name=None)
     factors = [SedimentaryDecay([("active", 0, 1.0), ("old", 1, 0.5)]), ByStep()]
     monitor = StrataMonitor(norms=True)
     fit(Adversaries(), [*factors, used, monitor], epochs=4, logger=logger, log_every_n_steps=every)
@@ -251,7 +223,7 @@ class Raw(Adversaries):
 @pytest.mark.parametrize("make", [Adversaries, Raw])
 def test_no_curve_goes_back(make, max_components):
     """Some loggers take no step twice, and no earlier one."""
-    logger, steps = Foreign(), {}
+    logger, steps = OwnLogger(), {}
     factors = [SedimentaryDecay([("active", 0, 1.0), ("old", 1, 0.5)]), ByStep()]
     monitor = StrataMonitor(norms=True, max_components=max_components)
     fit(make(), [*factors, monitor], epochs=4, logger=logger, log_every_n_steps=4)
@@ -455,7 +427,7 @@ def test_norms_are_of_their_own_step_where_a_scaler_skips_one():
             if trainer.global_step == 3:
                 pl_module.head.weight.grad.fill_(float("inf"))
 
-    logger, options = Foreign(), {"log_every_n_steps": 4}
+    logger, options = OwnLogger(), {"log_every_n_steps": 4}
     precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
     fit(Plain(), [Overflow(), StrataMonitor(norms=True)], epochs=2, logger=logger, plugins=[precision], **options)
     assert [step for step, row in logger.rows if "lr/head" in row] == [0, 3, 7]
@@ -488,7 +460,7 @@ class Wide(Plain):
 
 
 def test_many_components_are_summed_up(caplog):
-    used, logger = Used(), TensorBoardLogger("logs", name=None)
+    used, logger = UsedLRs(), TensorBoardLogger("logs", name=None)
     decay = SedimentaryDecay([("active", 0, 1.0), ("sediment", 1, 0.1)], where="body.*")
     monitor = StrataMonitor(norms=True)
     with caplog.at_level("INFO"):
@@ -649,7 +621,7 @@ def test_optimizers_are_left_alone_after_the_fit():
 
 @pytest.mark.slow
 def test_of_two_processes_the_first_logs(tmp_path):
-    first, second = both("monitor", tmp_path, Path(__file__).with_name("monitor_worker.py"))
+    first, second = run_ranks(monitor_worker, "monitor", tmp_path)
     assert second["rows"] == []
     curves = logged(tmp_path / "run")
     assert_used(by_component(curves), first["used"])

@@ -1,57 +1,24 @@
 """Growth under DDP, two gloo processes: ranks stay equal to the last bit, or all say why not."""
 
-import os
 import re
-import socket
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
-import left_alone_worker
 import pytest
 import torch
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import nn
 
 import ddp_worker
+import left_alone_worker
 from ddp_worker import BATCHES, EPOCHS, FAILS, RESUMED, TRAINS, train
 from helpers import assert_same, fit, loader
+from rank_processes import assert_as_one_process, assert_resumed, largest_difference, run_ranks, start_ranks
 from structurenet_pl.distributed.growth_agreement import checksums
 from structurenet_pl.distributed.processes import _convert_norms
 
 pytestmark = pytest.mark.slow
-
-WORKER = Path(ddp_worker.__file__)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
-def start(part, folder, worker, world=ddp_worker.WORLD):
-    """Processes at a part of a worker."""
-    place = {key: value for key, value in os.environ.items() if key != "PL_GLOBAL_SEED"}  # equal seeds would hide a lot
-    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "NODE_RANK": "0"}
-    command = [sys.executable, "-W", "ignore", str(worker), part, str(folder)]
-    return [
-        subprocess.Popen(command, env=place | {"LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(world)
-    ]
-
-
-def both(part, folder, worker=ddp_worker.__file__, world=ddp_worker.WORLD):
-    """What two processes make of a part of a worker, by rank. They run into a timeout rather than wait forever."""
-    processes = start(part, folder, worker, world)
-    try:
-        said = [process.communicate(timeout=600)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * world, said
-    return [torch.load(folder / f"{part}-{rank}.pt", weights_only=False) for rank in range(world)]
 
 
 @pytest.fixture(scope="module")
@@ -61,31 +28,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks(folder):
-    return both("first", folder)
-
-
-def apart(one, other):
-    """The largest difference between two networks of the same structure."""
-    assert one["weights"].keys() == other["weights"].keys()
-    return max(float((value - other["weights"][name]).abs().max()) for name, value in one["weights"].items())
-
-
-def assert_as_one_process(row, found):
-    """What was found is what one process makes of the same batches, to rounding."""
-    torch.set_num_threads(1)
-    alone = train({key: value for key, value in row.items() if key != "ddp"})
-    assert alone["error"] is None
-    assert alone["log"] == found["log"]
-    assert apart(alone, found) < 1e-5
-
-
-def assert_resumed(resumed, ranks, names):
-    """What new processes have made of the second half is what it was in one go, bit for bit."""
-    for whole, half in zip(ranks, resumed, strict=True):
-        for name in names:
-            assert half[name]["error"] is None
-            for part in ("log", "weights", "optimizer", "rng"):
-                assert_same(half[name][part], whole[name][part])
+    return run_ranks(ddp_worker, "first", folder)
 
 
 @pytest.mark.parametrize("name", TRAINS)
@@ -111,7 +54,7 @@ def test_what_is_asked_for_in_mid_epoch_waits_for_its_end(ranks):
 
 
 def test_without_our_wrapping_the_ranks_go_apart(ranks):
-    assert apart(*(rank["control"] for rank in ranks)) > 1e-3
+    assert largest_difference(*(rank["control"] for rank in ranks)) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["never", "setup"])
@@ -155,7 +98,7 @@ GONE = {
 
 @pytest.mark.parametrize("moment", GONE)
 def test_a_process_that_is_gone_is_said_with_the_moment_and_the_last_checkpoint_resumes(moment, tmp_path):
-    processes = start(moment, tmp_path, left_alone_worker.__file__)
+    processes = start_ranks(left_alone_worker, moment, tmp_path)
     said = [process.communicate(timeout=100)[1] for process in processes]
     assert processes[1].returncode == left_alone_worker.GONE, said
     found = torch.load(tmp_path / f"{moment}-0.pt")
@@ -169,7 +112,7 @@ def test_a_process_that_is_gone_is_said_with_the_moment_and_the_last_checkpoint_
 
 
 def test_one_rank_that_freezes_alone_is_an_error_on_every_rank(tmp_path):
-    for found in both("freezes alone", tmp_path, left_alone_worker.__file__):
+    for found in run_ranks(left_alone_worker, "freezes alone", tmp_path):
         assert re.search(
             r"at step 8 the learning rates differ.*'the lr of body.0 in optimizer 0': 0.0 there", found["error"]
         )
@@ -204,17 +147,17 @@ def test_training_goes_on_after_a_growth_that_failed_on_one_rank(ranks):
 
 
 def test_resumed_in_new_processes_bit_for_bit(ranks, folder):
-    assert_resumed(both("second", folder), ranks, RESUMED)
+    assert_resumed(run_ranks(ddp_worker, "second", folder), ranks, RESUMED)
 
 
 def test_a_run_of_two_processes_is_resumed_on_one(ranks, folder):
     alone = train(TRAINS["epoch"], ckpt_path=folder / "epoch" / "half.ckpt")
     assert alone["error"] is None
-    assert apart(alone, ranks[0]["epoch"]) < 1e-5
+    assert largest_difference(alone, ranks[0]["epoch"]) < 1e-5
 
 
 def test_spawned_and_forked_processes_hand_the_grown_module_back(folder):
-    command = [sys.executable, "-W", "ignore", str(WORKER), "launch", str(folder)]
+    command = [sys.executable, "-W", "ignore", ddp_worker.__file__, "launch", str(folder)]
     subprocess.run(command, check=True, timeout=180)
     for found in torch.load(folder / "launch.pt", weights_only=False).values():
         assert found["log"] == [("patches.0",), ("patches.1",)]

@@ -9,70 +9,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveragi
 from torch import nn
 
 import recipes
-from helpers import Half, Net, Plain, Toggling, assert_same, fit, loader, weights
+from freezing_nets import REST, THAW, Grows, Normed, modes, moved, parameters, trainable, with_gradient
+from helpers import Half, Plain, Toggling, assert_same, fit, loader, weights
+from recorders import KeepBytes, See
 from structurenet_pl import Components, GrowEvery, LRFactor, ProgressiveFreeze, growth
 from structurenet_pl.engine.driver import Driver
 from structurenet_pl.freezing.freezing import Frozen
-
-REST = [("all", 0, 1.0, 1.0, 0), ("rest", 1, 0.0, 1.0, 2)]  # the first two depths, from the second epoch on
-THAW = [*REST, ("thaw", 3, 1.0, 1.0, 0)]
-
-
-class Normed(Plain):
-    """Every kind of norm layer with running statistics, with and without parameters, and dropout."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.body = nn.Sequential(
-            nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU()),
-            nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, affine=False), nn.Dropout(0.2)),
-            nn.Unflatten(1, (4, 2)),
-            nn.InstanceNorm1d(4, track_running_stats=True),  # without parameters, it is in no component by itself
-            nn.Flatten(),
-            nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)),
-        )
-
-
-class See(Callback):
-    """Notes something at every step, when gradients are known."""
-
-    def __init__(self, look):
-        self.look, self.seen = look, []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.seen.append((trainer.current_epoch, self.look(trainer, pl_module)))
-
-    def in_epoch(self, epoch):
-        return [seen for at, seen in self.seen if at == epoch]
-
-
-class KeepBytes(Callback):
-    """Copies of the weights and buffers at the start of every epoch and at the end."""
-
-    def __init__(self):
-        self.epochs = []
-
-    def on_train_epoch_start(self, trainer, pl_module):
-        self.epochs.append(weights(pl_module))
-
-    def on_train_end(self, trainer, pl_module):
-        self.epochs.append(weights(pl_module))
-
-
-def with_gradient(trainer, module):
-    return {name for name, tensor in module.named_parameters() if tensor.grad is not None}
-
-
-def trainable(trainer, module):
-    return {name for name, tensor in module.named_parameters() if tensor.requires_grad}
-
-
-def parameters(module, *parts):
-    return {name for name, _ in module.named_parameters() if name.startswith(parts)}
-
-
-def moved(one, other, *parts):
-    return {name for name in one if name.startswith(parts or "") and not torch.equal(one[name], other[name])}
 
 
 class InfElsewhere(Callback):
@@ -180,11 +122,6 @@ class CallsTrain(Callback):
     on_train_batch_start = on_train_batch_end = lambda self, trainer, pl_module, *args: pl_module.train()
 
 
-def modes(trainer, module):
-    norms = (module.body[0][1], module.body[1][1], module.body[3], module.body[5][1])
-    return [layer.training for layer in norms] + [module.body[1][2].training]
-
-
 @pytest.mark.parametrize(("norm", "held"), [("eval", [False, False, False]), ("train", [True, True, True])])
 def test_norm_layers_are_held_whoever_calls_train(norm, held):
     module, see, keep = Normed(), See(modes), KeepBytes()
@@ -277,16 +214,6 @@ def test_the_last_component_of_an_optimizer_has_lr_0_and_a_gradient(toggled):
     assert parameters(module, last) in [seen for _, seen in flags.seen]
     assert moved(keep.epochs[0], keep.epochs[-1], "head") == (parameters(module, "head") if toggled else set())
     assert moved(keep.epochs[0], keep.epochs[-1], "body") & parameters(module, "body") == set()
-
-
-class Grows(Net):
-    @growth(depth="at")
-    def insert(self, at: int):
-        self.patches.append(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 8)))
-
-    @growth()
-    def copy_first(self):
-        self.patches.append(copy.deepcopy(self.patches[0]))
 
 
 def test_growth_in_mid_phase_moves_the_depths():

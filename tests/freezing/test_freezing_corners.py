@@ -10,10 +10,11 @@ from lightning.pytorch import Callback
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+from freezing_nets import REST, THAW, Grows, Normed, modes, moved, parameters, trainable
 from helpers import Plain, fit, loader
+from recorders import KeepBytes, See
 from structurenet_pl import GrowEvery, ProgressiveFreeze, growth, widen
 from structurenet_pl.engine.driver import Driver
-from test_freezing import REST, THAW, Grows, KeepBytes, Normed, See, modes, moved, parameters, trainable
 
 FROZEN = [("rest", 0, 0.0, 1.0, 2)]
 

@@ -6,7 +6,7 @@ import torch
 import freezing_worker
 from freezing_worker import NORMED, RESUMED, TRAINS
 from helpers import assert_same
-from test_distributed import apart, assert_as_one_process, assert_resumed, both
+from rank_processes import assert_as_one_process, assert_resumed, largest_difference, run_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks(folder):
-    return both("first", folder, freezing_worker.__file__)
+    return run_ranks(freezing_worker, "first", folder)
 
 
 @pytest.mark.parametrize("name", TRAINS)
@@ -36,7 +36,7 @@ def test_equal_to_one_process_on_the_same_batches(ranks, name):
 
 
 def test_without_our_wrapping_at_the_thaw_the_ranks_go_apart(ranks):
-    assert apart(*(rank["control"] for rank in ranks)) > 1e-3
+    assert largest_difference(*(rank["control"] for rank in ranks)) > 1e-3
 
 
 @pytest.mark.parametrize("name", NORMED)
@@ -72,11 +72,11 @@ def test_a_thaw_is_followed_where_growth_has_failed_at_that_moment(ranks):
 
 
 def test_resumed_in_new_processes_bit_for_bit(ranks, folder):
-    assert_resumed(both("second", folder, freezing_worker.__file__), ranks, RESUMED)
+    assert_resumed(run_ranks(freezing_worker, "second", folder), ranks, RESUMED)
 
 
 def test_one_process_under_ddp(folder):
-    (found,) = both("alone", folder, freezing_worker.__file__, world=1)
+    (found,) = run_ranks(freezing_worker, "alone", folder, world=1)
     for name, one in found.items():
         assert one["error"] is None
         assert_as_one_process(TRAINS[name], one)

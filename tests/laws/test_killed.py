@@ -6,21 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
+import killed_worker
 from helpers import assert_same
 from killed_worker import BATCHES, EPOCHS, PAUSE, train
-
-WORKER = Path(__file__).with_name("killed_worker.py")
 
 
 def start(folder):
     # Lightning writes a temporary file and moves it to its place, which is atomic on one file system only
     environment = os.environ | {"TMPDIR": str(folder)}
-    command = [sys.executable, str(WORKER), str(folder)]
+    command = [sys.executable, killed_worker.__file__, str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 

@@ -1,77 +1,17 @@
 """Train 2N == train N, save, fresh process, N more: weights, optimizer state and lrs, bit for bit."""
 
-import itertools
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from helpers import LRTrace, Net, Plain, assert_same, example_factors, fit, loader, weights
+import resume_worker
+from helpers import Net, Plain, assert_same, fit, loader, weights
+from resume_worker import HALF, ROWS, start
 from structurenet_pl import GrowEvery, RoleLR, growth
-
-HALF = 3
-OPTIMIZERS = {
-    "sgd": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01),
-    "adam": lambda params: torch.optim.Adam(params, lr=0.01),
-    "adamw": lambda params: torch.optim.AdamW(params, lr=0.01, weight_decay=0.1),
-}
-GROWS_AT = {"before": HALF + 1, "at": HALF, "after": HALF - 1}  # when the run stops, seen from the growth
-EXTRA = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.05}
-
-ROWS = {
-    f"{optimizer}-{stop}": {"optimizer": optimizer, "grow": grow, "extra": {}}
-    for optimizer, (stop, grow) in itertools.product(OPTIMIZERS, GROWS_AT.items())
-}
-ROWS |= {f"{name}-extra": row | {"extra": EXTRA} for name, row in list(ROWS.items()) if name.startswith("adamw")}
-ROWS |= {f"{name}-decay": row | {"split": True} for name, row in list(ROWS.items()) if name.startswith("adamw-a")}
-ROWS["plain"] = {"optimizer": "adam", "grow": None, "extra": EXTRA}
-
-
-def two_groups(make):
-    """The usual decay / no decay, as people write it."""
-
-    def optimizer(params):
-        params = list(params)
-        decay, no_decay = [p for p in params if p.ndim > 1], [p for p in params if p.ndim <= 1]
-        return make([{"params": decay}, {"params": no_decay, "weight_decay": 0.0}])
-
-    return optimizer
-
-
-def start(row, epochs, callbacks=(), ckpt_path=None, **kwargs):
-    make = OPTIMIZERS[row["optimizer"]]
-    settings = {
-        "optimizer": two_groups(make) if row.get("split") else make,
-        "scheduler": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * HALF + 1),
-    }
-    record = LRTrace()
-    if row["grow"] is None:
-        # random numbers are restored for modules that grow, and only for them
-        module, growth, data = Plain(**settings), [], loader(6, shuffle=False)
-        module.body[2].p = 0.0
-    else:
-        module, data = Net(**settings), loader(6)
-        growth = [
-            GrowEvery("add_patch", row["grow"], limit=1, arguments={"at": 1}),
-            GrowEvery("add_neck", row["grow"], limit=1),
-        ]
-    callbacks = [*growth, *example_factors(), record, *callbacks]
-    trainer = fit(module, callbacks, epochs, ckpt_path, data=data, **row["extra"], **kwargs)
-    optimizer = trainer.optimizers[0]
-    return {
-        "weights": dict(module.state_dict()),
-        "optimizer": optimizer.state_dict(),
-        "lrs": [float(group["lr"]) for group in optimizer.param_groups],
-        "rows": record.rows,
-    }
-
-
-def second_half(row, checkpoint):
-    return start(row, 2 * HALF, ckpt_path=checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +23,7 @@ def resumed(tmp_path_factory):
         seed_everything(1, verbose=False)
         save = ModelCheckpoint(folder / name, filename="half", save_on_train_epoch_end=True)
         start(row, HALF, [save], enable_checkpointing=True)
-    worker = Path(__file__).with_name("resume_worker.py")
-    subprocess.run([sys.executable, str(worker), str(folder)], check=True, timeout=600)
+    subprocess.run([sys.executable, resume_worker.__file__, str(folder)], check=True, timeout=600)
     return {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in ROWS}
 
 

@@ -8,11 +8,23 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
-from test_schedulers import FlatPlain, torchs_own_warnings
 from torch.optim import lr_scheduler as schedulers
 
-from helpers import BATCHES, Half, LRTrace, Net, Plain, assert_same, fit, loader, slow_but_for, unfelt, weights
-from recipes import EPOCHS, NESTED_SCHEDULERS, SCHEDULERS
+from helpers import (
+    BATCHES,
+    FlatPlain,
+    Half,
+    LRTrace,
+    Net,
+    Plain,
+    assert_same,
+    fit,
+    loader,
+    slow_but_for,
+    unfelt,
+    weights,
+)
+from recipes import EPOCHS, NESTED_SCHEDULERS, SCHEDULERS, ignore_warnings_of_torch
 from structurenet_pl import GrowEvery, LRFactor
 
 
@@ -42,7 +54,7 @@ def writes(hook, steps, lr=lambda step: 0.0123 * (1 + step)):
 HOOKS = ["on_train_batch_start", "on_before_zero_grad", "on_before_optimizer_step", "on_train_batch_end"]
 
 
-@torchs_own_warnings
+@ignore_warnings_of_torch
 @pytest.mark.parametrize("interval", ["epoch", "step"])
 @pytest.mark.parametrize("name", [*SCHEDULERS, *NESTED_SCHEDULERS])
 @pytest.mark.parametrize("steps", slow_but_for([{4}], [{0}, {3}, {4}, {7, 8, 9}, set(range(12))]), ids=str)
@@ -252,7 +264,7 @@ class MadeLate(Callback):
             self.mine.step(*([1.0] if isinstance(self.mine, schedulers.ReduceLROnPlateau) else []))
 
 
-@torchs_own_warnings
+@ignore_warnings_of_torch
 @pytest.mark.parametrize("own", slow_but_for([True], [False, True]))
 @pytest.mark.parametrize("name", [*SCHEDULERS, *NESTED_SCHEDULERS])
 def test_schedulers_made_in_mid_fit(name, own):

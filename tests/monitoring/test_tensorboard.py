@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not (BROWSER and DRIVER), reason="no browser: apt-get install chromium chromium-driver"),
 ]
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "growing_digits.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "growing_digits.py"
 RUN = "growing_digits/version_0"
 COMPONENTS = ["scaffold.0", "scaffold.1", "scaffold.2", "head", "patches.0", "patches.1", "necks.0"]
 BIRTHS = {"patches.0": 51, "patches.1": 102, "necks.0": 153}  # after 3, 6 and 9 epochs of 17 steps

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as torch_schedulers
 
-from helpers import Half, LRTrace, Net, Plain, assert_same, fit, loader, slow_but_for
-from recipes import EPOCHS, NESTED_SCHEDULERS, SCHEDULERS, STEPS, exported_schedulers
+from helpers import Flat, FlatPlain, Half, LRTrace, Net, Plain, assert_same, fit, loader, slow_but_for
+from recipes import EPOCHS, NESTED_SCHEDULERS, SCHEDULERS, STEPS, exported_schedulers, ignore_warnings_of_torch
 from references import find_timm
 from structurenet_pl import Clock, Component, GrowEvery, LRFactor, Moment
 from structurenet_pl.learning_rates.factors import Factors
@@ -49,24 +49,6 @@ def wobble(name, step):
     return (1 + step % 5) / len(name)
 
 
-class Flat:
-    """Logs a loss that stands still, for ReduceLROnPlateau."""
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        self.log("still", 1.0)
-        return loss
-
-    def configure_optimizers(self):
-        configured = super().configure_optimizers()
-        configured["lr_scheduler"]["monitor"] = "still"
-        return configured
-
-
-class FlatPlain(Flat, Plain):
-    pass
-
-
 class FlatNet(Flat, Net):
     pass
 
@@ -87,13 +69,6 @@ class TimmPlain(StepsTimm, FlatPlain):
 
 class TimmNet(StepsTimm, FlatNet):
     pass
-
-
-def torchs_own_warnings(test):
-    """What torch and Lightning say to some recipes, with us and without."""
-    for start in ("A `OneCycleLR` scheduler is using 'interval'. 'epoch'", "Detected call of `lr_scheduler.step"):
-        test = pytest.mark.filterwarnings(f"ignore:{start}")(test)
-    return test
 
 
 LRS = {"float": 0.1, "tensor": torch.tensor(0.1)}
@@ -124,7 +99,7 @@ def test_there_is_a_recipe_for_every_scheduler():
     assert SCHEDULERS.keys() == exported_schedulers()
 
 
-@torchs_own_warnings
+@ignore_warnings_of_torch
 @pytest.mark.parametrize("lr", slow_but_for(["float"], LRS))
 @pytest.mark.parametrize("interval", slow_but_for(["step"], ["epoch", "step"]))
 @pytest.mark.parametrize("name", [*SCHEDULERS, *NESTED_SCHEDULERS])
@@ -150,7 +125,7 @@ def test_timm_schedulers(name, interval):
     check_composition(alone, ours)
 
 
-@torchs_own_warnings
+@ignore_warnings_of_torch
 @pytest.mark.parametrize("interval", slow_but_for(["step"], ["epoch", "step"]))
 @pytest.mark.parametrize("name", [*SCHEDULERS, *NESTED_SCHEDULERS])
 def test_resumed_schedule_is_that_of_lightning_times_factors(name, interval, tmp_path):

@@ -17,7 +17,7 @@ from helpers import EXAMPLES
 from structurenet_pl.lightning import Callback
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # between Lightning and jsonargparse
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMESPACES = {"lightning": (lightning.pytorch, structurenet_pl), "pytorch_lightning": (pytorch_lightning, twin)}
 
 ARGUMENTS = EXAMPLES | {

@@ -11,7 +11,7 @@ from PIL import Image
 
 from helpers import Plain, assert_same, fit, loader
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(*arguments):

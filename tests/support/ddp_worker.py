@@ -1,4 +1,4 @@
-"""One of two processes under DDP, for test_distributed: all scenarios one after the other.
+"""One of two processes under DDP, for test_growth_distributed: all scenarios one after the other.
 
 Started as ``ddp_worker.py first|second|launch folder`` with the rank in the environment.
 """

@@ -85,6 +85,24 @@ class Plain(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
+class Flat:
+    """Logs a loss that stands still, for ReduceLROnPlateau."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("still", 1.0)
+        return loss
+
+    def configure_optimizers(self):
+        configured = super().configure_optimizers()
+        configured["lr_scheduler"]["monitor"] = "still"
+        return configured
+
+
+class FlatPlain(Flat, Plain):
+    pass
+
+
 class Toggling:
     """Steps all optimizers by hand on the same loss, one after the other, with Lightning's toggling."""
 

@@ -1,6 +1,6 @@
 """A run that grows, says where it is, and goes on from its last checkpoint when it is started again; for test_killed.
 
-python tests/killed_worker.py FOLDER
+python tests/support/killed_worker.py FOLDER
 """
 
 import sys

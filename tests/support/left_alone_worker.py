@@ -1,4 +1,4 @@
-"""One of two processes under DDP, of which rank 1 is gone at some moment, for test_distributed.
+"""One of two processes under DDP, of which rank 1 is gone at some moment, for test_growth_distributed.
 
 Started as ``left_alone_worker.py moment folder`` with the rank in the environment.
 """

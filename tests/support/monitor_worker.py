@@ -1,4 +1,4 @@
-"""One of two processes under DDP, for test_monitor. Started as ``monitor_worker.py monitor folder``."""
+"""One of two processes under DDP, for test_strata_monitor. Started as ``monitor_worker.py monitor folder``."""
 
 import os
 import sys
@@ -12,9 +12,9 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from ddp_worker import Grown, batches, by_epoch
 from helpers import example_factors
+from recorders import OwnLogger, UsedLRs
 from structurenet_pl import StrataMonitor, explain
 from structurenet_pl.learning_rates.norms import PartNorms, StepNorms
-from test_monitor import Foreign, Used
 
 
 class Apart(Callback):
@@ -28,7 +28,7 @@ class Apart(Callback):
 
 def monitor(folder, rank):
     torch.manual_seed(1)
-    used, foreign, apart, norms = Used(), Foreign(), Apart(), []
+    used, foreign, apart, norms = UsedLRs(), OwnLogger(), Apart(), []
     scalars = StepNorms.scalars
     StepNorms.scalars = lambda step: norms.append(scalars(step)) or norms[-1]
     loggers = [TensorBoardLogger(folder, name=None, version="run"), foreign]

@@ -2,6 +2,7 @@
 
 import inspect
 
+import pytest
 import torch
 from torch.optim import lr_scheduler as schedulers
 from torch.optim import swa_utils
@@ -57,6 +58,13 @@ ABSTRACT_SCHEDULERS = {"LRScheduler"}
 def exported_schedulers():
     """The concrete schedulers that this torch has."""
     return {*schedulers.__all__, "SWALR"} - ABSTRACT_SCHEDULERS
+
+
+def ignore_warnings_of_torch(test):
+    """Ignore the warnings that torch and Lightning give for some recipes, with this package and without."""
+    for start in ("A `OneCycleLR` scheduler is using 'interval'. 'epoch'", "Detected call of `lr_scheduler.step"):
+        test = pytest.mark.filterwarnings(f"ignore:{start}")(test)
+    return test
 
 
 # What each optimizer is made with; all take the parameters first.
