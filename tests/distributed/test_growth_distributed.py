@@ -46,19 +46,19 @@ def test_equal_to_one_process_on_the_same_batches(ranks, name):
     assert_as_one_process(TRAINS[name], ranks[0][name])
 
 
-def test_what_is_asked_for_in_mid_epoch_waits_for_its_end(ranks):
+def test_growth_requested_in_mid_epoch_waits_for_the_end_of_the_epoch(ranks):
     (neck, at), (patch, then) = ranks[0]["itself"]["log"]
     # the neck was asked for in the second batch, the patch by the module when the second epoch ended
     assert (neck, at.step, at.epoch) == ("add_neck", 4, 1)
     assert (patch, then.step, then.epoch) == ("add_patch", 8, 2)
 
 
-def test_without_our_wrapping_the_ranks_go_apart(ranks):
+def test_ranks_diverge_where_ddp_is_not_wrapped_again(ranks):
     assert largest_difference(*(rank["control"] for rank in ranks)) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["never", "setup"])
-def test_nothing_but_flags_where_nothing_waits(ranks, name):
+def test_ranks_exchange_only_flags_where_no_growth_waits(ranks, name):
     validations = EPOCHS + 1  # and the sanity check
     assert ranks[0][name]["cost"] == (2 * EPOCHS + validations, 0)
 
@@ -97,7 +97,7 @@ GONE = {
 
 
 @pytest.mark.parametrize("moment", GONE)
-def test_a_process_that_is_gone_is_said_with_the_moment_and_the_last_checkpoint_resumes(moment, tmp_path):
+def test_a_lost_process_is_reported_with_the_moment_and_the_last_checkpoint_resumes(moment, tmp_path):
     processes = start_ranks(left_alone_worker, moment, tmp_path)
     said = [process.communicate(timeout=100)[1] for process in processes]
     assert processes[1].returncode == left_alone_worker.GONE, said
@@ -131,7 +131,7 @@ def test_checksums_see_a_change_and_a_permutation():
         assert len(set(found)) == (4 if dtype != torch.bool else len(set(found))) > 2
 
 
-def test_growth_asked_for_when_all_is_over_is_said_not_to_come(ranks):
+def test_growth_requested_after_the_last_epoch_is_not_carried_out_and_warned_of(ranks):
     assert ranks[0]["late"]["log"] == []
     assert any("after the last epoch was not carried out: add_neck()" in said for said in ranks[0]["late"]["warned"])
 
@@ -156,7 +156,7 @@ def test_a_run_of_two_processes_is_resumed_on_one(ranks, folder):
     assert largest_difference(alone, ranks[0]["epoch"]) < 1e-5
 
 
-def test_spawned_and_forked_processes_hand_the_grown_module_back(folder):
+def test_spawned_and_forked_processes_return_the_grown_module(folder):
     command = [sys.executable, "-W", "ignore", ddp_worker.__file__, "launch", str(folder)]
     subprocess.run(command, check=True, timeout=180)
     for found in torch.load(folder / "launch.pt", weights_only=False).values():

@@ -95,14 +95,14 @@ class Backward(Normed):
         return self.head(self.body[2:](inner))
 
 
-def test_the_backward_pass_ends_where_nothing_before_is_trained():
+def test_the_backward_pass_ends_at_a_frozen_prefix():
     module = Backward()
     see = See(lambda trainer, module: module.prefix_has_graph)
     fit(module, [ProgressiveFreeze(REST), see], epochs=2)
     assert (set(see.in_epoch(0)), set(see.in_epoch(1))) == ({True}, {False})
 
 
-def test_gradients_pass_through_what_is_frozen_in_the_middle():
+def test_gradients_pass_through_a_frozen_component_in_the_middle():
     module, see = Normed(), See(with_gradient)
     fit(module, [ProgressiveFreeze([("rest", 0, 0.0, 0.0, 0)], where=["body.1"]), see], epochs=1)
     assert set(map(frozenset, see.in_epoch(0))) == {frozenset(parameters(module, "body.0", "body.5", "head"))}
@@ -123,7 +123,7 @@ class CallsTrain(Callback):
 
 
 @pytest.mark.parametrize(("norm", "held"), [("eval", [False, False, False]), ("train", [True, True, True])])
-def test_norm_layers_are_held_whoever_calls_train(norm, held):
+def test_frozen_norm_layers_keep_their_mode_when_a_user_calls_train(norm, held):
     module, see, keep = Normed(), See(modes), KeepBytes()
     freeze = ProgressiveFreeze(THAW, norm=norm)
     fit(module, [freeze, CallsTrain(), see, keep], epochs=4)
@@ -145,7 +145,7 @@ def test_a_mode_that_the_user_has_set_stays():
     assert set(map(tuple, see.in_epoch(0) + see.in_epoch(3))) == {(False, True, True, True, False)}
 
 
-def test_what_the_user_has_frozen_stays_frozen():
+def test_parameters_that_the_user_has_frozen_stay_frozen():
     module, keep, flags = Normed(), KeepBytes(), See(trainable)
     module.body[0].requires_grad_(False)
     fit(module, [ProgressiveFreeze(THAW), keep, flags], epochs=5)
@@ -167,7 +167,7 @@ def test_a_frozen_component_is_derived_anew_in_every_fit():
     assert trainable(None, module) == parameters(module, "body")
 
 
-def test_what_the_user_freezes_between_two_fits_stays_frozen():
+def test_parameters_that_the_user_freezes_between_two_fits_stay_frozen():
     module, flags = Normed(), See(trainable)
     fit(module, [ProgressiveFreeze(REST)], epochs=2)
     module.body[0].requires_grad_(False)  # it had been frozen by us
@@ -178,7 +178,7 @@ def test_what_the_user_freezes_between_two_fits_stays_frozen():
 
 
 @pytest.mark.parametrize("released", [False, True])
-def test_a_run_that_breaks_off_leaves_nothing_behind(released, tmp_path, monkeypatch):
+def test_a_fit_that_raises_leaves_nothing_frozen(released, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     class Breaks(Callback):
@@ -228,7 +228,7 @@ def test_growth_in_mid_phase_moves_the_depths():
 
 
 @pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_validation_end", "on_train_batch_end"])
-def test_what_is_copied_from_a_frozen_component_is_not_frozen_itself(hook):
+def test_a_copy_of_a_frozen_component_is_not_frozen(hook):
     class Copies(Callback):
         def copy(self, trainer, pl_module, *args):
             if trainer.current_epoch == 2 and len(pl_module.patches) == 1 and not trainer.sanity_checking:
@@ -290,7 +290,7 @@ def test_resume_in_every_phase(stop, released, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-def test_a_checkpoint_of_a_frozen_phase_goes_on_without_us(tmp_path):
+def test_a_checkpoint_of_a_frozen_phase_is_continued_without_this_package(tmp_path):
     module = Normed(optimizer=lambda params: torch.optim.AdamW(params, lr=0.01))
     saver = ModelCheckpoint(tmp_path, filename="last")
     fit(module, [ProgressiveFreeze(REST, release_state=True), saver], epochs=2, enable_checkpointing=True)
@@ -334,7 +334,7 @@ def test_two_callbacks_that_freeze_the_same_are_told_apart_or_warned_of():
         fit(Normed(), [ProgressiveFreeze(phases), ProgressiveFreeze(phases)], epochs=1)
 
 
-def test_what_is_frozen_cannot_depend_on_gradients():
+def test_a_factor_that_reads_gradients_cannot_freeze():
     class Never(Half):
         freezes = needs_gradients = True
 
@@ -409,7 +409,7 @@ def test_released_state_is_in_a_file_without_a_name(tmp_path, monkeypatch):
     assert len(trainer.optimizers[0].state) == tensors
 
 
-def test_looking_at_released_state_does_not_lose_it():
+def test_released_state_survives_a_read():
     class Looks(Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             (optimizer,) = trainer.optimizers

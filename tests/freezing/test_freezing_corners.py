@@ -49,7 +49,7 @@ def in_training(module):
 
 
 @pytest.mark.parametrize("hook", ["on_validation_start", "on_validation_batch_start", "on_validation_batch_end"])
-def test_growth_within_a_validation_leaves_the_statistics_of_what_is_frozen(hook):
+def test_growth_within_a_validation_keeps_the_statistics_of_frozen_norms(hook):
     net, keep = Validated(), KeepBytes()
     freeze = ProgressiveFreeze([("rest", 0, 0.0, 1.0, -1)])
     fit(net, [freeze, GrowsIn(hook), keep], validation=loader(3, shuffle=False))
@@ -83,7 +83,7 @@ def test_norms_follow_eval_when_the_fit_is_over():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
-def test_a_copy_from_a_frozen_phase_is_trained_as_any_other(copied):
+def test_a_copy_made_in_a_frozen_phase_is_trained_as_any_other_module(copied):
     class Copies(Callback):
         def on_train_batch_end(self, trainer, pl_module, *args):
             if trainer.global_step == 6:
@@ -129,7 +129,7 @@ def test_spectral_norms_and_norms_that_are_not_from_torch_are_held_too(norm):
     )
 
 
-def test_what_was_frozen_can_be_asked_for_when_nothing_is_trained_any_more():
+def test_the_frozen_components_are_known_after_the_fit():
     module = Normed()
     trainer = fit(module, [ProgressiveFreeze(REST)], epochs=2)
     module.freeze()
@@ -184,7 +184,7 @@ class Prunes(Grows):
 
 
 @pytest.mark.parametrize("between", ["pruned", "widened", "copied"])
-def test_what_is_done_to_a_frozen_part_between_two_fits_does_not_keep_it_frozen(between):
+def test_a_frozen_part_that_is_changed_between_two_fits_is_trained_again(between):
     net, flags = Prunes(), See(trainable)
     net.insert(at=0)
     fit(net, [ProgressiveFreeze(REST)], epochs=2)
@@ -198,7 +198,7 @@ def test_what_is_done_to_a_frozen_part_between_two_fits_does_not_keep_it_frozen(
     assert flags.in_epoch(0)[0] == parameters(net, "")
 
 
-def test_a_part_that_goes_within_the_epoch_in_which_work_is_counted():
+def test_work_is_counted_when_a_part_is_removed_within_the_epoch():
     class Drops(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if trainer.global_step == 4:

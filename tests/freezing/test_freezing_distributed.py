@@ -35,7 +35,7 @@ def test_equal_to_one_process_on_the_same_batches(ranks, name):
     assert_as_one_process(TRAINS[name], ranks[0][name])
 
 
-def test_without_our_wrapping_at_the_thaw_the_ranks_go_apart(ranks):
+def test_ranks_diverge_where_ddp_is_not_wrapped_again_at_the_thaw(ranks):
     assert largest_difference(*(rank["control"] for rank in ranks)) > 1e-3
 
 
@@ -56,7 +56,7 @@ def test_norms_hold_the_statistics_of_their_rank(ranks, name):
     assert all("running" in key for key in unequal)
 
 
-def test_other_components_on_each_rank_raise_on_every_rank(ranks):
+def test_ranks_that_freeze_different_components_raise_on_every_rank(ranks):
     for rank in ranks:
         with pytest.raises(
             AssertionError,
@@ -65,7 +65,7 @@ def test_other_components_on_each_rank_raise_on_every_rank(ranks):
             raise AssertionError(rank["own"]["error"])
 
 
-def test_a_thaw_is_followed_where_growth_has_failed_at_that_moment(ranks):
+def test_a_thaw_takes_effect_where_growth_fails_at_that_moment(ranks):
     first, second = (rank["forgiven"] for rank in ranks)
     assert "no room" in first["error"]
     assert_same(first["weights"], second["weights"])

@@ -1,4 +1,4 @@
-"""Killed == never killed: a run that is shot again and again ends as if nothing had happened, bit for bit."""
+"""A run that is killed and resumed many times equals one that was never killed, bit for bit."""
 
 import os
 import random
@@ -23,7 +23,7 @@ def start(folder):
 
 
 def run_and_kill(folder, word, step, delay):
-    """Start the worker, and kill it in this step, or in the middle of the first checkpoint that it writes after it."""
+    """Start the worker, and kill it in this step, or in the middle of the first checkpoint that follows."""
     with start(folder) as process:
         said = (line.split() for line in process.stdout)
         next(line for line in said if line[:1] == [word] and int(line[1]) >= step)

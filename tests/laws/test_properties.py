@@ -1,4 +1,4 @@
-"""Random growth of random networks under random optimizers and schedulers: what holds for all of them."""
+"""Random growth of random networks under random optimizers and schedulers: the laws hold for all of them."""
 
 import copy
 from collections import Counter
@@ -87,7 +87,7 @@ class Growth(NamedTuple):
 
 
 class Block(nn.Module):
-    """A residual block, whose inner width is its own business."""
+    """A residual block, whose inner width may change."""
 
     def __init__(self, width, inner, norm):
         super().__init__()
@@ -99,7 +99,7 @@ class Block(nn.Module):
 
 
 class Living(GrowthMixin, LightningModule):
-    """A network with every kind of part that growth may meet."""
+    """A network with every kind of part that can grow."""
 
     def __init__(self, recipe):
         super().__init__()
@@ -230,7 +230,7 @@ class Living(GrowthMixin, LightningModule):
 
     @growth()
     def all_at_once(self, at: int, by: int):
-        """Insert a block at the front, widen the last one, and let one go."""
+        """Insert a block at the front, widen the last one, and remove one."""
         block = self.body[-1]
         widen(block.first, block.second, block.first.out_features + by, block.norm if is_batch_norm(block) else None)
         if is_layer_norm(block):
@@ -337,7 +337,7 @@ def examples(count):
 
 
 class Plan(Callback):
-    """Makes growths at their times, and checks after each that nothing was lost."""
+    """Carries out the planned growths, and checks after each that no parameter was lost."""
 
     def __init__(self, plan):
         self.plan = plan
@@ -363,7 +363,7 @@ class Plan(Callback):
 
 
 class StandsStill(Callback):
-    """Checks at every step that what has factor 0 is frozen, and that no byte of it moves."""
+    """Checks at every step that components with factor 0 are frozen, and that none of their bytes changes."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         driver = Driver.of(trainer)
@@ -476,7 +476,7 @@ def results(run):
 @pytest.mark.slow
 @examples(20)
 @given(recipe=recipes, plan=plans(GROW))
-def test_curves_of_old_groups_do_not_move_and_newborns_follow(recipe, plan):
+def test_lrs_of_old_groups_stay_and_newborns_have_the_same_base(recipe, plan):
     """Law 5."""
     _, _, alone = train(recipe, [])
     net, _, grown = train(recipe, plan)
@@ -490,7 +490,7 @@ def test_curves_of_old_groups_do_not_move_and_newborns_follow(recipe, plan):
 
 
 class FailingPlan(Plan):
-    """Every growth fails, and leaves all things as they were."""
+    """Every growth fails, and leaves the run unchanged."""
 
     def act(self, trainer, pl_module, one):
         before, kept = everything(trainer, pl_module), weights(pl_module)
@@ -501,7 +501,7 @@ class FailingPlan(Plan):
 
 
 def everything(trainer, net):
-    """Identities of all that growth could change; the objects stay alive in between."""
+    """The identities of all objects that growth could change; the objects stay alive in between."""
     (optimizer,) = trainer.optimizers
     parts = [part for config in trainer.lr_scheduler_configs for part in reachable([config.scheduler])]
     return {
@@ -528,8 +528,8 @@ def everything(trainer, net):
     grown=plans(GROW, most=2),
     failing=plans(FAIL, most=3),
 )
-def test_a_growth_that_fails_has_not_been(recipe, grown, failing):
-    """Rolled back to the identity of objects; the run then equals one in which nobody tried."""
+def test_a_failed_growth_leaves_no_trace(recipe, grown, failing):
+    """Rollback restores the same objects; the run then equals one without the attempt."""
 
     class Both(FailingPlan):
         def act(self, trainer, pl_module, one):
@@ -546,8 +546,8 @@ def test_a_growth_that_fails_has_not_been(recipe, grown, failing):
 
 @examples(60)
 @given(recipe=recipes, plan=plans(GROW, most=6), walk=st.lists(st.integers(0, 6), max_size=5))
-def test_state_dicts_are_replayed(recipe, plan, walk):
-    """Into a fresh module, a copy, and the module itself, back to any time and forth again."""
+def test_state_dicts_load_at_every_stage_of_growth(recipe, plan, walk):
+    """They load into a fresh module, a copy and the module itself, at earlier and later stages of growth."""
     seed_everything(1, verbose=False)
     net = Living(recipe)
     x = torch.randn(5, 6)
@@ -623,7 +623,7 @@ class Plain(GrowthMixin, LightningModule):
         st.tuples(st.sampled_from(["widen", "deepen"]), st.integers(0, 5), st.integers(1, 3)), min_size=1, max_size=5
     ),
 )
-def test_the_function_is_kept(widths, normed, conv, train_mode, plan):
+def test_widening_and_identities_keep_the_function(widths, normed, conv, train_mode, plan):
     seed_everything(1, verbose=False)
     net = Plain(widths, normed, conv).double().train(train_mode)
     fresh = copy.deepcopy(net)

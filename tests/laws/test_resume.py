@@ -16,7 +16,7 @@ from structurenet_pl import GrowEvery, RoleLR, growth
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
-    """What a fresh process makes of checkpoints written at the end of epoch N."""
+    """The second halves, trained by a fresh process from checkpoints of the end of epoch N."""
     folder = tmp_path_factory.mktemp("resume")
     torch.set_num_threads(1)
     for name, row in ROWS.items():
@@ -76,7 +76,7 @@ def test_checkpoint_of_another_network_is_refused(tmp_path):
 
 
 class StatefulLoader:
-    """Goes on where it stood, as torchdata's StatefulDataLoader does."""
+    """Continues at its last position, as torchdata's StatefulDataLoader does."""
 
     def __init__(self):
         self.batches, self.at, self.goes_on = list(loader(6, shuffle=False)), 0, False
@@ -100,8 +100,8 @@ class StatefulLoader:
 
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided")
 @pytest.mark.parametrize("common_recipe", [False, True])
-def test_resumed_within_an_epoch_where_the_schedule_asks_for_the_length_of_the_run(common_recipe, tmp_path):
-    """Lightning sets the loader up before it restores it then, and forgets to restore it (its issue #20550)."""
+def test_resumed_within_an_epoch_with_a_schedule_that_reads_the_length_of_the_run(common_recipe, tmp_path):
+    """Lightning then sets the loader up before it loads the checkpoint, and does not restore it (its issue #20550)."""
 
     class OneCycle(Plain):
         def train_dataloader(self):
@@ -140,7 +140,7 @@ def test_resumed_within_an_epoch_where_the_schedule_asks_for_the_length_of_the_r
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_groups_have_the_same_names_where_the_last_piece_of_one_is_empty(tmp_path):
+def test_resumed_groups_have_the_same_names_with_an_empty_group(tmp_path):
     class Empties(Net):
         def __init__(self):
             super().__init__()

@@ -1,6 +1,6 @@
 """Train 2N == train N, save, resume in a fresh process, N more: every kind of growth, from anywhere in an epoch.
 
-Some of it grows while its first half is frozen, from before the growth till after it.
+In some rows the first half of the network is frozen, from before the growth until after it.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ from resume_matrix_worker import EPOCHS, ROWS, STOP, start
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
-    """What a fresh process makes of the checkpoints."""
+    """The second halves, trained by a fresh process from the checkpoints."""
     folder = tmp_path_factory.mktemp("matrix")
     torch.set_num_threads(1)
     for name, row in ROWS.items():

@@ -102,7 +102,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("factor", "component", "now", "lr"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-def test_number_of_the_seed(factor, component, now, lr):
+def test_lr_equals_the_number_in_the_seed_document(factor, component, now, lr):
     assert 1e-3 * factor.applied(component, now) == pytest.approx(lr, rel=1e-15)  # one rounding
 
 
@@ -166,7 +166,7 @@ def test_recommended_by_default_keeps_the_head_active_and_the_input_slowest():
     )
 
 
-def test_transfer_gives_a_pretrained_body_its_own_rate():
+def test_a_pretrained_body_has_its_own_lr():
     net = Net(optimizer=lambda params: torch.optim.SGD(params, lr=1e-3))
     roles = Components({"body.0": "pretrained", "body.3": "pretrained", "body.4": "adapter", "head": "new"})
     trainer = fit(net, [roles, RoleLR()], epochs=1)

@@ -1,4 +1,4 @@
-"""A step costs few of our own Python calls: calls, unlike times, are the same on every machine."""
+"""A step makes few Python calls in this package. Calls are counted, not times: they are equal on every machine."""
 
 import sys
 from collections import Counter
@@ -48,7 +48,7 @@ class Blocks(GrowthMixin, Wide):
 
 
 class Counting(Callback):
-    """Counts the calls of our own functions from the start of one batch to the start of the next."""
+    """Counts the calls of functions of this package from the start of one batch to the start of the next."""
 
     def __init__(self, batch=5):
         self.batch, self.calls = batch, Counter()
@@ -97,18 +97,18 @@ MOVING = Warmup(1000, unit="step", newborn_only=False)
 )
 @pytest.mark.parametrize("make", [Wide, Blocks])
 @pytest.mark.filterwarnings("ignore:.*matches nothing")
-def test_own_calls_of_a_step(make, components, callbacks, limit):
+def test_a_step_makes_few_calls(make, components, callbacks, limit):
     counted = calls(make(components), callbacks)
     assert counted.total() <= limit, counted.most_common()
 
 
-def test_a_schedule_costs_no_more_with_more_components():
+def test_a_schedule_makes_as_many_calls_with_more_components():
     schedule = partial(CosineAnnealingLR, T_max=100)
     few, many = (calls(Wide(n, scheduler=schedule, interval="step"), at_rest()).total() for n in (10, 300))
     assert few == many <= 180
 
 
-def test_the_monitor_costs_no_more_with_more_components():
+def test_the_monitor_makes_as_many_calls_with_more_components():
     few, many = (
         calls(Wide(n), [MOVING, StrataMonitor(table=False)], logger=CSVLogger("logs"), log_every_n_steps=50).total()
         for n in (10, 300)
@@ -116,8 +116,8 @@ def test_the_monitor_costs_no_more_with_more_components():
     assert few == many <= 150
 
 
-def test_a_hundred_components_and_events():
-    """Each was born at another time, so that each has another factor; all wait for a recovery."""
+def test_a_step_makes_few_calls_with_a_hundred_components_and_events():
+    """Each is born at another time, so each has another factor, and all recover at every step."""
     net = Blocks(2)
     for _ in range(98):
         net.add()

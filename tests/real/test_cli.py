@@ -68,7 +68,7 @@ def test_callbacks_from_yaml(namespace, kind, tmp_path):
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
-def test_printed_configuration_gives_the_same(namespace, tmp_path):
+def test_the_printed_configuration_gives_the_same_callbacks(namespace, tmp_path):
     every = [
         {"class_path": f"structurenet_pl.{kind.__name__}", "init_args": _plain(arguments)}
         for kind, arguments in ARGUMENTS.items()
@@ -81,7 +81,7 @@ def test_printed_configuration_gives_the_same(namespace, tmp_path):
 
 
 @pytest.mark.parametrize("kind", CALLBACKS)
-def test_docstrings_feed_the_help(kind, tmp_path, capsys):
+def test_help_shows_the_docstrings(kind, tmp_path, capsys):
     cli = command_line("lightning", [], tmp_path)
     with pytest.raises(SystemExit):
         cli.parser.parse_args([f"--trainer.callbacks.help=structurenet_pl.{kind.__name__}"])
@@ -98,7 +98,7 @@ def example(*arguments):
 
 
 @pytest.mark.slow
-def test_example_runs_and_prints_what_it_reads(tmp_path):
+def test_example_runs_with_the_configuration_that_it_prints(tmp_path):
     config = str(ROOT / "examples" / "config.yaml")
     printed = example("fit", "--config", config, "--print_config")
     assert printed.returncode == 0, printed.stderr
@@ -115,7 +115,7 @@ def test_example_runs_and_prints_what_it_reads(tmp_path):
 
 
 def _plain(value):
-    """Tuples as lists, for YAML knows no tuples; private state aside."""
+    """Arguments with tuples as lists, since YAML has no tuples, and without private attributes."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items() if not str(key).startswith("_")}
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

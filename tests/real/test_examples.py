@@ -1,4 +1,4 @@
-"""The examples do what they say."""
+"""The examples run and print what they promise; the code in README runs."""
 
 import re
 import subprocess
@@ -36,7 +36,7 @@ def test_growing_digits(tmp_path):
 
 @pytest.fixture(scope="module")
 def grown_cnn(tmp_path_factory):
-    """What a whole run prints, and its last checkpoint."""
+    """The output of a whole run, and its last checkpoint."""
     folder = tmp_path_factory.mktemp("cnn")
     done = run(EXAMPLES / "growing_cnn.py", "--logdir", folder)
     assert done.returncode == 0, done.stderr
@@ -72,7 +72,7 @@ def test_growing_cnn_resumes(grown_cnn, tmp_path):
 
 
 @pytest.mark.slow
-def test_growing_cnn_says_what_it_takes(tmp_path):
+def test_growing_cnn_lists_its_arguments(tmp_path):
     done = run(EXAMPLES / "growing_cnn.py", "--resume", "--logdir", tmp_path)
     assert done.returncode == 2
     assert {"--epochs", "--seed", "--logdir", "--devices", "--resume"} <= set(re.findall(r"--\w+", done.stderr))
@@ -89,7 +89,7 @@ def test_twelve_strategies():
 
 
 @pytest.mark.slow
-def test_growing_digits_says_what_it_takes():
+def test_growing_digits_lists_its_arguments():
     done = run(EXAMPLES / "growing_digits.py", "--help")
     assert done.returncode == 0
     assert {"--epochs", "--seed", "--logdir"} <= set(re.findall(r"--\w+", done.stdout))

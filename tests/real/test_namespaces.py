@@ -1,4 +1,4 @@
-"""`lightning` and `pytorch_lightning`: either alone, and both beside each other."""
+"""`lightning` and `pytorch_lightning`: each alone, and both together."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ NAMESPACES = {"lightning": (lightning.pytorch, structurenet_pl), "pytorch_lightn
 @pytest.mark.parametrize(
     ("left", "hidden"), [("lightning.pytorch", "pytorch_lightning"), ("pytorch_lightning", "lightning")]
 )
-def test_one_of_the_two_is_enough(left, hidden):
+def test_one_installed_lightning_is_enough(left, hidden):
     run = subprocess.run(
         [sys.executable, namespace_worker.__file__, left, hidden], capture_output=True, text=True, check=False
     )
@@ -31,7 +31,7 @@ def test_one_of_the_two_is_enough(left, hidden):
 
 
 @pytest.mark.parametrize("name", ["lightning", "pytorch-lightning"])
-def test_an_old_lightning_gets_a_clear_no(name, tmp_path):
+def test_an_old_lightning_is_refused_with_the_command_that_updates_it(name, tmp_path):
     folder = tmp_path / f"{name.replace('-', '_')}-1.9.5.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.9.5\n")
@@ -48,7 +48,7 @@ def test_an_old_lightning_gets_a_clear_no(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", structurenet_pl.__all__)
-def test_callbacks_are_callbacks_of_both(name):
+def test_callbacks_are_instances_of_either_callback_class(name):
     public = getattr(structurenet_pl, name)
     if isinstance(public, type) and issubclass(public, Callback):
         assert issubclass(public, lightning.pytorch.Callback)
@@ -56,7 +56,7 @@ def test_callbacks_are_callbacks_of_both(name):
         assert getattr(twin, name) is public
 
 
-def test_twin_has_all_names():
+def test_the_twin_namespace_has_all_names():
     assert twin.__all__ == structurenet_pl.__all__
     assert {name for name in twin.__all__ if getattr(twin, name) is not getattr(structurenet_pl, name)} == {
         "GrowableModule"
@@ -73,7 +73,7 @@ def test_both_give_the_same_run():
 
 
 @pytest.mark.parametrize("namespace", NAMESPACES)
-def test_mixin_stands_beside_either_module(namespace):
+def test_the_mixin_works_with_either_lightning_module(namespace):
     pl, package = NAMESPACES[namespace]
 
     class Base(pl.LightningModule):
@@ -86,12 +86,12 @@ def test_mixin_stands_beside_either_module(namespace):
     assert [event.born for event in net.growth_log] == [("body.1",)]
 
 
-def test_growable_of_the_other_namespace_is_refused_by_its_trainer():
+def test_a_trainer_refuses_a_growable_module_of_the_other_namespace():
     with pytest.raises(TypeError, match="must be a `LightningModule`"):
         namespace_worker.train(structurenet_pl, pytorch_lightning, structurenet_pl.GrowableModule)
 
 
-def test_a_factor_of_ones_own_beside_callbacks_of_pytorch_lightning():
+def test_a_user_defined_factor_works_beside_callbacks_of_pytorch_lightning():
     class Slow(structurenet_pl.LRFactor):
         def factor(self, component, now):
             return 0.5

@@ -1,4 +1,4 @@
-"""What projects do: keep optimizers, step schedulers by hand, swap callbacks on resume, share tensors, nest modules."""
+"""Habits of projects: kept optimizers, schedulers stepped by hand, callbacks swapped on resume, shared tensors."""
 
 import math
 from unittest import mock
@@ -68,7 +68,7 @@ def still(**kwargs):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("first", ["plain", "ours"])
-def test_a_run_is_continued_with_or_without_us(tmp_path, optimizer, scheduler, first):
+def test_a_run_is_continued_with_or_without_this_package(tmp_path, optimizer, scheduler, first):
     settings = {"optimizer": OPTIMIZERS[optimizer], "scheduler": SCHEDULERS[scheduler]}
     data = loader(shuffle=False)
     neutral = [RoleLR({"nobody": 1.0}), LARSScaler(1e9, clip=1.0)]  # with groups for tensors of one dimension
@@ -116,7 +116,7 @@ def test_callbacks_may_change_on_resume(tmp_path, before, after):
     assert set(groups(resumed).values()) == {0.05}
 
 
-def test_groups_that_name_no_newborn_are_resumed_by_the_saved_names(tmp_path):
+def test_resume_finds_the_groups_of_newborns_by_the_saved_names(tmp_path):
     class Named(Net):
         def configure_optimizers(self):
             return torch.optim.SGD([{"params": self.body.parameters()}, {"params": self.head.parameters()}], lr=0.1)
@@ -167,8 +167,8 @@ def test_birth_is_the_same_when_resumed_between_validation_and_the_end_of_the_ep
 
 @pytest.mark.filterwarnings("ignore:(The dirpath has changed|You defined a .validation_step)")
 @pytest.mark.parametrize("validation", [None, loader(1, shuffle=False)], ids=["alone", "validated"])
-def test_a_checkpoint_from_before_the_end_of_an_epoch_is_no_end(validation, tmp_path):
-    """Lightning leaves the end of the epoch out, and whatever would have grown there."""
+def test_a_checkpoint_from_before_the_end_of_an_epoch_is_refused_or_warned_of(validation, tmp_path):
+    """Lightning skips the end of the epoch on resume, and with it the growth there."""
 
     def run(make, path, every, ckpt_path=None):
         save = ModelCheckpoint(path, filename="{step}", save_top_k=-1, every_n_train_steps=every)
@@ -261,7 +261,7 @@ def test_schedulers_that_the_module_steps_by_itself():
 
 def test_optimizer_without_lr_may_grow():
     class NoLR(torch.optim.SGD):
-        """Chooses its steps by itself."""
+        """An optimizer without an lr."""
 
         def __init__(self, params):
             super().__init__(params, lr=0.1)
@@ -353,7 +353,7 @@ def test_both_of_two_optimizers_are_logged(every):
     assert {"lr/body.0", "lr/critic", "lr/head"} <= set(header)
 
 
-def test_what_others_put_into_the_optimizer_does_not_hinder_a_checkpoint(tmp_path):
+def test_parameters_from_outside_the_module_do_not_prevent_a_checkpoint(tmp_path):
     class Foreign(Plain):
         def configure_optimizers(self):
             self.outside = [nn.Parameter(torch.zeros(1))]
@@ -372,7 +372,7 @@ def test_what_others_put_into_the_optimizer_does_not_hinder_a_checkpoint(tmp_pat
 # --------------------------------------------------------------------------------------------------- modules, callbacks
 
 
-def test_names_are_given_to_a_module_that_has_grown_before():
+def test_roles_are_assigned_to_a_module_that_has_grown_before_the_fit():
     net = Net()
     net.add_patch(at=0)
     roles = Components({"body.0.weight": "special", "body.0": "pretrained"})
@@ -383,7 +383,7 @@ def test_names_are_given_to_a_module_that_has_grown_before():
     assert groups(trainer)["body.0"] == 0.05
 
 
-def test_growth_of_a_part_is_refused_in_a_fit_and_free_outside():
+def test_growth_of_a_part_is_refused_in_a_fit_and_allowed_outside():
     class Outer(Plain):
         def __init__(self):
             super().__init__()
@@ -409,7 +409,7 @@ def test_a_factor_may_have_a_setup_of_its_own():
     assert factor.stage == "fit"
 
 
-def test_a_component_may_come_back_to_where_it_was_born():
+def test_a_component_may_move_back_to_its_first_place():
     class Moves(GrowableModule):
         def __init__(self):
             super().__init__()
@@ -466,7 +466,7 @@ def test_rollback_reaches_nested_lists_flags_and_data():
     assert net.body.weight.shape == (3, 2)
 
 
-def test_newborn_numbers_that_are_not_floating_stay_so():
+def test_newborn_tensors_keep_a_dtype_that_is_not_floating():
     class Indexed(GrowableModule):
         def __init__(self):
             super().__init__()
@@ -493,7 +493,7 @@ def test_growth_under_inference_mode_can_be_trained():
     ("hook", "clock"),
     [("on_fit_start", Clock(8, 2, 1)), ("on_train_start", Clock(8, 2, 1)), ("on_train_end", Clock(12, 3, 1))],
 )
-def test_clock_of_growth_in_a_second_fit(hook, clock):
+def test_growth_in_a_second_fit_has_the_clock_of_that_fit(hook, clock):
     class Once(Callback):
         pass
 
@@ -561,7 +561,7 @@ def test_empty_group_of_the_user_is_kept(tmp_path, first):
         assert_same(weights(continued), weights(whole))
 
 
-def test_what_was_written_into_one_group_survives_a_resume(tmp_path):
+def test_lr_and_weight_decay_written_into_one_group_survive_a_resume(tmp_path):
     class Writes(Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             if trainer.current_epoch == 1:
@@ -601,7 +601,7 @@ def test_newborn_outside_of_where_has_factor_1():
     }
 
 
-def test_rollback_where_growth_stands_in_the_middle_of_the_groups():
+def test_rollback_of_newborns_in_the_middle_of_the_groups():
     class Fragile(Net):
         def configure_optimizers(self):
             decay = [tensor for tensor in self.parameters() if tensor.ndim > 1]
@@ -630,7 +630,7 @@ def test_rollback_where_growth_stands_in_the_middle_of_the_groups():
     assert len(net.growth_log) == 1
 
 
-def test_the_audit_finds_what_is_lost_or_doubled():
+def test_the_audit_finds_lost_and_doubled_parameters():
     net = Net()
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.1)]
     expected = count_places(optimizers)

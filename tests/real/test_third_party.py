@@ -1,4 +1,4 @@
-"""Projects that people have: each trains a tiny model through its own public API, our callbacks dropped in."""
+"""Third-party projects: each trains a tiny model through its own public API, with callbacks of this package."""
 
 from collections import defaultdict
 
@@ -36,7 +36,7 @@ def series():
 
 
 def pina(callbacks):
-    """Manual optimization of adversaries: the module steps bare optimizers and schedulers, out of Lightning's sight."""
+    """Manual optimization of adversaries: the module steps bare optimizers and schedulers, past Lightning."""
     from pina import Trainer
     from pina.model import FeedForward
     from pina.optim import TorchOptimizer, TorchScheduler
