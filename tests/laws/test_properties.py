@@ -328,7 +328,7 @@ def examples(count):
     return settings(
         max_examples=count,
         deadline=None,
-        derandomize=True,
+        derandomize=True,  # the examples follow from the name of a test: a new name draws others
         phases=[Phase.generate],  # shrinking would take minutes of fits; add Phase.shrink to minimise a failure
         database=None,
         # the fixture of all tests sets a seed; here every run sets its own
@@ -546,7 +546,7 @@ def test_a_failed_growth_leaves_no_trace(recipe, grown, failing):
 
 @examples(60)
 @given(recipe=recipes, plan=plans(GROW, most=6), walk=st.lists(st.integers(0, 6), max_size=5))
-def test_state_dicts_load_at_every_stage_of_growth(recipe, plan, walk):
+def test_state_dicts_are_replayed(recipe, plan, walk):
     """They load into a fresh module, a copy and the module itself, at earlier and later stages of growth."""
     seed_everything(1, verbose=False)
     net = Living(recipe)
