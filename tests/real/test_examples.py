@@ -1,0 +1,159 @@
+"""The examples run and print what they promise; the code in README runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from helpers import Plain, assert_same, fit, loader
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.slow
+def test_growing_digits(tmp_path):
+    done = run(EXAMPLES / "growing_digits.py", "--logdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for component in ("scaffold.0", "scaffold.1", "scaffold.2", "patches.0", "patches.1", "necks.0", "head"):
+        assert re.search(rf"^ *{re.escape(component)} ", done.stdout, re.MULTILINE)
+    assert float(re.search(r"test_accuracy\W+([\d.]+)", done.stdout)[1]) >= 0.95
+    assert "tensorboard --logdir" in done.stdout
+    (picture,) = tmp_path.rglob("strata.png")
+    with Image.open(picture) as image:
+        assert image.size == (1000, 500)
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+@pytest.fixture(scope="module")
+def grown_cnn(tmp_path_factory):
+    """The output of a whole run, and its last checkpoint."""
+    folder = tmp_path_factory.mktemp("cnn")
+    done = run(EXAMPLES / "growing_cnn.py", "--logdir", folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, last_checkpoint(folder)
+
+
+def last_checkpoint(folder):
+    return torch.load(folder / "growing_cnn" / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.slow
+def test_growing_cnn(grown_cnn):
+    printed, _ = grown_cnn
+    log = re.findall(r"^ +end of epoch +\d+: (\w+) (.*)$", printed, re.MULTILINE)
+    assert [kind for kind, _ in log[:2]] == ["widened", "born"]
+    assert log[0][1] == "blocks.0, blocks.1, head"
+    for component in ("blocks.0", "blocks.1", "blocks.2", "head"):
+        assert re.search(rf"^ *{re.escape(component)} .* \d", printed, re.MULTILINE)
+    assert float(re.search(r"test_accuracy\W+([\d.]+)", printed)[1]) >= 0.95
+
+
+@pytest.mark.slow
+def test_growing_cnn_resumes(grown_cnn, tmp_path):
+    printed, whole = grown_cnn
+    first = run(EXAMPLES / "growing_cnn.py", "--logdir", tmp_path, "--epochs", 9)
+    assert first.returncode == 0, first.stderr
+    assert 0 < first.stdout.count("end of epoch") < printed.count("end of epoch")
+    second = run(EXAMPLES / "growing_cnn.py", "--logdir", tmp_path, "--resume")
+    assert second.returncode == 0, second.stderr
+    resumed = last_checkpoint(tmp_path)
+    for key in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers"):
+        assert_same(resumed[key], whole[key])
+
+
+@pytest.mark.slow
+def test_growing_cnn_lists_its_arguments(tmp_path):
+    done = run(EXAMPLES / "growing_cnn.py", "--resume", "--logdir", tmp_path)
+    assert done.returncode == 2
+    assert {"--epochs", "--seed", "--logdir", "--devices", "--resume"} <= set(re.findall(r"--\w+", done.stderr))
+    assert "to resume from" in done.stderr
+
+
+@pytest.mark.slow
+def test_twelve_strategies():
+    done = run(EXAMPLES / "twelve_strategies.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for strategy in range(1, 13):
+        assert re.search(rf"^│ {strategy} \w", done.stdout, re.MULTILINE)
+    assert "combined" in done.stdout
+
+
+@pytest.mark.slow
+def test_growing_digits_lists_its_arguments():
+    done = run(EXAMPLES / "growing_digits.py", "--help")
+    assert done.returncode == 0
+    assert {"--epochs", "--seed", "--logdir"} <= set(re.findall(r"--\w+", done.stdout))
+    short = run(EXAMPLES / "growing_digits.py", "--epochs", "1")
+    assert short.returncode == 2
+    assert "at least 4" in short.stderr
+
+
+def test_readme_code_runs(capsys):
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(blocks) == 5
+    names = {"module": Plain(), "MyModule": Plain, "train_loader": loader()}
+    for block in blocks:
+        exec(block, names)
+    assert names["net"].growth_log[0].born == ("patches.0",)
+    assert len(names["net"].growth_log) == 2
+    assert names["plan"].events == ((12, "+ patches.0"), (24, "+ patches.1"))
+    fit(Plain(), [names["CalmAfterGrowth"]()], epochs=1)
+    net = names["Net"]()
+    net.wider(12)
+    net.deeper()
+    assert [event.outcome for event in net.growth_log] == [
+        {"widened": ("body.0", "body.2")},
+        {"born": ("body.4",)},
+    ]
+
+
+@pytest.mark.slow
+def test_growing_cnn_on_two_processes(tmp_path):
+    done = run(EXAMPLES / "growing_cnn.py", "--devices", "2", "--epochs", "16", "--logdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"widened blocks\.0", done.stdout)
+    assert float(re.search(r"test_accuracy\W+([\d.]+)", done.stdout)[1]) >= 0.93
+
+
+@pytest.mark.slow
+def test_freeze_on_plateau_resumes(tmp_path):
+    example = EXAMPLES / "freeze_on_plateau.py"
+    whole = run(example, "--logdir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    starts = [int(start) for start in re.search(r"the epochs \[(.+)\]", whole.stdout)[1].split(", ")]
+    assert len(starts) >= 3
+    assert re.findall(r"from epoch +(\d+) on", whole.stdout) == ["0", *map(str, starts)]
+    assert float(re.search(r"with freezing ([\d.]+)", whole.stdout)[1]) >= 0.9
+    for more in (["--epochs", starts[1] + 1], ["--resume"]):  # stopped while two blocks are frozen
+        done = run(example, "--logdir", tmp_path / "resumed", *more)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == whole.stdout
+    for name in ("frozen", "free"):
+        one, other = (
+            torch.load(tmp_path / folder / "freeze_on_plateau" / name / "last.ckpt", weights_only=True)
+            for folder in ("whole", "resumed")
+        )
+        for key in ("epoch", "global_step", "state_dict", "optimizer_states"):
+            assert_same(one[key], other[key])
+
+
+@pytest.mark.slow
+def test_benchmark_of_freezing():
+    done = run(EXAMPLES / "benchmarks" / "freezing.py", "--tiny", "--rounds", 1)
+    assert done.returncode == 0, done.stderr
+    for network in ("CNN", "MLP", "transformer"):
+        rows = re.findall(rf"^ +{network} +(\d+) +[\d.]+ .*$", done.stdout, re.MULTILINE)
+        assert rows == ["0", "3", "6", "9", "11"]
+        kinds = re.findall(rf"^ +{network} +(\D+?) +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ *$", done.stdout, re.MULTILINE)
+        assert kinds == ["nothing frozen", "frozen", "frozen, release_state", "ideal"]
