@@ -1,5 +1,7 @@
-"""What is the network made of, and how did it grow?
+"""What the network is made of, and how it grew: no optimizer, no Lightning.
 
-Components, growth events, the ``@growth`` method, what a growth changed and which tensor continues which, the way back
-after an error, and the growth log. No optimizer and no Lightning.
+How one growth travels: ``GrowthMethod.__call__`` (growth_methods) makes a request -> ``Growable.request_growth``
+(growable) -> in a fit the growth handler, which waits for a safe moment -> ``one_growth`` (grow), which undoes it after
+an error -> ``carry_out`` (grow) runs the user's method -> ``compare`` (diff) finds what is different -> the event is
+logged, and ``Change`` (grow) tells optimizer, learning rates and averaged copies what to do.
 """
