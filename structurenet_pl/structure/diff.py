@@ -81,7 +81,7 @@ def compare(
     successors = _successors(before, touched, old_paths, paths, now, named)
     absorbed = _absorbed(structure, touched, paths, now)
     predecessors = {successor.tensor: old for old, successor in successors.items() if successor is not None}
-    for tensor, old in predecessors.items():
+    for tensor, old in predecessors.items():  # user code may create it on the CPU, in float32, or trainable
         tensor.data = tensor.data.to(old.device, old.dtype)
         tensor.requires_grad = old.requires_grad
     new = {
@@ -206,6 +206,7 @@ def _newborn_paths(module: nn.Module, new: Mapping[str, nn.Parameter]) -> list[s
         *around, parameter = lineage(name)
         all_new = [path for path in around if tensors.issuperset(module.get_submodule(path).parameters())]
         outer, *inner = [*all_new, parameter]
+        # as in the founding structure, where an element of a container is a component, whatever it holds
         parent = module.get_submodule(outer.rpartition(".")[0])
         is_element = isinstance(parent, CONTAINERS)
         unpack = outer != parameter and isinstance(module.get_submodule(outer), CONTAINERS) and not is_element

@@ -17,16 +17,6 @@ SecondMoments = Literal["mean", "zero", "reset"]
 BY_USER = "user"
 
 
-def check_second_moments(second_moments: str) -> None:
-    """Check a policy for second moments.
-
-    Raises:
-        ValueError: If there is no such policy.
-    """
-    if second_moments not in get_args(SecondMoments):
-        raise ValueError(f"second_moments must be one of {get_args(SecondMoments)}, got {second_moments!r}")
-
-
 class GrowthMethod:
     """A method that changes the structure of its module; made by :func:`growth`."""
 
@@ -47,11 +37,12 @@ class GrowthMethod:
         self.depth = depth
         self.like = like
         self.adjacent = adjacent
-        check_second_moments(second_moments)
+        if second_moments not in get_args(SecondMoments):
+            raise ValueError(f"second_moments must be one of {get_args(SecondMoments)}, got {second_moments!r}")
         self.second_moments = second_moments
         self.signature = inspect.signature(function)
         _, *parameters = self.signature.parameters.values()
-        for parameter in parameters:
+        for parameter in parameters:  # the growth log stores arguments by name
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise TypeError(f"growth method {self.name!r} must name its arguments, got {str(parameter)!r}")
         names = [parameter.name for parameter in parameters]
@@ -72,7 +63,7 @@ class GrowthMethod:
         """Request the growth from the module."""
         request = GrowthRequest(self, self.bind_arguments(module, *args, **kwargs))
         try:
-            request_growth = module.request_growth
+            request_growth = module.request_growth  # only this look-up in the try: growth may raise AttributeError, too
         except AttributeError:
             raise TypeError(
                 f"{type(module).__name__}.{self.name} is marked with @growth(), but the class cannot grow: derive it "

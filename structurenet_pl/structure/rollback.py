@@ -56,7 +56,7 @@ class Snapshot:
         self._kinds = [type(part) for part in self.modules]
         self._keys: list[tuple[str, ...]] = []
         self._values: list[Any] = []
-        self._empty: list[Any] = []
+        self._empty: list[Any] = []  # most containers are empty; one flat list of them is faster than an entry for each
         self._held: list[list[tuple[str, Contents]]] = []
         known: dict[tuple[str, ...], tuple[str, ...]] = {}
         searched = _SearchedKinds()
@@ -77,7 +77,7 @@ class Snapshot:
             for tensor in held.values()
             if tensor is not None
         ]
-        self.data = [tensor.data for tensor in self.tensors]
+        self.data = [tensor.data for tensor in self.tensors]  # shares memory, but keeps the shape and dtype of now
         self._requires_grad = [tensor.requires_grad for tensor in self.tensors]
         self._hooks = {tensor: hooks for tensor in self.tensors if (hooks := _hooks(tensor)) != NO_HOOKS}
         self._held_by_hooks = [*chain.from_iterable(_contents(hooks, searched) for hooks in self._hooks.values())]
@@ -94,6 +94,7 @@ class Snapshot:
 
     def restore(self) -> None:
         """Restore all references, and data, flags and hooks of all tensors."""
+        # modules that were added need nothing: no reference to them is left
         for part, kind, keys, values, held in self._states():
             part.__class__ = kind
             vars(part).clear()  # not setattr: torch's own would register, check and reorder

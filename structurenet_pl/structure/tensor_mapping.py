@@ -74,6 +74,12 @@ class Successor:
         return any(old != tuple(range(size)) for old, size in zip(self.origin, self.old_shape, strict=True))
 
 
+# Notes of the growth under way. Not attributes of the tensors, because a search for an attribute on every tensor takes
+# longer than all the rest of a small growth. Weak and by identity, because == of tensors is elementwise.
+_DECLARED: MutableMapping[Any, dict[int, tuple[int, ...]]] = WeakIdKeyDictionary()
+_COPYING: MutableMapping[Tensor, Copied] = WeakIdKeyDictionary()
+
+
 def came_from(parameter: nn.Parameter, positions: Sequence[int], dim: int = 0) -> nn.Parameter:
     """Declare which entries of an old tensor the entries of a new one continue, where these are not the first ones.
 
@@ -145,7 +151,7 @@ def pop_copied(tensors: Iterable[Tensor]) -> dict[Tensor, Copied]:
 
 def discard_notes(tensors: Iterable[Tensor]) -> None:
     """Discard the notes on tensors from before a growth: they must not count in it."""
-    for tensor in tensors if _DECLARED or _COPYING else ():
+    for tensor in tensors if _DECLARED or _COPYING else ():  # nearly always empty: then nothing is iterated
         _DECLARED.pop(tensor, None)
         _COPYING.pop(tensor, None)
 
@@ -220,12 +226,6 @@ def _grid(positions: Sequence[Sequence[int]], device: torch.device) -> tuple[Ten
     )
 
 
-# Notes of the growth under way. Not attributes of the tensors, because a search for an attribute on every tensor takes
-# longer than all the rest of a small growth. Weak and by identity, because == of tensors is elementwise.
-_DECLARED: MutableMapping[Any, dict[int, tuple[int, ...]]] = WeakIdKeyDictionary()
-_COPYING: MutableMapping[Tensor, Copied] = WeakIdKeyDictionary()
-
-
 def common_device_and_dtype(tensors: Iterable[Tensor]) -> tuple[torch.device | None, torch.dtype | None]:
     """The device of the first floating point tensor, and the dtype of all floating point tensors if it is the same."""
     firsts: dict[torch.dtype, Tensor] = {}
@@ -238,4 +238,5 @@ def common_device_and_dtype(tensors: Iterable[Tensor]) -> tuple[torch.device | N
 def move_tensors(tensors: Iterable[Tensor], device: torch.device | None, dtype: torch.dtype | None) -> None:
     """Move tensors to a device, and cast floating point tensors to a dtype; None changes nothing."""
     for tensor in tensors:
+        # .data, so that the tensor stays the same object for optimizer and hooks
         tensor.data = tensor.data.to(device, dtype if tensor.is_floating_point() else None)
