@@ -8,7 +8,7 @@ from typing import Literal
 
 from structurenet_pl.engine.attach import NeedsDriver
 from structurenet_pl.learning_rates.moment import Moment
-from structurenet_pl.structure.events import Component, Unit, listed
+from structurenet_pl.structure.events import Component, Unit, as_list
 
 
 class LRFactor(NeedsDriver, ABC):
@@ -70,7 +70,7 @@ class LRFactor(NeedsDriver, ABC):
 
     def acts_on(self, component: Component) -> bool:
         """Whether ``where`` includes the component."""
-        return self.where is None or any(map(component.matches, listed(self.where)))
+        return self.where is None or any(map(component.matches, as_list(self.where)))
 
     def applied(self, component: Component, now: Moment) -> float:
         """The factor where the callback acts, in view of the components that it acts on; 1 elsewhere."""

@@ -31,7 +31,7 @@ from structurenet_pl.monitoring.scalars import mean_lrs, part_of, scalars
 from structurenet_pl.monitoring.tensorboard import add_layout, show_structure, tensorboards
 from structurenet_pl.optim.wrappers import hookable_optimizers
 from structurenet_pl.structure.events import Component, GrowthEvent, check_count, titles
-from structurenet_pl.structure.grow import growth_log
+from structurenet_pl.structure.module_structure import growth_log
 from structurenet_pl.structure.partition import parameter_count
 
 SAVE_EVERY = 30.0  # seconds, at ends of epochs

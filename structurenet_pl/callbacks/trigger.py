@@ -6,8 +6,7 @@ from typing import Any
 
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
 from structurenet_pl.structure.events import check_count
-from structurenet_pl.structure.grow import requested
-from structurenet_pl.structure.growth_methods import GrowthRequest
+from structurenet_pl.structure.growth_methods import GrowthRequest, request_by_name
 
 
 class Trigger(Callback):
@@ -32,7 +31,7 @@ class Trigger(Callback):
 
     def complete(self, pl_module: LightningModule) -> dict[str, Any]:
         """The arguments as the log has them, with defaults."""
-        return dict(requested(pl_module, self.growth, self.arguments).arguments)
+        return dict(request_by_name(pl_module, self.growth, self.arguments).arguments)
 
     def grow(self, pl_module: LightningModule) -> None:
         """Ask for the growth."""
@@ -40,5 +39,5 @@ class Trigger(Callback):
 
     def request(self, pl_module: LightningModule) -> GrowthRequest:
         """What it asks for."""
-        request = requested(pl_module, self.growth, self.arguments)
+        request = request_by_name(pl_module, self.growth, self.arguments)
         return replace(request, by_clock=self.by_clock, asked_by=type(self).__name__)

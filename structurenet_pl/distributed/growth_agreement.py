@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from structurenet_pl.distributed.processes import check_same, of_all_processes, wrap
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.optim.state_kinds import tensors_in
-from structurenet_pl.structure.change import Change
+from structurenet_pl.structure.grow import Change
 from structurenet_pl.structure.growth_methods import GrowthRequest
 
 INTEGER_OF_BYTES = {1: torch.int8, 2: torch.int16, 4: torch.int32}  # by bytes; int64 for the rest

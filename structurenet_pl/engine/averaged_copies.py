@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from structurenet_pl.distributed.processes import give_values_of_first
 from structurenet_pl.lightning import Callback, MisconfigurationException
-from structurenet_pl.structure.change import Change
+from structurenet_pl.structure.grow import Change
 from structurenet_pl.structure.growable import Growable
-from structurenet_pl.structure.tensor_mapping import bring, embed, whereabouts
+from structurenet_pl.structure.tensor_mapping import common_device_and_dtype, embed, move_tensors
 
 AVERAGE_ATTRIBUTE = "_average_model"  # of WeightAveraging, EMAWeightAveraging and StochasticWeightAveraging
 
@@ -84,7 +84,7 @@ class AveragedCopies:
             average = places.get(now[name], tensor)
             if tensor is not average:  # a part makes copies in a way of its own
                 tensor.data = average.detach().to(tensor).clone()
-        bring(chain(grown.parameters(), grown.buffers()), *whereabouts(averages.values()))
+        move_tensors(chain(grown.parameters(), grown.buffers()), *common_device_and_dtype(averages.values()))
         for live, part in zip(module.modules(), grown.modules(), strict=True):
             part.training = modules.get(live, copy).training
         return grown

@@ -22,9 +22,11 @@ from structurenet_pl.learning_rates.moment import Moment, no_density
 from structurenet_pl.learning_rates.norms import GradientNorms
 from structurenet_pl.lightning import Callback, LightningModule, Trainer, resume_data
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent
-from structurenet_pl.structure.grow import forget_dates, growth_log, one_growth, remember_patterns, structure_of
-from structurenet_pl.structure.growable import Growable, grow_now, set_growth_handlers
+from structurenet_pl.structure.grow import one_growth
+from structurenet_pl.structure.growable import Growable, grow_now
+from structurenet_pl.structure.growth_handler import set_growth_handlers
 from structurenet_pl.structure.growth_methods import GrowthRequest
+from structurenet_pl.structure.module_structure import clear_dates, growth_log, set_outer_patterns, structure_of
 from structurenet_pl.structure.partition import Structure
 from structurenet_pl.structure.random_states import restore_rng
 
@@ -77,7 +79,7 @@ class Driver(Callback):
 
     def grow(self, module: Growable, request: GrowthRequest) -> Any:
         """Carry a growth out, now if that is safe, else at the next safe moment."""
-        if getattr(self._trainer.lightning_module, "_grows", False):
+        if getattr(self._trainer.lightning_module, "_is_growing", False):
             return grow_now(module, request, self._growing_at)
         if self not in self._trainer.callbacks:
             warn_of_trial(request)
@@ -123,7 +125,7 @@ class Driver(Callback):
         resumed, self._resumed = self._resumed, None
         if isinstance(pl_module, Growable):
             if resumed is None and trainer.global_step == 0:
-                forget_dates(pl_module)
+                clear_dates(pl_module)
             copies = AveragedCopies(trainer.callbacks, pl_module)
             if any(copy.growth_log != pl_module.growth_log for copy in copies):
                 copies.apply(pl_module)  # they are from before the log was dated anew, or before anybody followed
@@ -246,7 +248,7 @@ class Driver(Callback):
         patterns = patterns_of(trainer)
         if isinstance(pl_module, Growable):
             for module in [pl_module, *averaged_copies(trainer.callbacks)]:
-                remember_patterns(module, patterns)
+                set_outer_patterns(module, patterns)
         self.structure = structure_of(pl_module, patterns)
         self._log = growth_log(pl_module)
         self.factors.set_components(self.structure.by_depth, self._log)

@@ -10,7 +10,7 @@ from structurenet_pl.engine.driver import Driver
 from structurenet_pl.lightning import Callback, LightningModule, MisconfigurationException
 from structurenet_pl.structure.events import Clock
 from structurenet_pl.structure.growable import Growable
-from structurenet_pl.structure.replay_log import LOG_KEY, is_founding, log_as_tensor
+from structurenet_pl.structure.replay_log import LOG_KEY, log_as_tensor, predates_growth
 
 
 def _meeting(on_train_epoch_end: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -30,7 +30,7 @@ def _with_log(on_load_checkpoint: Callable[[Any, Any], None]) -> Callable[[Any, 
 
     @wraps(on_load_checkpoint)
     def loaded(module: Any, checkpoint: dict[str, Any]) -> None:
-        if is_founding(module, checkpoint["state_dict"]):
+        if predates_growth(module, checkpoint["state_dict"]):
             checkpoint["state_dict"][LOG_KEY] = log_as_tensor(())
         on_load_checkpoint(module, checkpoint)
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from structurenet_pl.distributed.processes import check_same, of_all_processes, several
 from structurenet_pl.learning_rates.factors import Factor
 from structurenet_pl.lightning import LR_MONITORS, Callback, LightningModule, Trainer
-from structurenet_pl.structure.partition import first_wins
+from structurenet_pl.structure.role_patterns import merge_patterns
 
 BeforeStep = Callable[[Trainer, LightningModule, Optimizer], None]
 
@@ -38,7 +38,7 @@ def package_callbacks(trainer: Trainer) -> list[PackageCallback]:
 
 def patterns_of(trainer: Trainer) -> dict[str, str]:
     """What the callbacks of the Trainer say about roles; the first to match a name wins."""
-    return first_wins(*(callback.patterns for callback in package_callbacks(trainer)))
+    return merge_patterns(*(callback.patterns for callback in package_callbacks(trainer)))
 
 
 def check_alike(trainer: Trainer) -> None:

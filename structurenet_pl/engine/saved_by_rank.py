@@ -6,8 +6,7 @@ from typing import Any
 from torch import nn
 
 from structurenet_pl.distributed.processes import of_all_processes
-from structurenet_pl.structure.grow import requested
-from structurenet_pl.structure.growth_methods import BY_USER, GrowthRequest
+from structurenet_pl.structure.growth_methods import BY_USER, GrowthRequest, request_by_name
 from structurenet_pl.structure.random_states import collect_rng
 
 
@@ -26,4 +25,4 @@ def waiting_from(saved: Sequence[Sequence[Mapping[str, Any]]], module: nn.Module
         AttributeError: If the module has no such growth method.
         TypeError: If the arguments do not fit it.
     """
-    return [requested(module, **wish) for wish in saved[rank if rank < len(saved) else 0]]
+    return [request_by_name(module, **wish) for wish in saved[rank if rank < len(saved) else 0]]

@@ -8,9 +8,10 @@ from torch.optim import Optimizer
 from structurenet_pl.engine.hooks import patterns_of
 from structurenet_pl.learning_rates.factors import Factors
 from structurenet_pl.lightning import Trainer, rank_zero_info, rank_zero_warn
-from structurenet_pl.structure.grow import all_patterns, structure_of
 from structurenet_pl.structure.growable import Growable
-from structurenet_pl.structure.partition import Structure, unmatched
+from structurenet_pl.structure.module_structure import all_patterns, structure_of
+from structurenet_pl.structure.partition import Structure
+from structurenet_pl.structure.role_patterns import unmatched_patterns
 
 
 class Unused:
@@ -63,7 +64,7 @@ def _warn_left_out(now: Sequence[str], before: Sequence[str]) -> None:
 
 def _warn_unmatched(module: nn.Module, patterns: Mapping[str, str]) -> None:
     """Warn of component patterns that match nothing."""
-    if idle := unmatched(module, patterns):
+    if idle := unmatched_patterns(module, patterns):
         names = [name for name, _ in module.named_children()]
         rank_zero_warn(
             f"component patterns {idle} match no module or parameter; the outermost names are {names}. Patterns are "

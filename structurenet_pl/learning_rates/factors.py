@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from structurenet_pl.freezing.freezing import Freezer
 from structurenet_pl.learning_rates.evaluation import Evaluation
 from structurenet_pl.learning_rates.moment import Moment
-from structurenet_pl.structure.events import Clock, Component, GrowthEvent, Unit, check_unit, listed
+from structurenet_pl.structure.events import Clock, Component, GrowthEvent, Unit, as_list, check_unit
 
 Vector = NDArray[np.float64]
 
@@ -92,7 +92,7 @@ class Factors(dict[str, Factor]):
     @property
     def where(self) -> dict[str, list[str]]:
         """What each is limited to."""
-        return {label: listed(factor.where) for label, factor in self.items()}
+        return {label: as_list(factor.where) for label, factor in self.items()}
 
     def acting_of(self, factor: Factor) -> tuple[Component, ...]:
         """The components that one of them acts on."""

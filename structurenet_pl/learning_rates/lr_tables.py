@@ -20,9 +20,9 @@ from structurenet_pl.optim.references import References, attributes_of, held_by,
 from structurenet_pl.optim.saved_layout import restore_group_order, save_layout
 from structurenet_pl.optim.scheduler_view import real
 from structurenet_pl.optim.step_check import StepProof
-from structurenet_pl.structure.change import Change
+from structurenet_pl.structure.grow import Change
 from structurenet_pl.structure.partition import Structure
-from structurenet_pl.structure.tensor_mapping import continued
+from structurenet_pl.structure.tensor_mapping import tensor_after_growth
 
 CHECKPOINT_KEY = "structurenet_pl"
 
@@ -160,7 +160,7 @@ class LRTables(dict[Optimizer, LRTable]):
         self.redirect_schedulers(everywhere=False)
         expected = Counter[Tensor]()
         for tensor, count in count_places(self).items():
-            if (now := continued(tensor, change.successors)) is not None:
+            if (now := tensor_after_growth(tensor, change.successors)) is not None:
                 expected[now] += count
         # by date, because a pattern may have split what was born
         born = [name for name in structure.parameters if structure.components[name].born == change.event.clock]

@@ -16,7 +16,7 @@ from structurenet_pl.monitoring.lr_history import LRHistory, mark
 from structurenet_pl.monitoring.rehearsal import ClockTrigger, Log, dated, rehearse
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent, check_count, lineage, titles
 from structurenet_pl.structure.growable import Growable
-from structurenet_pl.structure.partition import first_wins
+from structurenet_pl.structure.role_patterns import merge_patterns
 
 
 def preview(
@@ -77,7 +77,7 @@ def preview(
             "goes by gradients, densities or metrics, and GrowEvery needs preview(module=...)"
         )
 
-    patterns = first_wins(*(callback.patterns for callback in callbacks if isinstance(callback, PackageCallback)))
+    patterns = merge_patterns(*(callback.patterns for callback in callbacks if isinstance(callback, PackageCallback)))
     log, known = rehearse(module, dated(log, steps_per_epoch), clockwork, patterns, epochs, steps_per_epoch)
     known.sort(key=lambda component: (component.born.generation, component.depth))
     products, frozen = _evaluate(foreseen, known, log, epochs, steps_per_epoch)

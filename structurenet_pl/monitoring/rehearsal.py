@@ -9,9 +9,10 @@ from torch import nn
 
 from structurenet_pl.engine.hooks import AsksForGrowth
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent, Unit, lineage
-from structurenet_pl.structure.grow import one_growth, remember_patterns, structure_of
+from structurenet_pl.structure.grow import one_growth
 from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.growth_methods import GrowthRequest
+from structurenet_pl.structure.module_structure import set_outer_patterns, structure_of
 from structurenet_pl.structure.random_states import kept_rng
 from structurenet_pl.structure.replay_log import replay
 
@@ -64,7 +65,7 @@ def rehearse(
         known.add([FOUNDERS])
     elif isinstance(module, Growable):
         module = deepcopy(module)
-        remember_patterns(module, patterns)
+        set_outer_patterns(module, patterns)
         known.add(structure_of(module).by_depth)  # growth may remove some
         if not module.growth_log:
             replay(module, log)

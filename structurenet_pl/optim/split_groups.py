@@ -29,7 +29,7 @@ from structurenet_pl.optim.param_groups import (
 from structurenet_pl.optim.probe import Recipe
 from structurenet_pl.optim.wrappers import set_groups, with_inner
 from structurenet_pl.structure.partition import Structure
-from structurenet_pl.structure.tensor_mapping import Successor, continued
+from structurenet_pl.structure.tensor_mapping import Successor, tensor_after_growth
 
 
 @dataclass
@@ -152,7 +152,7 @@ class SplitGroups:
         self._structure = structure
         for origin, pieces in enumerate(self.pieces):
             for piece in pieces:
-                now = [continued(tensor, successors) for tensor in piece["params"]]
+                now = [tensor_after_growth(tensor, successors) for tensor in piece["params"]]
                 if "param_names" in piece:
                     piece["param_names"] = [
                         structure.parameter_names.get(cast(nn.Parameter, tensor), name)

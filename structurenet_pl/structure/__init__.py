@@ -19,4 +19,9 @@ log says, then tensors are loaded. An earlier checkpoint also loads into a modul
 (``trainer.test(ckpt_path="best")``): the module goes back to its founding parts, which it keeps for that purpose.
 They take as much memory as the parts that growth has replaced. A growth or a load that raises leaves module,
 optimizer and log as they were, except for values of existing tensors that the method changed in place.
+
+**How one growth travels.** ``GrowthMethod.__call__`` (growth_methods) makes a request -> ``Growable.request_growth``
+(growable) -> in a fit the growth handler, which waits for a safe moment -> ``one_growth`` (grow), which undoes it after
+an error -> ``carry_out`` (grow) runs the user's method -> ``compare`` (diff) finds what is different -> the event is
+logged, and ``Change`` (grow) tells optimizer, learning rates and averaged copies what to do.
 """

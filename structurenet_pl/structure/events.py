@@ -1,4 +1,4 @@
-"""Frozen data, and the few functions on it: time, components, growth events. Standard library only."""
+"""Clocks, components and growth events as frozen data, and the growth log as JSON. Standard library only."""
 
 import dataclasses
 import fnmatch
@@ -11,13 +11,21 @@ Unit = Literal["step", "epoch", "generation"]
 
 
 def check_unit(unit: str, allowed: Iterable[str] = get_args(Unit)) -> None:
-    """Raise a ``ValueError`` unless ``unit`` is one that time can be counted in."""
+    """Check a unit of time.
+
+    Raises:
+        ValueError: If it is not one of ``allowed``.
+    """
     if unit not in allowed:
         raise ValueError(f"unit must be one of {', '.join(allowed)}, got {unit!r}")
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Raise a ``ValueError`` unless ``value`` is a whole number that is not below ``least``."""
+    """Check a whole number.
+
+    Raises:
+        ValueError: If it is no whole number, or below ``least``.
+    """
     if not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
 
@@ -28,7 +36,7 @@ class Clock:
 
     Args:
         step: Optimizer steps, ``trainer.global_step``.
-        epoch: Epochs, ``trainer.current_epoch``; for what grows after the last batch of an epoch, the next one.
+        epoch: Epochs, ``trainer.current_epoch``; for a growth after the last batch of an epoch, the next epoch.
         generation: Growth events so far.
     """
 
@@ -41,7 +49,7 @@ class Clock:
         return {"step": self.step, "epoch": self.epoch, "generation": self.generation}[unit]
 
     def truncated_to(self, unit: Unit) -> "Clock":
-        """The clock without what is finer than the unit.
+        """The clock with 0 in all units finer than the given one.
 
         Example:
             >>> Clock(step=70, epoch=7, generation=1).truncated_to("epoch")
@@ -52,7 +60,7 @@ class Clock:
         )
 
     def since(self, start: "Clock") -> "Clock":
-        """Time passed since ``start`` in every unit; 0 where ``start`` is still to come."""
+        """The time since ``start`` in every unit; 0 where ``start`` is in the future."""
         return Clock(
             max(0, self.step - start.step),
             max(0, self.epoch - start.epoch),
@@ -66,7 +74,7 @@ class Component:
 
     Args:
         name: Unique name, for life: the path of the module when it was born.
-        role: What it is for, such as ``"scaffold"`` or ``"patch"``; None if nobody said.
+        role: Its purpose, such as ``"scaffold"`` or ``"patch"``; None if nobody gave one.
         depth: Position in the network, 0 at the input.
         born: First clock at which it can train. Founding components have generation 0.
     """
@@ -78,11 +86,11 @@ class Component:
 
     @property
     def founding(self) -> bool:
-        """Whether the component was there before the first growth event."""
+        """Whether the component existed before the first growth event."""
         return self.born.generation == 0
 
     def matches(self, pattern: str) -> bool:
-        """Whether ``pattern`` is its role, or fits its name or the name of a module around it."""
+        """Whether ``pattern`` is its role, or matches its name or the name of a module around it."""
         return pattern == self.role or any(fnmatch.fnmatchcase(path, pattern) for path in lineage(self.name))
 
 
@@ -97,44 +105,44 @@ def lineage(path: str) -> list[str]:
     return [".".join(parts[: end + 1]) for end in range(len(parts))]
 
 
-def listed(where: str | Sequence[str] | None) -> list[str]:
+def as_list(where: str | Sequence[str] | None) -> list[str]:
     """One or many names as a list."""
     return [where] if isinstance(where, str) else list(where or ())
 
 
-def call(method: str, arguments: Mapping[str, Any]) -> str:
-    """A call of a growth method, as people write it.
+def format_call(method: str, arguments: Mapping[str, Any]) -> str:
+    """A call of a growth method as Python code.
 
     Example:
-        >>> call("add_patch", {"at": 2})
+        >>> format_call("add_patch", {"at": 2})
         'add_patch(at=2)'
     """
     return f"{method}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
 
 
-@dataclass(frozen=True, slots=True)  # so that snapshots do not look into it
+@dataclass(frozen=True, slots=True)  # with slots, because snapshots search dataclasses that have a __dict__
 class GrowthEvent:
-    """One change of structure: what was called, when, and what came of it.
+    """One change of structure: the call, its time and its outcome.
 
     Args:
         method: Name of the growth method.
         arguments: Its arguments by name, plain values, enough to call it again.
-        clock: When; its generation is the number of the event, from 1.
+        clock: The time; its generation is the number of the event, from 1.
         born: Names of the new components.
-        adjacent: Names of the components next to the new or widened ones, as seen when it happened: those that the
-            call named, else those whose depth differed by at most 1.
+        adjacent: Names of the components next to the new or widened ones at the time of the event: those that the call
+            named, else those whose depth differed by at most 1.
         role: Role of the new components, None if the growth method did not declare one.
         depth: Explicit depth of the new components, None if it follows from the order of definition.
-        beside: The component that stood at this depth, which the new ones share from then on.
-        moved: Where components stand whose module path is not their name, as ``{name: path}``.
-        widened: Names of the components that have got more entries in a tensor.
-        shrunk: Names of the components that have lost tensors, or entries of one.
-        removed: Names of the components that are gone.
-        asked_by: Who asked for it: the class name of a trigger, or ``"user"`` for a call of the method.
+        beside: Name of the component that was at this depth; the new ones share its depth, also when it changes.
+        moved: Module paths of the components whose path is not their name, as ``{name: path}``.
+        widened: Names of the components that gained entries in a tensor.
+        shrunk: Names of the components that lost tensors, or entries of a tensor.
+        removed: Names of the components that were removed.
+        asked_by: The origin of the call: the class name of a trigger, or ``"user"`` for a direct call of the method.
         parameters: Number of parameters of the module before and after.
 
-    Events are equal if they did the same at the same time, whoever asked. Logs that were written before ``asked_by``
-    and ``parameters`` were noted have None and ``()``.
+    Events with the same outcome at the same time are equal; ``asked_by`` is not compared. Logs from before
+    ``asked_by`` and ``parameters`` were added have None and ``()``.
     """
 
     method: str
@@ -155,17 +163,17 @@ class GrowthEvent:
     @property
     def called(self) -> str:
         """The call of the growth method."""
-        return call(self.method, self.arguments)
+        return format_call(self.method, self.arguments)
 
     @property
     def outcome(self) -> dict[str, tuple[str, ...]]:
-        """What came of it, by kind; kinds without a component are left out."""
+        """The names of new, widened, shrunk and removed components, by kind; kinds without a component are left out."""
         kinds = {"born": self.born, "widened": self.widened, "shrunk": self.shrunk, "removed": self.removed}
         return {kind: names for kind, names in kinds.items() if names}
 
 
 def titles(components: Iterable[Component], log: Iterable[GrowthEvent]) -> list[str]:
-    """The names of components, with a number where others, which were removed, have had the name before.
+    """The names of components, with a number if components of the same name were removed before.
 
     Example:
         >>> log = [GrowthEvent("add", {}, Clock(), born=("a",)), GrowthEvent("drop", {}, Clock(), removed=("a",))]
@@ -176,15 +184,15 @@ def titles(components: Iterable[Component], log: Iterable[GrowthEvent]) -> list[
     for number, event in enumerate(log, 1):
         for name in event.removed:
             removals.setdefault(name, []).append(number)
-    found = []
+    result = []
     for component in components:
         paths = [path for path in lineage(component.name) if path in removals] if removals else []
         before = sum(number <= component.born.generation for path in paths for number in removals[path])
-        found.append(f"{component.name} ({1 + before})" if before else component.name)
-    return found
+        result.append(f"{component.name} ({1 + before})" if before else component.name)
+    return result
 
 
-_TUPLES = ("born", "widened", "shrunk", "removed", "adjacent", "parameters")
+_TUPLE_FIELDS = ("born", "widened", "shrunk", "removed", "adjacent", "parameters")  # JSON gives them back as lists
 
 
 def dump_log(log: Iterable[GrowthEvent]) -> str:
@@ -205,7 +213,7 @@ def load_log(text: str) -> tuple[GrowthEvent, ...]:
             **{
                 **entry,
                 "clock": Clock(**entry["clock"]),
-                **{key: tuple(value) for key, value in entry.items() if key in _TUPLES},
+                **{key: tuple(value) for key, value in entry.items() if key in _TUPLE_FIELDS},
             }
         )
         for entry in json.loads(text)

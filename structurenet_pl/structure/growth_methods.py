@@ -1,29 +1,20 @@
-"""Growth methods: how a class says what changes its structure."""
+"""Growth methods: mark a method with ``@growth``, call it, and look it up by name."""
 
 import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from inspect import getattr_static
 from math import isnan
 from typing import Any, Literal, get_args
 
 from torch import nn
 
-from structurenet_pl.structure.events import call
+from structurenet_pl.structure.events import format_call
 
 SecondMoments = Literal["mean", "zero", "reset"]
 BY_USER = "user"
-
-
-def check_second_moments(second_moments: str) -> None:
-    """Check a policy for second moments.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    if second_moments not in get_args(SecondMoments):
-        raise ValueError(f"second_moments must be one of {get_args(SecondMoments)}, got {second_moments!r}")
 
 
 class GrowthMethod:
@@ -46,11 +37,12 @@ class GrowthMethod:
         self.depth = depth
         self.like = like
         self.adjacent = adjacent
-        check_second_moments(second_moments)
+        if second_moments not in get_args(SecondMoments):
+            raise ValueError(f"second_moments must be one of {get_args(SecondMoments)}, got {second_moments!r}")
         self.second_moments = second_moments
         self.signature = inspect.signature(function)
         _, *parameters = self.signature.parameters.values()
-        for parameter in parameters:
+        for parameter in parameters:  # the growth log stores arguments by name
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise TypeError(f"growth method {self.name!r} must name its arguments, got {str(parameter)!r}")
         names = [parameter.name for parameter in parameters]
@@ -59,30 +51,32 @@ class GrowthMethod:
                 raise TypeError(f"@growth({key}={value!r}) names no argument of {self.name!r}, which has {names}")
 
     def __set_name__(self, owner: type, name: str) -> None:
-        """Take the name that leads back to it, whatever the function is called; the first, if it has several."""
+        """Use the name of the class attribute: replay looks the method up by it. The first, if there are several."""
         if not self._has_name:
             self.name, self._has_name = name, True
 
     def __get__(self, module: nn.Module | None, owner: type) -> Any:
+        # as for a function: the class gives the method itself, an instance gives a bound method
         return self if module is None else types.MethodType(self, module)
 
     def __call__(self, module: Any, *args: Any, **kwargs: Any) -> Any:
-        """Ask the module to grow."""
+        """Request the growth from the module."""
         request = GrowthRequest(self, self.bind_arguments(module, *args, **kwargs))
         try:
-            request_growth = module.request_growth
+            request_growth = module.request_growth  # only this look-up in the try: growth may raise AttributeError, too
         except AttributeError:
             raise TypeError(
                 f"{type(module).__name__}.{self.name} is marked with @growth(), but the class cannot grow: derive it "
-                "from GrowableModule, or put GrowthMixin in front of its bases"
+                "from GrowableModule, or put GrowthMixin first among its bases"
             ) from None
         return request_growth(request)
 
     def bind_arguments(self, module: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The arguments by name, with defaults, as they are stored.
+        """The arguments by name, with defaults, as plain values that the growth log can store.
 
         Raises:
-            TypeError: If they do not fit the method, or one is not a plain value.
+            TypeError: If they do not fit the signature of the method, or one is not a plain value.
+            ValueError: If one is nan.
         """
         try:
             bound = self.signature.bind(module, *args, **kwargs)
@@ -98,10 +92,10 @@ class GrowthRequest:
     """A call of a growth method, not yet carried out.
 
     Args:
-        method: What was called.
+        method: The growth method.
         arguments: Its arguments by name, with defaults.
-        by_clock: Whether the clock alone decided, so that every process asks for the same at the same moment.
-        asked_by: Who asks: the class name of a trigger, or ``"user"``.
+        by_clock: Whether the clock alone decided, so that every process makes the same request at the same moment.
+        asked_by: The origin of the request: the class name of a trigger, or ``"user"``.
     """
 
     method: GrowthMethod
@@ -109,16 +103,16 @@ class GrowthRequest:
     by_clock: bool = False
     asked_by: str = BY_USER
 
-    def decided(self, result: Any) -> "GrowthRequest":
-        """The request with the arguments that the method has decided itself, if it returns a dict of some of them."""
+    def with_returned_arguments(self, result: Any) -> "GrowthRequest":
+        """The request with the arguments that the method decided itself, if its result is a dict of arguments."""
         if not (isinstance(result, dict) and result and result.keys() <= self.arguments.keys()):
             return self
         name = f"{self.method.name}() returned"
-        decided = {key: _plain(value, f"{name} {key}=...") for key, value in result.items()}
-        return replace(self, arguments={**self.arguments, **decided})
+        returned = {key: _plain(value, f"{name} {key}=...") for key, value in result.items()}
+        return replace(self, arguments={**self.arguments, **returned})
 
     def __str__(self) -> str:
-        return call(self.method.name, self.arguments)
+        return format_call(self.method.name, self.arguments)
 
 
 def growth(
@@ -134,41 +128,43 @@ def growth(
     """Mark a method of a growable module as one that changes its structure.
 
     The method is plain torch code: it may add modules, replace parameters by larger or smaller ones, remove modules.
-    What has changed is found by comparing the module before and after, and follows into growth log, optimizer and
-    schedulers. A tensor that is gone is continued by the new one of its name; see :func:`~structurenet_pl.came_from`
-    where entries have changed places. Called at an unsafe moment of a fit (inside a training step, between
-    accumulated batches) it waits for the next safe one and returns None. Under DDP it waits for the end of the epoch
-    or of a validation, and every process must have called it by then.
+    The changes are found by comparing the module before and after, and are applied to growth log, optimizer and
+    schedulers. A tensor that was removed is continued by the new tensor of the same name; see
+    :func:`~structurenet_pl.came_from` if its entries have changed places. Called at an unsafe moment of a fit (inside
+    a training step, between accumulated batches), the method waits for the next safe moment, and the call returns
+    None. Under DDP it waits for the end of the epoch or of a validation, and every process must have called it by
+    then.
 
-    Loading a checkpoint calls it again, with the same arguments. Where it decides something by data, such as a width,
-    let it return that as a dict of arguments, ``{"width": 12}``: the log holds these values, and they are not decided
-    again. Under DDP those of rank 0 count: on a rank that has decided otherwise the growth is taken back, and the
-    method is called again with them. Of growth methods that it calls it has to pass such values on.
+    Loading a checkpoint calls the method again, with the same arguments. A method that decides a value by data, such
+    as a width, should return the value as a dict of arguments, ``{"width": 12}``: the growth log stores the returned
+    values, and the method does not decide them again. Under DDP the values of rank 0 count: on a rank with other values
+    the growth is undone, and the method is called again with those of rank 0. A growth method that calls other growth
+    methods has to return their decided values itself.
 
     Args:
-        function: Nothing: it stands here to say so when the parentheses are forgotten.
-        role: Role of what is born.
-        depth: Where it is born: the name of the argument that says so (a depth, negative from the output, or the name
-            of a component), a number, or None to infer it from the order of definition.
+        function: Not to be given: it is there for an error message when the parentheses are forgotten.
+        role: Role of the new components.
+        depth: Depth of the new components: the name of the argument that gives it (a depth, negative from the output,
+            or the name of a component), a number, or None to infer it from the order of definition.
         like: Name of the component whose param groups the newborn parameters join; None for the nearest one.
         adjacent: Name of the argument that lists the neighbours, as roles or name patterns of components; None for
             those whose depth differs by at most 1.
-        second_moments: What second moments (Adam's ``exp_avg_sq`` and its like) start as for new entries of an old
-            tensor: ``"mean"``: the mean over the old entries; ``"zero"``; ``"reset"``: the whole tensor's state is
+        second_moments: Start value of second moments (Adam's ``exp_avg_sq`` and the like) of new entries in an old
+            tensor: ``"mean"``: the mean over the old entries; ``"zero"``; ``"reset"``: the state of the whole tensor is
             dropped. After 500 steps of Adam under gradients of one size, the first update of a new entry is 0.1, 2.0
             and 1.0 times the lr.
 
     Raises:
         TypeError: If the parentheses are forgotten, ``depth`` or ``adjacent`` names no argument, or the method takes
-            ``*args`` or ``**kwargs``; when called, if an argument is not a plain value (it is stored, and replayed on
-            resume), the class cannot grow, or the name of the method leads to something else, such as an override that
-            is not marked.
+            ``*args`` or ``**kwargs``; when called, if an argument is not a plain value (arguments are stored, and used
+            again on resume), the class cannot grow, or the name of the method leads to another attribute, such as an
+            override without ``@growth()``.
         ValueError: If ``second_moments`` is no policy; when called, if nothing has changed, the depth is outside the
             network, ``adjacent`` names no component, a tensor has got another number of dimensions, or several
-            param groups fit what is born equally well.
+            param groups fit the new parameters equally well.
         NotImplementedError: When called, if the tensors of one component end up in different places.
-        MisconfigurationException: When called in a fit, if the module is a part of the one in training, or the strategy
-            is neither DDP nor a single device.
+        MisconfigurationException: When called in a fit, if the module is a part of the module in training, or the
+            strategy is neither DDP nor a single device.
         RuntimeError: Under DDP, if the processes differ.
 
     Example:
@@ -191,17 +187,56 @@ def growth(
     return lambda function: GrowthMethod(function, role, depth, like, adjacent, second_moments)
 
 
-def _plain(value: Any, what: str) -> Any:
-    """The value as JSON will give it back."""
+def request_by_name(module: nn.Module, name: str, arguments: Mapping[str, Any]) -> GrowthRequest:
+    """The request for a growth method by its name.
+
+    Raises:
+        AttributeError: If the module has no growth method of this name.
+        TypeError: If the arguments do not fit the method.
+    """
+    kind = type(module)
+    method = getattr_static(kind, name, None)
+    if not isinstance(method, GrowthMethod):
+        known = [key for key in dir(kind) if isinstance(getattr(kind, key, None), GrowthMethod)]
+        raise AttributeError(
+            f"{kind.__name__} has no growth method {name!r}, expected one of {known}: mark the method with @growth() "
+            "in a GrowableModule."
+        )
+    return GrowthRequest(method, method.bind_arguments(module, **arguments))
+
+
+def check_replayable(module: nn.Module, method: GrowthMethod) -> None:
+    """Check that a method is found again by its name, for else its growth could not be replayed.
+
+    Raises:
+        TypeError: If the class has another attribute by the name of the method, or none.
+    """
+    # static: a decorator above @growth() may be a descriptor that gives something else
+    attribute = getattr_static(type(module), method.name, None)
+    if attribute is not method:
+        raise TypeError(
+            f"{type(module).__name__}.{method.name} is {attribute!r}, not the growth method that was called, so a "
+            "checkpoint could not be loaded: mark an override with @growth(), too (it may call super()), and put "
+            "@growth() above all other decorators."
+        )
+
+
+def _plain(value: Any, source: str) -> Any:
+    """The value in the form in which JSON returns it.
+
+    Raises:
+        TypeError: If JSON cannot store it.
+        ValueError: If it is nan.
+    """
     if isinstance(value, float) and isnan(value):
-        raise ValueError(f"{what} got nan, which is equal to nothing, so that a log with it could not be compared")
+        raise ValueError(f"{source} got nan, which is equal to nothing, so growth logs could not be compared")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(item, what) for item in value]
+        return [_plain(item, source) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item, what) for key, item in value.items()}
+        return {key: _plain(item, source) for key, item in value.items()}
     raise TypeError(
-        f"{what} got {value!r} of type {type(value).__name__}, but arguments of growth methods are stored and "
-        "replayed: give numbers, strings, booleans, None, or lists and string-keyed dicts of them."
+        f"{source} got {value!r} of type {type(value).__name__}, but arguments of growth methods are stored and used "
+        "again on resume: give numbers, strings, booleans, None, or lists and string-keyed dicts of them."
     )

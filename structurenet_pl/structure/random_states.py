@@ -1,4 +1,4 @@
-"""Random number generators of this process as plain values, for exact resume."""
+"""Save and restore the states of this process's random number generators, for exact resume."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 
 def collect_rng() -> dict[str, Any]:
-    """The state of all global generators, as primitives and tensors that ``torch.load(weights_only=True)`` takes."""
+    """The states of all global generators, as primitives and tensors that ``torch.load(weights_only=True)`` accepts."""
     kind, keys, *rest = numpy.random.get_state()
     return {
         "torch": torch.get_rng_state(),
@@ -22,7 +22,7 @@ def collect_rng() -> dict[str, Any]:
 
 @contextmanager
 def kept_rng() -> Iterator[None]:
-    """Leave all generators as they are, also if the body of the ``with`` raises, unlike Lightning's ``isolate_rng``."""
+    """Restore all generators after the body of the ``with``; unlike Lightning's ``isolate_rng`` also after an error."""
     state = collect_rng()
     try:
         yield
@@ -31,8 +31,9 @@ def kept_rng() -> Iterator[None]:
 
 
 def restore_rng(state: dict[str, Any]) -> None:
-    """Put back what :func:`collect_rng` collected."""
+    """Restore states that :func:`collect_rng` gave."""
     torch.set_rng_state(state["torch"])
+    # the states may be from another machine
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
     random.setstate(state["python"])

@@ -1,4 +1,4 @@
-"""Which tensor continues which, when growth replaces tensors by others of another shape."""
+"""The successor of each tensor that growth replaces or reshapes, and where the entries of the successor came from."""
 
 import functools
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
-NEW_ENTRY = -1
+NEW_ENTRY = -1  # the old position of an entry that is new
 
 
 @dataclass(frozen=True, eq=False)
 class Copying:
-    """The values of a new tensor made of those of an old one: entry i is old entry ``source[i]`` over ``share[i]``.
+    """One step from old to new values: new entry i is old entry ``source[i]`` divided by ``share[i]``.
 
     Args:
-        dim: The dimension that the entries are counted along.
-        source: An old position for each entry, which may come several times.
-        share: What the entries are divided by; None for 1.
+        dim: The dimension of the entries.
+        source: An old position for each new entry; a position may come several times.
+        share: The divisor of each new entry; None for 1.
     """
 
     dim: int
@@ -28,7 +28,7 @@ class Copying:
     share: Tensor | None = None
 
     def of(self, old: Tensor) -> Tensor:
-        """The values of the new tensor, made of values of the old one."""
+        """The new values that follow from old ones."""
         new = old.index_select(self.dim, self.source.to(old.device))
         if self.share is None:
             return new
@@ -37,29 +37,31 @@ class Copying:
 
 @dataclass(frozen=True, eq=False)
 class Copied:
-    """How one of our helpers has made the values of a tensor from those of another.
+    """How a function such as ``widen`` computed the values of a new tensor from those of an old tensor.
+
+    Averaged copies repeat the steps on their own values.
 
     Args:
-        old: The other, as it was before the growth.
-        steps: One after the other.
+        old: The old tensor, from before the growth.
+        steps: The steps, in order.
     """
 
     old: Tensor
     steps: tuple[Copying, ...]
 
     def of(self, old: Tensor) -> Tensor:
-        """What the steps make of values of the old tensor."""
+        """The new values that follow from values of the old tensor."""
         return functools.reduce(lambda value, step: step.of(value), self.steps, old)
 
 
 @dataclass(frozen=True, eq=False)
 class Successor:
-    """The tensor that continues another one.
+    """The tensor that takes the place of an old tensor.
 
     Args:
         tensor: The new tensor; the old one itself if it was reshaped in place.
-        old_shape: Shape of the old one.
-        origin: For each dimension, the old position of each entry, -1 for what is new.
+        old_shape: Shape of the old tensor.
+        origin: For each dimension, the old position of each entry, -1 for a new entry.
     """
 
     tensor: nn.Parameter
@@ -68,27 +70,33 @@ class Successor:
 
     @property
     def reshaped(self) -> bool:
-        """Whether entries have come, gone or changed their places."""
-        return any(places != tuple(range(size)) for places, size in zip(self.origin, self.old_shape, strict=True))
+        """Whether entries were added, removed or moved."""
+        return any(old != tuple(range(size)) for old, size in zip(self.origin, self.old_shape, strict=True))
+
+
+# Notes of the growth under way. Not attributes of the tensors, because a search for an attribute on every tensor takes
+# longer than all the rest of a small growth. Weak and by identity, because == of tensors is elementwise.
+_DECLARED: MutableMapping[Any, dict[int, tuple[int, ...]]] = WeakIdKeyDictionary()
+_COPYING: MutableMapping[Tensor, Copied] = WeakIdKeyDictionary()
 
 
 def came_from(parameter: nn.Parameter, positions: Sequence[int], dim: int = 0) -> nn.Parameter:
-    """Say which entries of an old tensor the entries of a new one continue, where it is not the first ones.
+    """Declare which entries of an old tensor the entries of a new one continue, where these are not the first ones.
 
-    Called inside a growth method, it lets the optimizer state follow: momentum and the like go with the entries.
-    Without it, entry ``i`` of the new tensor continues entry ``i`` of the old one, and what is beyond is new.
+    Call it in a growth method. The optimizer state, such as momentum, is moved with the entries. Without a call, entry
+    ``i`` of the new tensor continues entry ``i`` of the old one, and entries beyond the old size are new.
 
     Args:
         parameter: The new tensor, of shape ``[d_0, d_1, ...]``.
-        positions: For each of its ``d_dim`` entries along ``dim`` the position in the old tensor, -1 for a new one.
-        dim: The dimension that they are counted along.
+        positions: For each of its ``d_dim`` entries along ``dim`` the position in the old tensor, -1 for a new entry.
+        dim: The dimension of the entries.
 
     Returns:
         The parameter.
 
     Raises:
-        ValueError: If there are not as many positions as entries, or one is taken twice or below -1; in the growth, if
-            one is outside the old tensor.
+        ValueError: If the number of positions is not the number of entries, or a position is used twice or is below
+            -1; in the growth, if a position is outside the old tensor.
         IndexError: If the tensor has no dimension ``dim``.
 
     Example:
@@ -99,76 +107,89 @@ def came_from(parameter: nn.Parameter, positions: Sequence[int], dim: int = 0) -
         torch.Size([2, 4])
     """
     positions = positions.tolist() if isinstance(positions, Tensor) else positions
-    places = tuple(int(position) for position in positions)
-    kept = [place for place in places if place != NEW_ENTRY]
-    if len(places) != parameter.shape[dim]:
-        raise ValueError(f"came_from got {len(places)} positions for the {parameter.shape[dim]} entries of dim {dim}")
+    origin = tuple(int(position) for position in positions)
+    kept = [position for position in origin if position != NEW_ENTRY]
+    if len(origin) != parameter.shape[dim]:
+        raise ValueError(
+            f"came_from got {len(origin)} positions, expected one for each of the {parameter.shape[dim]} entries of "
+            f"dim {dim}"
+        )
     if len(set(kept)) != len(kept) or min(kept, default=0) < 0:
-        raise ValueError(f"positions must be old positions, each at most once, or -1 for what is new; got {places}")
-    _DECLARED.setdefault(parameter, {})[dim % parameter.ndim] = places
+        raise ValueError(
+            f"came_from got positions {origin}, expected positions in the old tensor, each at most once, or -1 for a "
+            "new entry"
+        )
+    _DECLARED.setdefault(parameter, {})[dim % parameter.ndim] = origin
     return parameter
 
 
 def shape_of(tensor: Tensor) -> torch.Size | None:
-    """Its shape, None for a lazy tensor, which the first batch gives one."""
+    """The shape of a tensor, None for a lazy tensor, which gets its shape from the first batch."""
     return None if is_lazy(tensor) else tensor.shape
 
 
 def is_declared(parameter: nn.Parameter) -> bool:
-    """Whether somebody has said where its entries came from."""
+    """Whether ``came_from`` was called for a tensor."""
     return parameter in _DECLARED
 
 
 def declared_parameters() -> list[nn.Parameter]:
-    """The tensors of which somebody has said where their entries came from."""
+    """The tensors for which ``came_from`` was called."""
     return list(_DECLARED)
 
 
 def note_copying(new: Tensor, old: Tensor, step: Copying) -> None:
-    """Note how the values of a tensor were made of those of another, until the growth under way is over."""
-    before: Copied = _COPYING.get(old) or Copied(old, ())
+    """Note how the values of a new tensor were computed from those of an old one, until the growth ends."""
+    before: Copied = _COPYING.get(old) or Copied(old, ())  # the old tensor may be new in this growth, too
     _COPYING[new] = Copied(before.old, (*before.steps, step))
 
 
-def take_copied(tensors: Iterable[Tensor]) -> dict[Tensor, Copied]:
-    """How the values of some tensors were made in the growth under way, where that was noted."""
+def pop_copied(tensors: Iterable[Tensor]) -> dict[Tensor, Copied]:
+    """Remove and return the notes on how the values of tensors were computed in the growth under way."""
     return {tensor: _COPYING.pop(tensor) for tensor in (tensors if _COPYING else ()) if tensor in _COPYING}
 
 
-def forget(tensors: Iterable[Tensor]) -> None:
-    """Drop what was noted outside a growth, or in one that is over: it does not count in the next."""
-    for tensor in tensors if _DECLARED or _COPYING else ():
+def discard_notes(tensors: Iterable[Tensor]) -> None:
+    """Discard the notes on tensors from before a growth: they must not count in it."""
+    for tensor in tensors if _DECLARED or _COPYING else ():  # nearly always empty: then nothing is iterated
         _DECLARED.pop(tensor, None)
         _COPYING.pop(tensor, None)
 
 
 def successor_of(name: str, old_shape: torch.Size | None, new: nn.Parameter) -> Successor:
-    """The successor of a tensor, with what was declared of it; a lazy one had the shape that it has been given.
+    """The successor of a tensor, with the positions that were declared for it.
+
+    Args:
+        name: The name of the old tensor.
+        old_shape: Its shape. None for a lazy tensor: then the shape of the new one, which it was given since.
+        new: The new tensor.
 
     Raises:
-        ValueError: If it has another number of dimensions, or positions outside the old tensor were declared.
+        ValueError: If the new tensor has another number of dimensions, or declared positions outside the old tensor.
     """
     declared: Mapping[int, tuple[int, ...]] = _DECLARED.pop(new, {})
     old_shape = new.shape if old_shape is None else old_shape
     if new.ndim != len(old_shape):
         raise ValueError(
-            f"parameter {name!r} had shape {tuple(old_shape)} and has {tuple(new.shape)} now: give a tensor with "
-            "another number of dimensions a name of its own, so that it counts as new."
+            f"parameter {name!r} had shape {tuple(old_shape)} and has {tuple(new.shape)} now, expected the same number "
+            "of dimensions: give a tensor with another number of dimensions a name of its own, so that it counts as "
+            "new."
         )
-    for dim, places in declared.items():
-        if max(places, default=NEW_ENTRY) >= old_shape[dim]:
+    for dim, positions in declared.items():
+        if max(positions, default=NEW_ENTRY) >= old_shape[dim]:
             raise ValueError(
-                f"came_from of {name!r} names position {max(places)} in dim {dim}, which had {old_shape[dim]} entries"
+                f"came_from of {name!r} got position {max(positions)} in dim {dim}, expected positions below "
+                f"{old_shape[dim]}, the number of old entries"
             )
     origin = [
-        declared.get(dim, tuple(place if place < before else NEW_ENTRY for place in range(size)))
-        for dim, (size, before) in enumerate(zip(new.shape, old_shape, strict=True))
+        declared.get(dim, tuple(position if position < old_size else NEW_ENTRY for position in range(size)))
+        for dim, (size, old_size) in enumerate(zip(new.shape, old_shape, strict=True))
     ]
     return Successor(new, old_shape, tuple(origin))
 
 
-def continued(tensor: Tensor, successors: Mapping[nn.Parameter, Successor | None]) -> Tensor | None:
-    """What stands in the place of a tensor after the growth: itself, its successor, or nothing."""
+def tensor_after_growth(tensor: Tensor, successors: Mapping[nn.Parameter, Successor | None]) -> Tensor | None:
+    """The tensor in the place of an old one after the growth: itself, its successor, or None if it was removed."""
     if tensor not in successors:
         return tensor
     successor = successors[cast(nn.Parameter, tensor)]
@@ -176,20 +197,20 @@ def continued(tensor: Tensor, successors: Mapping[nn.Parameter, Successor | None
 
 
 def embed(old: Tensor, successor: Successor, dims: Sequence[bool], fill: Tensor) -> Tensor:
-    """A tensor of the shape of the successor, with the old entries in their places.
+    """A tensor of the shape of the successor, with the old entries at their new positions.
 
     Args:
-        old: Has the old shape of the tensor that is continued, or 1 in some dimensions.
-        successor: Says where its entries go.
-        dims: For each dimension, whether it has an entry for each of the parameter's, else one for all.
-        fill: What new entries are filled with; broadcasts to the result.
+        old: A tensor with an entry for each entry of the old parameter; in some dimensions its size may be 1.
+        successor: The successor of the old parameter.
+        dims: For each dimension, whether ``old`` has the size of the parameter, else 1.
+        fill: The values of new entries; broadcasts to the result.
     """
     sizes, sources, targets = [], [], []
-    for is_whole, places in zip(dims, successor.origin, strict=True):
-        entries = {to: place for to, place in enumerate(places) if place != NEW_ENTRY} if is_whole else {0: 0}
-        sizes.append(len(places) if is_whole else 1)
-        targets.append(list(entries))
-        sources.append(list(entries.values()))
+    for is_whole, positions in zip(dims, successor.origin, strict=True):
+        kept = {new: old for new, old in enumerate(positions) if old != NEW_ENTRY} if is_whole else {0: 0}
+        sizes.append(len(positions) if is_whole else 1)
+        targets.append(list(kept))
+        sources.append(list(kept.values()))
     result = fill.expand(sizes).clone()
     result[_grid(targets, old.device)] = old[_grid(sources, old.device)]
     return result
@@ -198,20 +219,15 @@ def embed(old: Tensor, successor: Successor, dims: Sequence[bool], fill: Tensor)
 def _grid(positions: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, ...]:
     """Indices of all combinations of positions, one tensor for each dimension."""
     return tuple(
-        torch.tensor(places, dtype=torch.long, device=device).view(
-            [-1 if at == dim else 1 for at in range(len(positions))]
+        torch.tensor(along, dtype=torch.long, device=device).view(
+            [-1 if other == dim else 1 for other in range(len(positions))]
         )
-        for dim, places in enumerate(positions)
+        for dim, along in enumerate(positions)
     )
 
 
-# Not on the tensors, because looking for an attribute on each of them takes longer than all else in a small growth.
-_DECLARED: MutableMapping[Any, dict[int, tuple[int, ...]]] = WeakIdKeyDictionary()
-_COPYING: MutableMapping[Tensor, Copied] = WeakIdKeyDictionary()
-
-
-def whereabouts(tensors: Iterable[Tensor]) -> tuple[torch.device | None, torch.dtype | None]:
-    """The device of the first floating point tensor, and the dtype of all if they have one in common."""
+def common_device_and_dtype(tensors: Iterable[Tensor]) -> tuple[torch.device | None, torch.dtype | None]:
+    """The device of the first floating point tensor, and the dtype of all floating point tensors if it is the same."""
     firsts: dict[torch.dtype, Tensor] = {}
     for tensor in tensors:
         firsts.setdefault(tensor.dtype, tensor)
@@ -219,7 +235,8 @@ def whereabouts(tensors: Iterable[Tensor]) -> tuple[torch.device | None, torch.d
     return (floating[0].device, floating[0].dtype if len(floating) == 1 else None) if floating else (None, None)
 
 
-def bring(tensors: Iterable[Tensor], device: torch.device | None, dtype: torch.dtype | None) -> None:
-    """Bring tensors to a device, and floating point ones to a dtype; None leaves them."""
+def move_tensors(tensors: Iterable[Tensor], device: torch.device | None, dtype: torch.dtype | None) -> None:
+    """Move tensors to a device, and cast floating point tensors to a dtype; None changes nothing."""
     for tensor in tensors:
+        # .data, so that the tensor stays the same object for optimizer and hooks
         tensor.data = tensor.data.to(device, dtype if tensor.is_floating_point() else None)

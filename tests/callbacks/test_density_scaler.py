@@ -6,7 +6,7 @@ from torch.nn.utils import prune
 from helpers import Plain, fit
 from structurenet_pl import DensityScaler
 from structurenet_pl.learning_rates.connection_density import Densities
-from structurenet_pl.structure.grow import structure_of
+from structurenet_pl.structure.module_structure import structure_of
 
 
 class Sparse(nn.Linear):

@@ -10,7 +10,7 @@ from structurenet_pl import Component, LARSScaler, Moment, Norms
 from structurenet_pl.engine.driver import Driver
 from structurenet_pl.learning_rates.factors import Factors
 from structurenet_pl.learning_rates.norms import GradientNorms, coupled_weight_decay
-from structurenet_pl.structure.grow import structure_of
+from structurenet_pl.structure.module_structure import structure_of
 
 
 def ratio(norms, **arguments):

@@ -152,10 +152,16 @@ def test_patterns_for_the_unborn_warn_at_the_end_if_they_stay_so():
 
 def test_growth_method_that_is_none():
     unchanged_after(
-        AttributeError, r"no growth method 'widen', only \['add_neck', 'add_patch'\]", Net(), [GrowEvery("widen", 1)]
+        AttributeError,
+        r"no growth method 'widen', expected one of \['add_neck', 'add_patch'\]",
+        Net(),
+        [GrowEvery("widen", 1)],
     )
     unchanged_after(
-        AttributeError, r"Plain has no growth method 'add_neck', only \[\]", Plain(), [GrowEvery("add_neck", 1)]
+        AttributeError,
+        r"Plain has no growth method 'add_neck', expected one of \[\]",
+        Plain(),
+        [GrowEvery("add_neck", 1)],
     )
 
 

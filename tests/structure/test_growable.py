@@ -173,7 +173,9 @@ def test_other_history_is_an_error_that_names_the_event():
     one, other = Stack(), Stack()
     one.add_pair()
     other.add_scale()
-    with pytest.raises(RuntimeError, match=r"event 1 is add_pair\(\) there and add_scale\(\) here"):
+    with pytest.raises(
+        RuntimeError, match=r"1 is add_pair\(\), the module's event 1 is add_scale\(\); they differ in method"
+    ):
         other.load_state_dict(one.state_dict())
 
 
@@ -182,7 +184,7 @@ def test_copy_of_a_grown_module_cannot_go_back_to_a_smaller_checkpoint():
     net.add_scale()
     small = net.state_dict()
     net.add_pair()
-    with pytest.raises(RuntimeError, match=r"ends before event 2, add_pair\(\), and cannot go back in a fit, or as a"):
+    with pytest.raises(RuntimeError, match=r"ends before event 2, add_pair\(\), and growth cannot be undone in a fit"):
         copy.deepcopy(net).load_state_dict(small)
     net.load_state_dict(small)
     assert len(net.growth_log) == 1
@@ -201,7 +203,7 @@ def test_code_that_no_longer_does_what_the_log_says():
 
     one, other = Before(), After()
     one.change()
-    with pytest.raises(RuntimeError, match=r"came out as {'born': \('a',\)}, but this code makes it .*'b'"):
+    with pytest.raises(RuntimeError, match=r"differ in born: {'born': \('a',\)} in the checkpoint, {'born': \('b',\)}"):
         other.load_state_dict(one.state_dict())
     assert other.growth_log == ()
     assert "b" not in dict(other.named_modules())
@@ -261,7 +263,7 @@ def test_argument_that_cannot_be_stored(value):
 
 def test_depth_that_cannot_be():
     net = Stack()
-    with pytest.raises(ValueError, match="none of the components"):
+    with pytest.raises(ValueError, match="expected a number or one of the components"):
         net.add_beside("net.7")
     with pytest.raises(ValueError, match="depth -3 is outside a network of 2 depths"):
         net.add_beside(-3)

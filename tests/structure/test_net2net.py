@@ -344,8 +344,8 @@ REFUSED = {
         "remove pruning and parametrizations",
     ),
     "tied": (lambda: (*tied(), 8), ValueError, "share a parameter"),
-    "itself": (lambda: (*[nn.Linear(6, 6)] * 2, 8), ValueError, "name each module once"),
-    "named twice": (lambda: (nn.Linear(5, 6), [nn.Linear(6, 3)] * 2, 8), ValueError, "name each module once"),
+    "itself": (lambda: (*[nn.Linear(6, 6)] * 2, 8), ValueError, "give each module once"),
+    "named twice": (lambda: (nn.Linear(5, 6), [nn.Linear(6, 3)] * 2, 8), ValueError, "give each module once"),
     "noise negative": (lambda: (nn.Linear(5, 6), nn.Linear(6, 3), 8, None, -0.1), ValueError, r"got -0\.1"),
     "noise nan": (lambda: (nn.Linear(5, 6), nn.Linear(6, 3), 8, None, float("nan")), ValueError, "got nan"),
 }

@@ -3,8 +3,10 @@ import torch
 from torch import nn
 
 from helpers import Plain
-from structurenet_pl.structure.grow import structure_of
-from structurenet_pl.structure.partition import all_names, build, founding_roots, unmatched
+from structurenet_pl.structure.component_inference import founding_specs
+from structurenet_pl.structure.module_structure import structure_of
+from structurenet_pl.structure.partition import build_structure, parameters_by_all_names
+from structurenet_pl.structure.role_patterns import unmatched_patterns
 
 
 def names(module, patterns=None):
@@ -99,7 +101,7 @@ def test_every_parameter_belongs_to_one_component():
 
 
 def test_unmatched_patterns_are_found():
-    assert unmatched(Plain(), ["body.*", "encoder", "head.weight", "*.gamma"]) == ["encoder", "*.gamma"]
+    assert unmatched_patterns(Plain(), ["body.*", "encoder", "head.weight", "*.gamma"]) == ["encoder", "*.gamma"]
 
 
 def test_first_definition_owns_tied_parameters():
@@ -122,7 +124,7 @@ def test_ties_inside_a_component_are_its_own_affair():
 
 def test_parameter_outside_all_components_is_an_error():
     module = Plain()
-    parts = founding_roots(module)
+    specs = founding_specs(module)
     module.late = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"'late\.weight' belongs to no component"):
-        build(all_names(module), parts)
+        build_structure(parameters_by_all_names(module), specs)

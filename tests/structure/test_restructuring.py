@@ -303,8 +303,11 @@ def test_replaced_tensors_have_the_dtype_of_the_old():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("wrong", r"'head.weight' had shape \(3, 8\) and has \(3, 8, 1\) now: give a tensor with another number"),
-        ("outside", r"came_from of 'head.bias' names position 7 in dim 0, which had 3 entries"),
+        (
+            "wrong",
+            r"'head.weight' had shape \(3, 8\) and has \(3, 8, 1\) now, expected the same number of dim",
+        ),
+        ("outside", r"came_from of 'head.bias' got position 7 in dim 0, expected positions below 3"),
     ],
 )
 def test_wrong_replacements_are_refused(method, message):
@@ -318,7 +321,11 @@ def test_wrong_replacements_are_refused(method, message):
 
 @pytest.mark.parametrize(
     ("positions", "message"),
-    [([0], "got 1 positions for the 2"), ([0, 0], "each at most once"), ([0, -2], "or -1 for what is new")],
+    [
+        ([0], "expected one for each of the 2"),
+        ([0, 0], "each at most once"),
+        ([0, -2], "or -1 for a new entry"),
+    ],
 )
 def test_wrong_positions_are_refused(positions, message):
     with pytest.raises(ValueError, match=message):
