@@ -12,7 +12,7 @@ import recipes
 from helpers import Half, Net, Plain, Toggling, assert_same, fit, loader, weights
 from structurenet_pl import Components, GrowEvery, LRFactor, ProgressiveFreeze, growth
 from structurenet_pl.engine.driver import Driver
-from structurenet_pl.freezing.freezing import Frozen
+from structurenet_pl.freezing.component_freezer import Frozen
 
 REST = [("all", 0, 1.0, 1.0, 0), ("rest", 1, 0.0, 1.0, 2)]  # the first two depths, from the second epoch on
 THAW = [*REST, ("thaw", 3, 1.0, 1.0, 0)]

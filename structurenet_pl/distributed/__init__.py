@@ -1,4 +1,4 @@
-"""What do several processes tell each other?
+"""How do several processes stay equal?
 
-DDP around a module that has changed, and the proof that all ranks did the same.
+What ranks tell each other, DDP around a module that has changed, and the proof that all ranks grew alike.
 """

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, Optimizer
 
-from structurenet_pl.distributed.processes import check_strategy
+from structurenet_pl.distributed.ddp import check_strategy
 from structurenet_pl.learning_rates.factors import Factors
 from structurenet_pl.lightning import MisconfigurationException, Trainer, rank_zero_info, rank_zero_warn
 from structurenet_pl.optim.param_groups import settings

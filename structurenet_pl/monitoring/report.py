@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from structurenet_pl.engine.checks import shared_basis
 from structurenet_pl.engine.driver import Driver
-from structurenet_pl.freezing.freezing import Frozen
+from structurenet_pl.freezing.component_freezer import Frozen
 from structurenet_pl.learning_rates.factors import NamesStrata
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.optim.param_groups import leading
