@@ -27,7 +27,7 @@ def test_one_assignment_of_an_lr():
                 written = [node.func.value] if in_place else []
                 if node.func.attr in ("update", "setdefault") and '"lr"' in ast.unparse(node).replace("'", '"'):
                     found.append(name_of(file))
-            elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "put":
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "write_setting":
                 found += [name_of(file)] * (getattr(node.args[1], "value", None) == "lr")
                 continue
             else:
@@ -36,7 +36,7 @@ def test_one_assignment_of_an_lr():
     # base lr that somebody else wrote to all pieces; effective lrs, as floats and as tensors; base lrs when the groups
     # are given back; a probe writes to copies of its own
     table = "learning_rates.lr_table"
-    assert found == ["learning_rates.base_lrs", table, table, table, "optim.probe"]
+    assert found == ["learning_rates.base_lrs", table, table, table, "optim.small_copies"]
 
 
 def test_events_need_the_standard_library_only():

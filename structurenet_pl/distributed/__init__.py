@@ -1,4 +1,4 @@
-"""How do several processes stay equal?
+"""What do several processes tell each other?
 
-What ranks tell each other, DDP around a module that has changed, and the proof that all ranks grew alike.
+DDP around a module that has changed, and the proof that all ranks did the same.
 """

@@ -184,7 +184,7 @@ class Driver(Callback):
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Nobody has a say in gradients and lrs after this."""
         self._refresh(trainer)
-        self.tables.proof.begin(optimizer)
+        self.tables.step_check.begin(optimizer)
         for act in self._before_step:
             act(trainer, pl_module, optimizer)
 
@@ -195,7 +195,7 @@ class Driver(Callback):
         self._epoch_over = trainer.is_last_batch
         if self._epoch_over or trainer.global_step != self._step_before:
             self._in_batch = False
-            self.tables.proof.end()
+            self.tables.step_check.end()
             if not is_ddp(self._trainer):
                 self._carry_out_waiting(pl_module)
         self._freezing.end_batch(self.structure)

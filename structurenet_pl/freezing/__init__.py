@@ -1,4 +1,4 @@
-"""How does a component stop training, and how much work does that save?
+"""How does a component stand still, and what does that save?
 
-Frozen components and their norm layers, optimizer state that moves to files, and counted work.
+Frozen components and their norm layers, optimizer state that is kept in files, and counted work.
 """
