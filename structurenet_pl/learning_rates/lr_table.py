@@ -90,18 +90,9 @@ class LRTable:
         return self._standing.changed(self.optimizer.param_groups) if self._standing else []
 
     @property
-    def user_group_count(self) -> int:
-        """The number of the user's groups."""
-        return len(self.groups.user)
-
-    @property
     def stand_ins(self) -> dict[int, UnsplitOptimizer]:
         """What schedulers see in place of the optimizer and of those inside it, by the ``id`` of these."""
         return {id(one): UnsplitOptimizer(one, self) for one in with_inner(self.optimizer)}
-
-    def user_groups(self, optimizer: Optimizer) -> list[Group]:
-        """The user's groups in the optimizer, or in one inside it."""
-        return self.groups.lists_of(optimizer).user
 
     def absorb_new_groups(self) -> None:
         """Take over groups and tensors that somebody else has added, however they did it."""

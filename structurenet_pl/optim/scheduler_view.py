@@ -7,18 +7,20 @@ from typing import Any, Protocol, cast
 from torch.optim import Optimizer
 
 from structurenet_pl.lightning import unwrapped
+from structurenet_pl.optim.param_groups import Group
+from structurenet_pl.optim.split_groups import SplitGroups
 from structurenet_pl.optim.wrappers import set_groups, with_inner
 
-Group = dict[str, Any]
 # private attribute by which LRScheduler.__init__ of torch notes that it has wrapped `step` of an optimizer
 STEP_WRAPPED_MARK = "_wrapped_by_lr_sched"
 
 
-class UserGroups(Protocol):
+class HoldsUserGroups(Protocol):
     """The source of the user's groups for a stand-in."""
 
-    def user_groups(self, optimizer: Optimizer) -> list[Group]:
-        """The groups that an optimizer, or one inside it, had before they were split."""
+    @property
+    def groups(self) -> SplitGroups:
+        """The pieces and the user's groups."""
 
     def refresh(self) -> None:
         """Give the user's groups and their pieces the same values, those written last."""
@@ -32,19 +34,19 @@ class UnsplitOptimizer:
 
     Args:
         optimizer: The optimizer.
-        groups: The source of the user's groups.
+        split: The source of the user's groups.
     """
 
-    def __init__(self, optimizer: Optimizer, groups: UserGroups) -> None:
+    def __init__(self, optimizer: Optimizer, split: HoldsUserGroups) -> None:
         # not self._real = ..., which __setattr__ would pass on to the optimizer
-        vars(self).update(_real=optimizer, _groups=groups)
+        vars(self).update(_real=optimizer, _split=split)
 
     @property
     def param_groups(self) -> list[Group]:
         """The user's groups. Values that are written to them in a loop reach the pieces when the loop ends."""
-        groups: UserGroups = vars(self)["_groups"]
-        groups.refresh()
-        return _NotifyingGroups(groups.user_groups(vars(self)["_real"]), groups.refresh)
+        split: HoldsUserGroups = vars(self)["_split"]
+        split.refresh()
+        return _NotifyingGroups(split.groups.lists_of(vars(self)["_real"]).user, split.refresh)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -100,9 +102,9 @@ class UnsplitOptimizer:
 
     def _user_groups_of_each(self) -> list[list[Group]]:
         """The user's groups of the optimizer and of those inside it."""
-        groups: UserGroups = vars(self)["_groups"]
-        groups.refresh()
-        return [groups.user_groups(one) for one in with_inner(vars(self)["_real"])]
+        split: HoldsUserGroups = vars(self)["_split"]
+        split.refresh()
+        return [split.groups.lists_of(one).user for one in with_inner(vars(self)["_real"])]
 
 
 class _NotifyingGroups(list[Group]):

@@ -61,9 +61,7 @@ class SplitGroups:
         # an inner optimizer shares its list with the outer one, or has a list of its own with the same dicts
         lists = {id(one.param_groups): GroupLists(one.param_groups, []) for one in with_inner(optimizer)}
         self._lists = [(ref(one), lists[id(one.param_groups)]) for one in with_inner(optimizer)]
-        self._lists_by_group: list[
-            tuple[str, Any]
-        ] = []  # attributes with an entry for each group, as the user has them
+        self._lists_by_group: list[tuple[str, Any]] = []  # attributes with an entry for each of the user's groups
         with suppress(TypeError):  # no copy of the optimizer can be made, so nothing is known of its lists
             self._lists_by_group = [(name, vars(optimizer)[name]) for name in Recipe.of(optimizer).lists_by_group()]
         self._installed: list[list[Tensor]] = []  # the tensors of each of the user's groups at the last _install
@@ -82,10 +80,7 @@ class SplitGroups:
         return zip(self.user, self.pieces, strict=False)
 
     def lists_of(self, optimizer: Optimizer) -> GroupLists:
-        """The user's groups and the pieces of the optimizer, or of one inside it.
-
-        An inner optimizer that was added later has its own groups only.
-        """
+        """The user's groups and the pieces of the optimizer or of one inside it; its own groups if it came later."""
         own_groups = optimizer.param_groups
         return next((lists for known, lists in self._lists if known() is optimizer), GroupLists(own_groups, own_groups))
 

@@ -10,6 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from structurenet_pl.lightning import MisconfigurationException
+from structurenet_pl.optim.split_groups import SplitGroups
 
 ENTRIES_PER_TENSOR = 16  # compared before and after the update
 MIN_COMPARABLE_LR = 0.1  # of the lowest lr among moved pieces; with a lower lr a movement may be lost to rounding
@@ -27,8 +28,8 @@ class Split(Protocol):
         """The positions of the pieces whose lr was written by other code since we wrote it."""
 
     @property
-    def user_group_count(self) -> int:
-        """The number of the user's groups."""
+    def groups(self) -> SplitGroups:
+        """The pieces and the user's groups."""
 
 
 class StepCheck:
@@ -113,7 +114,7 @@ class StepCheck:
 
         It has a list with an entry for each of the user's groups, and ``zip`` has stopped at the end of that list.
         """
-        pieces, count = split.optimizer.param_groups, split.user_group_count
+        pieces, count = split.optimizer.param_groups, len(split.groups.user)
         moved = [
             any(not torch.equal(_first_entries(tensor), before) for tensor, before in some) for some in self._before
         ]
