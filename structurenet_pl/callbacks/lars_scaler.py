@@ -13,7 +13,7 @@ from structurenet_pl.engine.driver import Driver
 from structurenet_pl.learning_rates.moment import Moment
 from structurenet_pl.learning_rates.norms import coupled_weight_decay
 from structurenet_pl.lightning import LightningModule, Trainer, rank_zero_warn
-from structurenet_pl.optim.probe import normalises
+from structurenet_pl.optim.probe import normalises_gradients
 from structurenet_pl.structure.events import Component
 
 
@@ -99,7 +99,7 @@ class LARSScaler(LRFactor):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where scaled gradients do not do what they are for."""
-        others = [type(optimizer).__name__ for optimizer in trainer.optimizers if normalises(optimizer)]
+        others = [type(optimizer).__name__ for optimizer in trainer.optimizers if normalises_gradients(optimizer)]
         if self.mode == "lr" and self.clip is None and others:
             rank_zero_warn(
                 f"LARSScaler divides by the norm of the gradients, and {', '.join(others)} normalises them, too: where "

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from structurenet_pl.distributed.processes import whole
+from structurenet_pl.distributed.ddp import holds_whole_module
 from structurenet_pl.engine.attach import NeedsDriver
 from structurenet_pl.engine.driver import Driver
 from structurenet_pl.learning_rates.norms import StepNorms
@@ -151,7 +151,7 @@ class StrataMonitor(NeedsDriver):
         """Say what cannot be shown."""
         if not trainer.loggers:
             rank_zero_warn("StrataMonitor has no logger to write to: give the Trainer one, or leave the callback out")
-        if self.norms and not whole(trainer):
+        if self.norms and not holds_whole_module(trainer):
             raise MisconfigurationException(
                 f"StrataMonitor(norms=True) is not supported under {type(trainer.strategy).__name__}, which splits "
                 "tensors over processes: leave norms out."

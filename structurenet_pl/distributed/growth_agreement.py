@@ -1,42 +1,41 @@
-"""One growth on several processes: they do the same, or all of them raise and none has grown."""
+"""One growth on several processes: all ranks grow alike, or all of them raise and none has grown."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from structurenet_pl.distributed.processes import check_same, of_all_processes, wrap
+from structurenet_pl.distributed.checksums import checksums
+from structurenet_pl.distributed.communication import check_equal_reports, gather_from_all_ranks
+from structurenet_pl.distributed.ddp import rewrap
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.optim.state_kinds import tensors_in
 from structurenet_pl.structure.grow import Change
 from structurenet_pl.structure.growth_methods import GrowthRequest
 
-INTEGER_OF_BYTES = {1: torch.int8, 2: torch.int16, 4: torch.int32}  # by bytes; int64 for the rest
-CHECKSUM_CHUNK = 1 << 20  # entries
-CHECKSUM_FACTOR = 6364136223846793005
-CHECKSUM_MASK = (1 << 64) - 1
-
 
 class SingleProcess:
-    """One process has nobody to agree with."""
+    """The agreement of a single process, which has no other ranks to compare with."""
 
-    def decided(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments as they are."""
+    def arguments_of_rank_0(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments, unchanged."""
         return arguments
 
-    def compare_and_wrap(self, change: Change) -> None:
-        """Nothing."""
+    def compare_and_rewrap(self, change: Change) -> None:
+        """Do nothing."""
 
-    def end(self) -> None:
-        """Nothing."""
+    def confirm_reactions(self) -> None:
+        """Do nothing."""
 
 
 class GrowthAgreement(SingleProcess):
-    """What the ranks compare in the course of one growth.
+    """The comparisons of all ranks in the course of one growth.
+
+    Every rank sends the same sequence of reports. A rank that raises sends its error in place of the next report, so
+    that no other rank waits for ever.
 
     Args:
         trainer: The Trainer.
@@ -47,108 +46,85 @@ class GrowthAgreement(SingleProcess):
         self._trainer, self._request = trainer, request
         self._module = trainer.strategy.lightning_module
         self._old_buffers = set(self._module.buffers())
-        self._over = False  # nobody waits for what this rank has to say
-        check_same(self._share({"the growth asked for": str(request)} | self._values()), f"before {request}")
+        self._reports_done = False  # whether the other ranks wait for no further report
+        reports = self._share({"the growth asked for": str(request)} | self._checksums_by_name())
+        check_equal_reports(reports, f"before {request}")
 
-    def decided(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What rank 0 has decided by data or chance, to be done by all."""
+    def arguments_of_rank_0(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments that rank 0 has chosen, by data or at random, for all ranks."""
         return self._share(dict(arguments))[0]
 
-    def compare_and_wrap(self, change: Change) -> None:
-        """Have DDP follow, once all ranks have done the same, and give all the values of rank 0."""
-        when = f"{self._request} was undone on every rank: after it"
-        reports = self._share([self._done(change), self._values()])
-        self._over = True  # from here on all of them raise, or none
-        check_same([done for done, _ in reports], when)
-        values = [value for _, value in reports]
-        wrap(self._trainer.strategy)
+    def compare_and_rewrap(self, change: Change) -> None:
+        """Compare what all ranks did, wrap the grown module in a new DDP, and give all ranks the values of rank 0."""
+        reports = self._share([self._describe(change), self._checksums_by_name()])
+        # set before the comparison: all ranks hold the same reports, so from here on all of them raise, or none
+        self._reports_done = True
+        check_equal_reports(
+            [description for description, _ in reports], f"{self._request} was undone on every rank: after it"
+        )
+        rewrap(self._trainer.strategy)
         tensors = dict(chain(self._module.named_parameters(), self._module.named_buffers()))
-        for name, value in values[0].items():
-            if any(other[name] != value for other in values):
-                torch.distributed.broadcast(tensors[name].detach(), 0)
+        checksums_of_ranks = [rank_checksums for _, rank_checksums in reports]
+        for name, checksum in checksums_of_ranks[0].items():
+            if any(rank_checksums[name] != checksum for rank_checksums in checksums_of_ranks):
+                torch.distributed.broadcast(tensors[name].detach(), 0)  # initialised at random on each rank
 
-    def end(self) -> None:
-        """All have reacted to the growth."""
-        of_all_processes(None, f"after {self._request}, in what reacts to it by on_growth")
+    def confirm_reactions(self) -> None:
+        """Wait until ``on_growth`` has returned on every rank."""
+        gather_from_all_ranks(None, f"after {self._request}, in what reacts to it by on_growth")
 
-    def fail(self, error: Exception) -> None:
-        """Tell those that wait for what this rank has to say."""
-        if not self._over:
-            self._over = True
-            of_all_processes((f"{type(error).__name__}: {error}", None), f"in {self._request}")
+    def report_failure(self, error: Exception) -> None:
+        """Send an error to the ranks that wait for the next report of this one."""
+        if not self._reports_done:
+            self._reports_done = True
+            gather_from_all_ranks((f"{type(error).__name__}: {error}", None), f"in {self._request}")
 
     def _share(self, report: Any) -> list[Any]:
-        """The reports of all ranks, by rank.
+        """The reports of all ranks, sorted by rank.
 
         Raises:
-            RuntimeError: If one of them could not grow.
+            RuntimeError: If a rank has sent an error.
         """
-        reports = of_all_processes((None, report), f"in {self._request}")
+        reports = gather_from_all_ranks((None, report), f"in {self._request}")
         for rank, (error, _) in enumerate(reports):
             if error is not None:
-                self._over = True
+                self._reports_done = True
                 raise RuntimeError(f"{self._request} raised {error} on rank {rank}, and was undone on every rank")
-        return [found for _, found in reports]
+        return [rank_report for _, rank_report in reports]
 
-    def _values(self) -> dict[str, int]:
-        """A checksum of each parameter, and of each buffer that is new."""
+    def _checksums_by_name(self) -> dict[str, int]:
+        """A checksum of each parameter and each new buffer. Old buffers may differ, as the statistics of norms do."""
         named = dict(self._module.named_parameters())
-        named |= {name: one for name, one in self._module.named_buffers() if one not in self._old_buffers}
+        named |= {name: buffer for name, buffer in self._module.named_buffers() if buffer not in self._old_buffers}
         return dict(zip(named, checksums([tensor.detach() for tensor in named.values()]), strict=True))
 
-    def _done(self, change: Change) -> dict[str, Any]:
-        """What was done: the event, which entries continue which, and what the optimizers keep."""
+    def _describe(self, change: Change) -> dict[str, Any]:
+        """The event, the shapes, which entries continue which, and the shapes of the optimizer state."""
         module, event, names = self._module, change.event, change.structure.parameter_names
         tensors = chain(module.named_parameters(), module.named_buffers())
-        done: dict[str, Any] = {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors}
-        done["the event"] = str(event)
+        description: dict[str, Any] = {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors}
+        description["the event"] = str(event)
         for successor in change.successors.values():
             if successor is not None and successor.reshaped:
-                done[f"where the entries of {names[successor.tensor]} come from"] = successor.origin
+                description[f"where the entries of {names[successor.tensor]} come from"] = successor.origin
         for number, optimizer in enumerate(self._trainer.optimizers):
             for tensor, state in optimizer.state.items():
-                kept = {str(path): list(one.shape) for path, one in tensors_in(state)}
-                done[f"the state of {names.get(tensor)} in optimizer {number}"] = kept
-        return done
+                shapes = {str(path): list(state_tensor.shape) for path, state_tensor in tensors_in(state)}
+                description[f"the state of {names.get(tensor)} in optimizer {number}"] = shapes
+        return description
 
 
 @contextmanager
 def all_ranks_or_none(trainer: Trainer, request: GrowthRequest) -> Iterator[SingleProcess]:
-    """What is done within is done on every rank, or raises on every rank. Without DDP nothing is special."""
+    """Have the body of the ``with`` succeed on every rank, or raise on every rank. Without DDP it runs as it is."""
     strategy = trainer.strategy
     if not isinstance(wrapper := strategy.model, DistributedDataParallel):
         yield SingleProcess()
         return
-    meeting = GrowthAgreement(trainer, request)
+    agreement = GrowthAgreement(trainer, request)
     try:
-        yield meeting
+        yield agreement
     except Exception as error:
-        strategy.model = wrapper
-        meeting.fail(error)
+        strategy.model = wrapper  # the old DDP fits the module again, whose growth has been undone
+        agreement.report_failure(error)
         raise
-
-
-def checksums(tensors: Sequence[Tensor]) -> list[int]:
-    """A checksum of each tensor: its bits as whole numbers, each times one of its place."""
-    sums: list[Tensor] = []
-    parts = []
-    for tensor in tensors:
-        whole = tensor.reshape(-1).view(INTEGER_OF_BYTES.get(tensor.element_size(), torch.int64))
-        chunks = whole.split(CHECKSUM_CHUNK)
-        parts.append(len(chunks))
-        sums += [_weighed(chunk) for chunk in chunks]
-    found = iter(torch.stack(sums).tolist() if sums else [])
-    return [_joined(next(found) for _ in range(part)) for part in parts]
-
-
-def _weighed(chunk: Tensor) -> Tensor:
-    chunk = chunk.to(torch.int32) if chunk.element_size() < 4 else chunk
-    places = torch.arange(1, 2 * len(chunk), 2, dtype=chunk.dtype, device=chunk.device)
-    return (chunk * places).sum(dtype=torch.int64)
-
-
-def _joined(sums: Iterator[int]) -> int:
-    joined = 0
-    for one in sums:
-        joined = (joined * CHECKSUM_FACTOR + one) & CHECKSUM_MASK
-    return joined

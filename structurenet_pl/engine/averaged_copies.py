@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 
-from structurenet_pl.distributed.processes import give_values_of_first
+from structurenet_pl.distributed.communication import broadcast_from_rank_0
 from structurenet_pl.lightning import Callback, MisconfigurationException
 from structurenet_pl.structure.grow import Change
 from structurenet_pl.structure.growable import Growable
@@ -56,7 +56,7 @@ class AveragedCopies:
         """
         made = [self._made_anew(copy, module, change) for copy in self]
         for (keeper, name), grown in zip(self._keepers, made, strict=True):
-            give_values_of_first(grown)  # as DDP does with the module: each may have copied other units
+            broadcast_from_rank_0(grown)  # as DDP does with the module: each may have copied other units
             setattr(keeper, name, grown)
 
     def _made_anew(self, copy: Growable, module: Growable, change: Change | None) -> Growable:

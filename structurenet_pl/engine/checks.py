@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, Optimizer
 
-from structurenet_pl.distributed.processes import check_strategy
+from structurenet_pl.distributed.ddp import check_strategy
 from structurenet_pl.learning_rates.factors import Factors
 from structurenet_pl.lightning import MisconfigurationException, Trainer, rank_zero_info, rank_zero_warn
-from structurenet_pl.optim.param_groups import settings
-from structurenet_pl.optim.probe import try_out
+from structurenet_pl.optim.param_groups import settings_of
+from structurenet_pl.optim.probe import probe_lr_behaviour
 from structurenet_pl.optim.state_kinds import tensors_in
 from structurenet_pl.optim.wrappers import hookable_optimizers, with_inner
 from structurenet_pl.structure.events import Component
@@ -176,23 +176,23 @@ def check_optimizers(
                 f"{kind} keeps or saves its groups in a form of its own, which depends on how they are split. Use the "
                 "optimizer inside, or a wrapper that shares its groups and saves what torch's optimizers save."
             )
-        if any(tensor.numel() > 1 for group in optimizer.param_groups for _, tensor in tensors_in(settings(group))):
+        if any(tensor.numel() > 1 for group in optimizer.param_groups for _, tensor in tensors_in(settings_of(group))):
             raise MisconfigurationException(
                 f"{kind} keeps tensors of its parameters in its param groups, which are to be split by component. Use "
                 "an optimizer that keeps them in its state."
             )
-        trial = try_out(optimizer)
-        if factors and not trial.keeps_lr:
+        behaviour = probe_lr_behaviour(optimizer)
+        if factors and not behaviour.keeps_lr:
             raise MisconfigurationException(
                 f"{kind} writes its lr at every step, so {', '.join(factors)} would multiply up. Use an optimizer that "
                 "leaves its lr alone, such as SGD or AdamW, or remove the LR callbacks."
             )
-        if factors and not trial.takes_lrs and len(components) > 1:
+        if factors and not behaviour.accepts_lrs_by_group and len(components) > 1:
             raise MisconfigurationException(
                 f"{kind} refuses param groups with lrs of their own, so {', '.join(factors)} cannot act. Use an "
                 "optimizer that takes them, such as SGD or AdamW, or remove the LR callbacks."
             )
-        if factors and not trial.follows_lr:
+        if factors and not behaviour.follows_lr:
             rank_zero_warn(
                 f"{kind} was tried with two lrs and gave the same updates, so {', '.join(factors)} may have no effect. "
                 "Use an optimizer that follows its lr, such as SGD or AdamW."
@@ -202,7 +202,7 @@ def check_optimizers(
                 f"{kind} has a schedule of its own that does not follow the lr throughout: pass "
                 "disable_lr_scheduler=True and use an LR scheduler."
             )
-        if len(components) > 1 and not trial.keeps_groups:
+        if len(components) > 1 and not behaviour.groups_independent:
             rank_zero_warn(
                 f"{kind} computes over all tensors of a param group. Groups are split by component, so it now computes "
                 "over each component, and a run differs from one without these callbacks even where all factors are 1."

@@ -6,15 +6,16 @@ from typing import Any, cast
 
 from torch.optim import Optimizer
 
+from structurenet_pl.distributed.communication import all_ranks_wait
+from structurenet_pl.distributed.ddp import is_ddp
 from structurenet_pl.distributed.growth_agreement import all_ranks_or_none
-from structurenet_pl.distributed.processes import all_ranks_wait, several
 from structurenet_pl.engine.averaged_copies import AveragedCopies, averaged_copies
 from structurenet_pl.engine.checks import check_can_follow, check_fit, check_moment, warn_of_trial, warn_too_late
 from structurenet_pl.engine.hooks import BeforeStep, LastHook, check_alike, in_order, package_callbacks, patterns_of
 from structurenet_pl.engine.manual_steps import ManualSteps
 from structurenet_pl.engine.saved_by_rank import own_of_all_processes, waiting_from
 from structurenet_pl.engine.unused import Unused
-from structurenet_pl.freezing.freezing import Freezing, Frozen, thaw_leftovers
+from structurenet_pl.freezing.component_freezer import ComponentFreezer, Frozen, thaw_leftovers
 from structurenet_pl.learning_rates.connection_density import Densities
 from structurenet_pl.learning_rates.factors import Factor, Factors
 from structurenet_pl.learning_rates.lr_tables import CHECKPOINT_KEY, LRTables
@@ -54,7 +55,7 @@ class Driver(Callback):
         self._step_before = 0
         self._unused = Unused()
         self._density: Callable[[Component], float | None] = no_density
-        self._freezing = Freezing(None)
+        self._freezing = ComponentFreezer(None)
 
     def __reduce__(self) -> tuple[type["Driver"], tuple[()]]:
         """Copies know nothing of the Trainer: projects copy and pickle lists of callbacks in the middle of a fit."""
@@ -85,14 +86,14 @@ class Driver(Callback):
             warn_of_trial(request)
             return None
         check_can_follow(self._trainer, module)
-        if self._in_batch or (several(self._trainer) and not request.by_clock):
+        if self._in_batch or (is_ddp(self._trainer) and not request.by_clock):
             self._waiting.append(request)
             return None
         return self._carry_out(module, request)
 
     def grow_when_all_ranks_wait(self, module: LightningModule) -> None:
         """All processes are here, between two batches: carry out what they wait for, if that is the same."""
-        if several(self._trainer) and not self._in_batch:
+        if is_ddp(self._trainer) and not self._in_batch:
             self._refresh(self._trainer)
             while all_ranks_wait(self._trainer, self._waiting, self.tables.lrs()):
                 self._carry_out_waiting(module)
@@ -107,7 +108,7 @@ class Driver(Callback):
             trainer, self, self._last_hook, self.tables.show_optimizers, self.tables.show_user_groups
         )
         self._in_batch = self._epoch_over = False
-        self._freezing = Freezing(trainer)
+        self._freezing = ComponentFreezer(trainer)
         thaw_leftovers(pl_module)
         self._update_structure(trainer, pl_module)
         set_growth_handlers(pl_module, self)
@@ -185,7 +186,7 @@ class Driver(Callback):
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Nobody has a say in gradients and lrs after this."""
         self._refresh(trainer)
-        self.tables.proof.begin(optimizer)
+        self.tables.step_check.begin(optimizer)
         for act in self._before_step:
             act(trainer, pl_module, optimizer)
 
@@ -196,16 +197,16 @@ class Driver(Callback):
         self._epoch_over = trainer.is_last_batch
         if self._epoch_over or trainer.global_step != self._step_before:
             self._in_batch = False
-            self.tables.proof.end()
-            if not several(self._trainer):
+            self.tables.step_check.end()
+            if not is_ddp(self._trainer):
                 self._carry_out_waiting(pl_module)
-        self._freezing.count_work(self.structure)
+        self._freezing.end_batch(self.structure)
         self._refresh_and_freeze(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is born from here on trains in the next epoch, also where the run was resumed in between."""
         self._in_batch, self._epoch_over = False, True
-        if not several(self._trainer):
+        if not is_ddp(self._trainer):
             self._carry_out_waiting(pl_module)
         elif not isinstance(pl_module, Growable):  # else it has a later hook
             self.grow_when_all_ranks_wait(pl_module)
@@ -285,10 +286,10 @@ class Driver(Callback):
         self._freezing.thaw()  # until it is settled anew: a growth method sees the flags that the user has set
         with (
             all_ranks_or_none(trainer, request) as agreement,
-            one_growth(module, request, self._growing_at, agreement.decided) as (change, result),
+            one_growth(module, request, self._growing_at, agreement.arguments_of_rank_0) as (change, result),
             self.tables.carry_growth(change, self.factors.split_1d),
         ):
-            agreement.compare_and_wrap(change)
+            agreement.compare_and_rewrap(change)
             copies.apply(module, change)  # what is new starts with the values that all processes have by now
         self._update_structure(trainer, module)
         if not module.training:  # in a validation, after which Lightning puts back the modes of those that it knew
@@ -302,5 +303,5 @@ class Driver(Callback):
             if (react := getattr(callback, "on_growth", None)) is not None:
                 react(trainer, module, change.event)
         module.on_growth(change.event)
-        agreement.end()
+        agreement.confirm_reactions()
         return result

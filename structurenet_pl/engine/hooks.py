@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
 
-from structurenet_pl.distributed.processes import check_same, of_all_processes, several
+from structurenet_pl.distributed.communication import check_equal_reports, gather_from_all_ranks
+from structurenet_pl.distributed.ddp import is_ddp
 from structurenet_pl.learning_rates.factors import Factor
 from structurenet_pl.lightning import LR_MONITORS, Callback, LightningModule, Trainer
 from structurenet_pl.structure.role_patterns import merge_patterns
@@ -47,8 +48,8 @@ def check_alike(trainer: Trainer) -> None:
     Raises:
         RuntimeError: On every rank, if there are any.
     """
-    if several(trainer):
-        check_same(of_all_processes(_settings(trainer), "starting the fit"), "at the start of the fit")
+    if is_ddp(trainer):
+        check_equal_reports(gather_from_all_ranks(_settings(trainer), "starting the fit"), "at the start of the fit")
 
 
 def _settings(trainer: Trainer) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from structurenet_pl.distributed.processes import of_all_processes
+from structurenet_pl.distributed.communication import gather_from_all_ranks
 from structurenet_pl.structure.growth_methods import BY_USER, GrowthRequest, request_by_name
 from structurenet_pl.structure.random_states import collect_rng
 
@@ -14,7 +14,7 @@ def own_of_all_processes(waiting: Iterable[GrowthRequest]) -> dict[str, list[Any
     """What each process has, by rank; triggers know from the clock, or by themselves, what is due."""
     by_user = [request for request in waiting if request.asked_by == BY_USER]
     wishes = [{"name": request.method.name, "arguments": dict(request.arguments)} for request in by_user]
-    found = of_all_processes((collect_rng(), wishes), "writing a checkpoint")
+    found = gather_from_all_ranks((collect_rng(), wishes), "writing a checkpoint")
     return {"rng": [rng for rng, _ in found], "waiting": [wishes for _, wishes in found]}
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from structurenet_pl.learning_rates.foreign_writes import ForeignWrites
-from structurenet_pl.optim.group_settings import Stamp, put, same
-from structurenet_pl.optim.param_groups import Group, own
+from structurenet_pl.optim.group_settings import Stamp, settings_equal, write_setting
+from structurenet_pl.optim.param_groups import Group, copy_if_mutable
 from structurenet_pl.optim.split_groups import SplitGroups
 
 NUMBERS = {float, int, type(None)}
@@ -66,14 +66,14 @@ class BaseLRs:
         for origin, (group, pieces) in enumerate(self._groups):
             start, end = end, end + len(pieces)
             news = [self.pieces[row] for row in written if start <= row < end]
-            alike = bool(news) and all(same(piece["lr"], news[0]["lr"]) for piece in pieces)
+            alike = bool(news) and all(settings_equal(piece["lr"], news[0]["lr"]) for piece in pieces)
             if alike:
-                put(group, "lr", news[0]["lr"])
+                write_setting(group, "lr", news[0]["lr"])
             if alike or origin in moved:
                 for piece in pieces:
                     self.own.pop(piece["name"], None)
             if not alike:
-                self.own |= {piece["name"]: own(piece["lr"]) for piece in news}
+                self.own |= {piece["name"]: copy_if_mutable(piece["lr"]) for piece in news}
         return True
 
 
@@ -101,4 +101,4 @@ class Lrs:
             return []
         stamps = self._stamps or [Stamp(lr, 0, lr) for lr in self.values]
         pairs = zip(groups, stamps, strict=False)  # somebody may have added groups
-        return [index for index, (group, stamp) in enumerate(pairs) if not stamp.fits(group.get("lr"))]
+        return [index for index, (group, stamp) in enumerate(pairs) if not stamp.matches(group.get("lr"))]

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from structurenet_pl.freezing.freezing import Freezer
+from structurenet_pl.freezing.component_freezer import FreezeOptions
 from structurenet_pl.learning_rates.evaluation import Evaluation
 from structurenet_pl.learning_rates.moment import Moment
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent, Unit, as_list, check_unit
@@ -16,7 +16,7 @@ Vector = NDArray[np.float64]
 
 
 @runtime_checkable
-class Factor(Freezer, Protocol):
+class Factor(FreezeOptions, Protocol):
     """What is asked of a factor; :class:`~structurenet_pl.LRFactor` answers it."""
 
     needs_gradients: bool

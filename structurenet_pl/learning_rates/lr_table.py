@@ -12,8 +12,14 @@ from torch.optim import Optimizer
 
 from structurenet_pl.learning_rates.base_lrs import LR_OF, BaseLRs, Lrs
 from structurenet_pl.learning_rates.factors import Factors, Vector, product
-from structurenet_pl.optim.group_settings import put
-from structurenet_pl.optim.param_groups import Group, GroupInfo, Newcomers, own
+from structurenet_pl.optim.group_checkpoints import (
+    install_loaded_groups,
+    state_with_pieces,
+    state_with_user_groups,
+)
+from structurenet_pl.optim.group_settings import write_setting
+from structurenet_pl.optim.newborn_tensors import NewbornPiece
+from structurenet_pl.optim.param_groups import Group, GroupInfo, copy_if_mutable
 from structurenet_pl.optim.scheduler_view import UnsplitOptimizer
 from structurenet_pl.optim.split_groups import SplitGroups
 from structurenet_pl.optim.state_kinds import state_kinds
@@ -84,18 +90,9 @@ class LRTable:
         return self._standing.changed(self.optimizer.param_groups) if self._standing else []
 
     @property
-    def user_group_count(self) -> int:
-        """The number of the user's groups."""
-        return len(self.groups.user)
-
-    @property
     def stand_ins(self) -> dict[int, UnsplitOptimizer]:
         """What schedulers see in place of the optimizer and of those inside it, by the ``id`` of these."""
         return {id(one): UnsplitOptimizer(one, self) for one in with_inner(self.optimizer)}
-
-    def user_groups(self, optimizer: Optimizer) -> list[Group]:
-        """The user's groups in the optimizer, or in one inside it."""
-        return self.groups.user_groups(optimizer)
 
     def absorb_new_groups(self) -> None:
         """Take over groups and tensors that somebody else has added, however they did it."""
@@ -124,7 +121,7 @@ class LRTable:
         self._take()
         for piece, base in zip(self.optimizer.param_groups, self.bases.of_pieces(), strict=True):
             if base is not None:
-                put(piece, "lr", base)
+                write_setting(piece, "lr", base)
         self.groups.release()
         for hook in self._hooks:
             hook.remove()
@@ -138,12 +135,12 @@ class LRTable:
             del self.bases.own[name]  # a name may come back, for somebody else
         self._standing = None
 
-    def add(self, newcomers: Sequence[Newcomers]) -> None:
+    def add(self, new_pieces: Sequence[NewbornPiece]) -> None:
         """Add a piece for each, with the settings of its template and the same base lr."""
-        self.groups.add(newcomers)
-        for new in newcomers:
+        self.groups.add(new_pieces)
+        for new in new_pieces:
             if new.template in self.bases.own:
-                self.bases.own[new.slot.name] = own(self.bases.own[new.template])
+                self.bases.own[new.info.name] = copy_if_mutable(self.bases.own[new.template])
         self._standing = None
 
     def undo_point(self) -> Callable[[], None]:
@@ -163,7 +160,7 @@ class LRTable:
         self.refresh()
         found = self.groups.settings.settings_of_single_pieces()
         for name, lr in self.bases.own.items():
-            found[name] = found.get(name, {}) | {"lr": own(lr)}
+            found[name] = found.get(name, {}) | {"lr": copy_if_mutable(lr)}
         return found
 
     def expect_piece_settings(self, more: Mapping[str, Mapping[str, Any]]) -> None:
@@ -176,7 +173,7 @@ class LRTable:
         That is known by identity, as for floats; tensors are copied when they are read.
         """
         rows = zip(self.names, self.lrs, self.bases.of_pieces(), strict=True)
-        return next((own(base) for name, lr, base in rows if name == piece["name"] and lr is value), value)
+        return next((copy_if_mutable(base) for name, lr, base in rows if name == piece["name"] and lr is value), value)
 
     def _take(self) -> bool:
         """Take over what others have written and added; tell if that moves an lr."""
@@ -258,7 +255,7 @@ class LRTable:
         else:
             for piece, base, factor in zip(pieces, bases, self.product.tolist(), strict=True):
                 if base is not None:
-                    put(piece, "lr", base * factor)  # a tensor in place
+                    write_setting(piece, "lr", base * factor)  # a tensor in place
             values = [piece.get("lr") for piece in pieces]
         self._standing = Lrs(values)
         self._note_what_stands()
@@ -277,15 +274,17 @@ class LRTable:
 
     def _save(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         self.absorb_new_groups()
-        return self.groups.joined(optimizer, state)
+        return state_with_user_groups(self.groups, optimizer, state)
 
     def _prepare_load(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         self._loading = state["param_groups"]
-        return self.groups.split_state(optimizer, state, self._own_to_load)
+        return state_with_pieces(self.groups, optimizer, state, self._own_to_load)
 
     def _load(self, optimizer: Optimizer) -> None:
-        self.groups.loaded(optimizer, self._loading)
-        self.bases.own = {name: own(values["lr"]) for name, values in self._own_to_load.items() if "lr" in values}
+        install_loaded_groups(self.groups, optimizer, self._loading)
+        self.bases.own = {
+            name: copy_if_mutable(values["lr"]) for name, values in self._own_to_load.items() if "lr" in values
+        }
         self.bases.start()
         self._own_to_load, self._loading = {}, []
         self._write()

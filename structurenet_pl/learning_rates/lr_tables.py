@@ -13,13 +13,20 @@ from torch.optim.lr_scheduler import LRScheduler
 from structurenet_pl.learning_rates.factors import Factors
 from structurenet_pl.learning_rates.lr_table import LRTable, table_of
 from structurenet_pl.lightning import MisconfigurationException, Trainer
+from structurenet_pl.optim.group_checkpoints import restore_group_order, save_layout
 from structurenet_pl.optim.late_schedulers import adapt
-from structurenet_pl.optim.optimizer_state import carry_all, check_taken
-from structurenet_pl.optim.param_groups import audit, count_places, place_newborn
-from structurenet_pl.optim.references import References, attributes_of, held_by, reachable, set_attribute
-from structurenet_pl.optim.saved_layout import restore_group_order, save_layout
-from structurenet_pl.optim.scheduler_view import real
-from structurenet_pl.optim.step_check import StepProof
+from structurenet_pl.optim.newborn_tensors import place_newborn
+from structurenet_pl.optim.optimizer_state import carry_states, check_accepts_parameter
+from structurenet_pl.optim.param_groups import audit, membership_counts
+from structurenet_pl.optim.references import (
+    References,
+    attributes_of,
+    ids_of_referenced_optimizers,
+    reachable,
+    set_attribute,
+)
+from structurenet_pl.optim.scheduler_view import real_optimizer
+from structurenet_pl.optim.step_check import StepCheck
 from structurenet_pl.structure.grow import Change
 from structurenet_pl.structure.partition import Structure
 from structurenet_pl.structure.tensor_mapping import tensor_after_growth
@@ -38,7 +45,7 @@ class LRTables(dict[Optimizer, LRTable]):
         super().__init__()
         self._trainer = trainer
         self._references = References()
-        self.proof = StepProof()
+        self.step_check = StepCheck()
         self._revealed: list[tuple[Any, Any]] = []
 
     @property
@@ -75,7 +82,7 @@ class LRTables(dict[Optimizer, LRTable]):
         for optimizer in new:
             self._check_saves(optimizer)
         self._stand_in([self[optimizer] for optimizer in new], [*self.schedulers, *self._keepers()])
-        self.proof.start(self.values())
+        self.step_check.start(self.values())
         self._note([*self.schedulers, *self._kept()])
 
     def redirect_schedulers(self, everywhere: bool = True) -> None:
@@ -96,7 +103,7 @@ class LRTables(dict[Optimizer, LRTable]):
 
     def restore_references(self) -> None:
         """Have everybody refer to the optimizers again."""
-        self.proof.stop()
+        self.step_check.stop()
         if self:
             self._references.restore([*self.schedulers, *self._keepers()])
 
@@ -108,7 +115,7 @@ class LRTables(dict[Optimizer, LRTable]):
             if isinstance(stand_in := attributes_of(scheduler).get("optimizer"), Optimizer)
         ]
         for scheduler, stand_in in self._revealed:
-            set_attribute(scheduler, "optimizer", real(stand_in))
+            set_attribute(scheduler, "optimizer", real_optimizer(stand_in))
 
     def show_user_groups(self) -> None:
         """The end of :meth:`reveal`."""
@@ -159,7 +166,7 @@ class LRTables(dict[Optimizer, LRTable]):
         structure = change.structure
         self.redirect_schedulers(everywhere=False)
         expected = Counter[Tensor]()
-        for tensor, count in count_places(self).items():
+        for tensor, count in membership_counts(self).items():
             if (now := tensor_after_growth(tensor, change.successors)) is not None:
                 expected[now] += count
         # by date, because a pattern may have split what was born
@@ -168,14 +175,16 @@ class LRTables(dict[Optimizer, LRTable]):
         with ExitStack() as undo:
             for optimizer, table in self.items():
                 undo.callback(table.undo_point())
-                undo.callback(carry_all(optimizer, change.successors, change.second_moments, structure.parameter_names))
+                undo.callback(
+                    carry_states(optimizer, change.successors, change.second_moments, structure.parameter_names)
+                )
                 table.replace(change.successors, structure)
             slots = {optimizer: table.group_infos for optimizer, table in self.items()}
             joining = place_newborn(slots, structure, born, change.like, split_1d)
-            for optimizer, newcomers in joining.items():
-                for name, tensor in (item for new in newcomers for item in new.tensors.items()):
-                    check_taken(optimizer, tensor.ndim, name)
-                self[optimizer].add(newcomers)
+            for optimizer, new_pieces in joining.items():
+                for name, tensor in (item for new in new_pieces for item in new.tensors.items()):
+                    check_accepts_parameter(optimizer, tensor.ndim, name)
+                self[optimizer].add(new_pieces)
             audit(self, expected)
             yield
             undo.pop_all()
@@ -212,7 +221,7 @@ class LRTables(dict[Optimizer, LRTable]):
         """Have schedulers that were made on pieces be ones made on the user's groups."""
         for scheduler in (scheduler for scheduler in schedulers if not _is_noted(scheduler)):
             for table in tables:
-                if held_by(scheduler) & table.stand_ins.keys():
+                if ids_of_referenced_optimizers(scheduler) & table.stand_ins.keys():
                     adapt(list(reachable([scheduler])), table.groups, table.as_base)
 
     def _note(self, schedulers: Iterable[Any]) -> None:

@@ -11,7 +11,7 @@ from structurenet_pl.engine.driver import Driver
 from structurenet_pl.learning_rates.factors import product
 from structurenet_pl.learning_rates.lr_table import LRTable
 from structurenet_pl.monitoring.run_record import RunRecord
-from structurenet_pl.optim.param_groups import leading
+from structurenet_pl.optim.param_groups import leading_groups
 
 
 class Recorder:
@@ -85,7 +85,7 @@ class _Rows:
 
     @classmethod
     def of(cls, table: LRTable, driver: Driver, titled: Mapping[str, str], history: RunRecord, step: int) -> "_Rows":
-        leads = leading(table.group_infos.values())
+        leads = leading_groups(table.group_infos.values())
         found = [(name, table.names.index(leads[name])) for name in driver.structure.components if name in leads]
         found = [(name, row) for name, row in found if table.lrs[row] is not None]
         return cls(

@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 
 from structurenet_pl.engine.checks import shared_basis
 from structurenet_pl.engine.driver import Driver
-from structurenet_pl.freezing.freezing import Frozen
+from structurenet_pl.freezing.component_freezer import Frozen
 from structurenet_pl.learning_rates.factors import NamesStrata
 from structurenet_pl.lightning import Trainer
-from structurenet_pl.optim.param_groups import leading
+from structurenet_pl.optim.param_groups import leading_groups
 from structurenet_pl.structure.events import Clock, Component, titles
 from structurenet_pl.structure.partition import parameter_count
 
@@ -61,7 +61,7 @@ def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[Gr
         optimizer: One of its optimizers.
     """
     table, now = driver.tables[optimizer], driver.moment(trainer)
-    leads = set(leading(table.group_infos.values()).values())
+    leads = set(leading_groups(table.group_infos.values()).values())
     strata = decays(driver)
     components = driver.structure.by_depth
     titled = dict(zip(driver.structure.components, titles(components, now.log), strict=True))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from statistics import fmean
 
-from structurenet_pl.freezing.freezing import Frozen
+from structurenet_pl.freezing.component_freezer import Frozen
 from structurenet_pl.monitoring.report import GroupLR
 
 SUMMARIES: Mapping[str, Callable[[Collection[float]], float]] = {"min": min, "mean": fmean, "max": max}

@@ -1,4 +1,4 @@
-"""The settings of param groups, but for the lr: passed on from the user's groups to their pieces, and back."""
+"""The settings of param groups other than the lr: passed on from the user's groups to their pieces, and back."""
 
 from collections.abc import Callable, Iterable, Iterator
 from operator import is_
@@ -6,15 +6,21 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, is_tensor
 
-from structurenet_pl.optim.param_groups import Group, own
+from structurenet_pl.optim.param_groups import Group, copy_if_mutable
 
 NOT_SETTINGS = ("params", "param_names", "name", "lr")
 
-Pairs = Callable[[], Iterable[tuple[Group, list[Group]]]]
+GroupsWithPieces = Callable[[], Iterable[tuple[Group, list[Group]]]]
 
 
 class Stamp(NamedTuple):
-    """What tells whether a value has been written since: another object, or a tensor written in place."""
+    """The state of a value at one time, by which a later write to it is noticed.
+
+    Args:
+        held: The object itself.
+        version: The counter of writes in place that torch keeps for a tensor, 0 for other objects.
+        value: A copy of the value then.
+    """
 
     held: Any
     version: int
@@ -22,91 +28,102 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, value: Any) -> "Stamp":
-        """The stamp of what stands somewhere now."""
-        return cls(value, value._version if isinstance(value, Tensor) else 0, own(value))
+        """The stamp of a value now."""
+        # _version has no public counterpart. It costs nothing to read, but a comparison of values synchronises a GPU
+        return cls(value, value._version if isinstance(value, Tensor) else 0, copy_if_mutable(value))
 
-    def fits(self, value: Any) -> bool:
-        """Whether it is still that. A tensor is read from its device only if it may have been written.
+    def matches(self, value: Any) -> bool:
+        """Whether nobody has written to the value since.
 
-        The same value is no write: schedulers write back what they find when they are made.
+        Writing an equal value does not count: when a scheduler is made, it writes back the values that it has read. A
+        tensor is compared, which reads it from its device, only if it may have been written.
         """
         if value is self.held and not (isinstance(value, Tensor) and value._version != self.version):
             return True
-        return same(value, self.value)
+        return settings_equal(value, self.value)
 
 
 class GroupSettings:
-    """Keeps the settings of pieces in line with those of the user's groups.
+    """Keeps the settings of pieces equal to those of the user's groups, whichever of the two somebody writes to.
 
     Args:
-        pairs: Gives each of the user's groups with the pieces made of it.
+        groups_with_pieces: Returns each of the user's groups with the pieces made of it.
     """
 
-    def __init__(self, pairs: Pairs) -> None:
-        self._pairs = pairs
-        self._stamps: list[dict[str, Stamp]] = []  # of what the pieces have
+    def __init__(self, groups_with_pieces: GroupsWithPieces) -> None:
+        self._groups_with_pieces = groups_with_pieces
+        self._stamps: list[dict[str, Stamp]] = []  # of the values that were passed on last, by group and key
 
-    def start(self) -> None:
-        """Take all that stands in the user's groups as passed on."""
-        self._stamps = [{key: Stamp.of(value) for key, value in _but_lr(group)} for group, _ in self._pairs()]
+    def mark_passed_on(self) -> None:
+        """Note that the pieces have all settings of the user's groups."""
+        self._stamps = [
+            {key: Stamp.of(value) for key, value in _items_but_lr(group)} for group, _ in self._groups_with_pieces()
+        ]
 
     def pass_on(self) -> None:
-        """Give the pieces what has been written to the user's groups."""
-        for (group, pieces), stamps in zip(self._pairs(), self._stamps, strict=True):
+        """Write to the pieces the settings that somebody has written to the user's groups."""
+        for (group, pieces), stamps in zip(self._groups_with_pieces(), self._stamps, strict=True):
+            # a shortcut, because this runs in every training step: the same objects as before. It does not hold for
+            # tensors, which may have been written in place
             values = [value for key, value in group.items() if key not in NOT_SETTINGS]
             held = [stamp.held for stamp in stamps.values()]
             if len(values) == len(held) and all(map(is_, values, held)) and not any(map(is_tensor, values)):
-                continue  # a shortcut; a tensor may have been written in place
+                continue
             for key, value in group.items():
                 if key in NOT_SETTINGS:
                     continue
-                if key not in stamps or not stamps[key].fits(value):
+                if key not in stamps or not stamps[key].matches(value):
                     stamps[key] = Stamp.of(value)
                     for piece in pieces:
-                        put(piece, key, value)
+                        write_setting(piece, key, value)
 
     def collect(self) -> None:
-        """Give the user's groups what has been written to all of their pieces alike, and the pieces the rest."""
+        """Pass on, then write to the user's groups the settings that somebody has written to all of their pieces alike.
+
+        A setting that was written to single pieces only stays in these.
+        """
         self.pass_on()
-        for (group, (first, *others)), stamps in zip(self._pairs(), self._stamps, strict=True):
+        for (group, (first, *rest)), stamps in zip(self._groups_with_pieces(), self._stamps, strict=True):
             for key, value in first.items():
-                if key in NOT_SETTINGS or (held := group.get(key)) is value or (key in group and same(held, value)):
+                if key in NOT_SETTINGS:
                     continue
-                if all(key in other and same(other[key], value) for other in others):
-                    put(group, key, value)
+                if (held := group.get(key)) is value or (key in group and settings_equal(held, value)):
+                    continue
+                if all(key in piece and settings_equal(piece[key], value) for piece in rest):
+                    write_setting(group, key, value)
                     stamps[key] = Stamp.of(group[key])
 
     def settings_of_single_pieces(self) -> dict[str, Group]:
-        """What stands in single pieces only, by name of the piece: somebody wrote it there."""
+        """The settings that somebody has written to single pieces only, by name of the piece."""
         self.collect()
-        found: dict[str, Group] = {}
-        for group, pieces in self._pairs():
+        settings: dict[str, Group] = {}
+        for group, pieces in self._groups_with_pieces():
             for piece in pieces:
-                for key, value in _but_lr(piece):
-                    if not (key in group and same(group[key], value)):
-                        found.setdefault(piece["name"], {})[key] = own(value)
-        return found
+                for key, value in _items_but_lr(piece):
+                    if not (key in group and settings_equal(group[key], value)):
+                        settings.setdefault(piece["name"], {})[key] = copy_if_mutable(value)
+        return settings
 
 
-def put(group: Group, key: str, value: Any) -> None:
-    """Write to a group, to a tensor in place: compiled and capturable optimizers hold on to it."""
+def write_setting(group: Group, key: str, value: Any) -> None:
+    """Write a value to a group. A tensor is written in place: compiled and capturable optimizers keep the object."""
     held: Any = group.get(key)
     are_tensors = isinstance(held, Tensor) and isinstance(value, Tensor)
     if are_tensors and held.is_floating_point() and held.shape == value.shape:
         held.copy_(value)
     else:
-        group[key] = own(value)
+        group[key] = copy_if_mutable(value)
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two settings are equal, and both tensors or both not."""
-    if one is other:
+def settings_equal(first: Any, second: Any) -> bool:
+    """Whether two settings are equal. A tensor never equals a number: optimizers treat the two differently."""
+    if first is second:
         return True
     try:
-        return isinstance(one, Tensor) == isinstance(other, Tensor) and bool(one == other)
-    except (RuntimeError, ValueError):  # tensors or arrays of several entries, whose comparison is no yes or no
+        return isinstance(first, Tensor) == isinstance(second, Tensor) and bool(first == second)
+    except (RuntimeError, ValueError):  # tensors or arrays of several entries, whose comparison has no single result
         return False
 
 
-def _but_lr(group: Group) -> Iterator[tuple[str, Any]]:
+def _items_but_lr(group: Group) -> Iterator[tuple[str, Any]]:
     return ((key, value) for key, value in group.items() if key not in NOT_SETTINGS)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from structurenet_pl.optim.group_settings import same
-from structurenet_pl.optim.param_groups import Group, settings
+from structurenet_pl.optim.group_settings import settings_equal
+from structurenet_pl.optim.param_groups import Group, settings_of
 from structurenet_pl.optim.references import attributes_of, set_attribute
 from structurenet_pl.optim.split_groups import SplitGroups
 
@@ -25,12 +25,12 @@ def adapt(parts: Iterable[object], groups: SplitGroups, as_base: Callable[[Group
     pieces = [piece for some in groups.pieces for piece in some]
     for group, some in groups:
         for piece in some:
-            piece.update({key: as_base(piece, piece[key]) for key in settings(piece).keys() - group.keys()})
+            piece.update({key: as_base(piece, piece[key]) for key in settings_of(piece).keys() - group.keys()})
     groups.settings.collect()
     for part in parts:
         for name, value in attributes_of(part).items():
             if type(value) in (list, tuple) and len(value) == len(pieces):
                 entries = iter([as_base(piece, entry) for piece, entry in zip(pieces, value, strict=True)])
                 by_group = [[next(entries) for _ in some] for some in groups.pieces]
-                if all(same(entry, some[0]) for some in by_group for entry in some):
+                if all(settings_equal(entry, some[0]) for some in by_group for entry in some):
                     set_attribute(part, name, type(value)(some[0] for some in by_group))

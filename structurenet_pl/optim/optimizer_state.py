@@ -1,4 +1,4 @@
-"""Optimizer state carried over a change of shape."""
+"""Carries the optimizer state of a tensor over to the tensor of another shape that continues it."""
 
 import copy
 from collections import deque
@@ -11,36 +11,42 @@ from torch.optim import Optimizer
 
 from structurenet_pl.lightning import rank_zero_warn
 from structurenet_pl.optim.param_groups import PER_TENSOR_KEYS
-from structurenet_pl.optim.probe import PLAIN
-from structurenet_pl.optim.state_kinds import ANY_POSITION, Kind, Path, state_kinds, tensors_in
+from structurenet_pl.optim.small_copies import PLAIN_TYPES
+from structurenet_pl.optim.state_kinds import ANY_POSITION, Path, StateKind, state_kinds, tensors_in
 from structurenet_pl.optim.wrappers import with_inner
 from structurenet_pl.structure.growth_methods import SecondMoments
 from structurenet_pl.structure.tensor_mapping import Successor, embed
 
-OF_ANY_OPTIMIZER = vars(Optimizer([torch.zeros(1)], {})).keys()
+ATTRIBUTES_OF_ANY_OPTIMIZER = vars(Optimizer([torch.zeros(1)], {})).keys()
 
 
-class _Unfit(Exception):
-    """A state tensor whose entries cannot be told apart."""
+class _CannotCarryError(Exception):
+    """A state tensor whose entries cannot be assigned to entries of the parameter."""
 
 
-def carry(
-    name: str, state: Mapping[str, Any], successor: Successor, second_moments: SecondMoments, kinds: Mapping[Path, Kind]
+def carry_state(
+    name: str,
+    state: Mapping[str, Any],
+    successor: Successor,
+    second_moments: SecondMoments,
+    kinds: Mapping[Path, StateKind],
 ) -> dict[str, Any]:
-    """The state of a tensor's successor: old entries keep theirs, new ones start as the optimizer's would.
+    """The optimizer state of the tensor that continues another.
 
-    Every tensor of the parameter's shape, or with one entry for all in some of its dimensions, is carried, wherever it
-    stands. Its new entries are 0 where it follows the gradient; where it follows the size of gradients they are the
-    mean of the old ones or 0, as the policy says; where it follows the weights they are the new weights. With Adam, old
-    counter and 0 the first steps of a new entry would be two to three times the lr. Counters are kept. A state with a
-    tensor of another shape is dropped as a whole, with a warning, or without one by the policy ``"reset"``.
+    Old entries keep their state. Every state tensor is carried that has the parameter's shape, or one entry in place of
+    some of its dimensions, at any depth of the state. Its new entries are 0 if it follows the gradient, the mean of the
+    old ones or 0, by ``second_moments``, if it follows the size of gradients, and the new weights if it follows these.
+    Counters are kept, which is why a second moment starts at the mean: with Adam, an old counter and 0, the first steps
+    of a new entry would be two to three times the lr.
+
+    A state with a tensor of another shape is dropped as a whole, with a warning.
 
     Args:
         name: Name of the parameter, for the warning.
         state: State of the old tensor.
-        successor: What continues it.
-        second_moments: Policy for second moments.
-        kinds: What is known of the tensors in such a state.
+        successor: The tensor that continues it.
+        second_moments: Policy for second moments; ``"reset"`` drops the state without a warning.
+        kinds: The known kinds of the state's tensors.
     """
     if not successor.reshaped:
         return dict(state)
@@ -49,22 +55,22 @@ def carry(
 
     def carried(value: Any, path: Path) -> Any:
         if isinstance(value, Tensor):
-            return _carry(value, path, successor, second_moments, kinds.get(path))
+            return _carry_tensor(value, path, successor, second_moments, kinds.get(path))
         if isinstance(value, dict):
-            made = copy.copy(value)  # of its own class, such as a defaultdict
+            made = copy.copy(value)  # keeps its class, such as defaultdict
             made.update({key: carried(item, (*path, key)) for key, item in value.items()})
             return made
         if type(value) in (list, tuple):
             return type(value)(carried(item, (*path, ANY_POSITION)) for item in value)
         if isinstance(value, deque):
             return deque((carried(item, (*path, ANY_POSITION)) for item in value), value.maxlen)
-        if not isinstance(value, PLAIN):
-            raise _Unfit(f"{'.'.join(map(str, path))!r} of type {type(value).__name__}")  # it may hold tensors
+        if not isinstance(value, PLAIN_TYPES):  # it may contain tensors
+            raise _CannotCarryError(f"{'.'.join(map(str, path))!r} of type {type(value).__name__}")
         return value
 
     try:
         return {key: carried(value, (key,)) for key, value in state.items()}
-    except _Unfit as error:
+    except _CannotCarryError as error:
         rank_zero_warn(
             f"the optimizer state {error} of {name!r} cannot be carried over to shape "
             f"{tuple(successor.tensor.shape)}: the optimizer starts anew for this parameter"
@@ -72,19 +78,22 @@ def carry(
         return {}
 
 
-def carry_all(
+def carry_states(
     optimizer: Optimizer,
     successors: Mapping[nn.Parameter, Successor | None],
     second_moments: SecondMoments,
     names: Mapping[nn.Parameter, str],
 ) -> Callable[[], None]:
-    """Give the successors of tensors their state, and drop the state of what is gone; the returned function undoes it.
+    """Carry the state of all tensors to their successors, and drop the state of removed tensors.
 
     Args:
-        optimizer: Its state is changed in place, and that of those inside it.
-        successors: What has become of tensors; None for gone.
+        optimizer: Its state, and the state of optimizers inside it, is changed in place.
+        successors: The tensors that continue others, None for a removed tensor.
         second_moments: Policy for second moments.
         names: Names of the parameters after the growth.
+
+    Returns:
+        A function that restores the state.
 
     Raises:
         ValueError: If an optimizer cannot start anew for a parameter whose state cannot be carried.
@@ -97,78 +106,86 @@ def carry_all(
             one.state.update(entries)
 
     try:
-        check_nothing_outside(
+        check_no_tensors_outside_state(
             optimizer, [old for old, successor in successors.items() if successor and successor.reshaped]
         )
         for one, _ in before:
             for old, successor in successors.items():
-                if (known := one.state.pop(old, None)) is None or successor is None:
+                if (state := one.state.pop(old, None)) is None or successor is None:
                     continue
                 name, ndim = names.get(successor.tensor, ""), successor.tensor.ndim
                 kinds = state_kinds(one).of(ndim, one.state) if successor.reshaped else {}
-                if carried := carry(name, known, successor, second_moments, kinds):
+                if carried := carry_state(name, state, successor, second_moments, kinds):
                     one.state[successor.tensor] = carried
-                elif known:
-                    check_taken(one, ndim, name, anew=True)
-    except BaseException:
+                elif state:
+                    check_accepts_parameter(one, ndim, name, had_state=True)
+    except BaseException:  # KeyboardInterrupt, too: the growth is undone, and the state must fit the old tensors
         undo()
         raise
     return undo
 
 
-def check_nothing_outside(optimizer: Optimizer, tensors: Iterable[nn.Parameter]) -> None:
-    """Refuse to change the shape of tensors of which an optimizer keeps something outside of its state.
+def check_no_tensors_outside_state(optimizer: Optimizer, reshaped: Iterable[nn.Parameter]) -> None:
+    """Refuse to change the shape of a parameter if the optimizer keeps tensors of that shape outside of its state.
+
+    Args:
+        optimizer: The optimizer; those inside it are checked, too.
+        reshaped: The old parameters that continue with another shape.
 
     Raises:
-        ValueError: If it keeps tensors of several entries in its groups or attributes, whose shape would stay.
+        ValueError: If its groups or attributes hold such a tensor, which would keep the old shape.
     """
     for one in with_inner(optimizer):
         groups = [
             {key: value for key, value in group.items() if key not in PER_TENSOR_KEYS} for group in one.param_groups
         ]
-        others = [value for name, value in vars(one).items() if name not in OF_ANY_OPTIMIZER]
-        shapes = {tuple(tensor.shape) for tensor in tensors}
-        kept = [tuple(tensor.shape) for _, tensor in tensors_in([groups, others]) if tensor.numel() > 1]
-        if found := shapes.intersection(kept):
+        attributes = [value for name, value in vars(one).items() if name not in ATTRIBUTES_OF_ANY_OPTIMIZER]
+        shapes = {tuple(tensor.shape) for tensor in reshaped}
+        kept = [tuple(tensor.shape) for _, tensor in tensors_in([groups, attributes]) if tensor.numel() > 1]
+        if common := shapes.intersection(kept):
             raise ValueError(
-                f"{type(one).__name__} keeps tensors of shape {sorted(found)} outside of its state, in its groups or "
+                f"{type(one).__name__} keeps tensors of shape {sorted(common)} outside of its state, in its groups or "
                 "attributes. They could not follow when parameters of this shape are widened or narrowed: use an "
-                "optimizer that keeps all of it in its state."
+                "optimizer that keeps all tensors in its state."
             )
 
 
-def check_taken(optimizer: Optimizer, ndim: int, name: str, anew: bool = False) -> None:
-    """Refuse a parameter that an optimizer under way has no state for, where it cannot start one.
+def check_accepts_parameter(optimizer: Optimizer, ndim: int, name: str, had_state: bool = False) -> None:
+    """Refuse a parameter for which an optimizer in mid-training cannot start a state.
 
     Args:
         optimizer: The optimizer.
         ndim: Number of dimensions of the parameter.
-        name: Its name.
-        anew: Whether the optimizer had a state for it, which cannot be carried; else it is new.
+        name: Name of the parameter.
+        had_state: Whether the optimizer had a state for it, which cannot be carried; else the parameter is new.
 
     Raises:
-        ValueError: If a copy of the optimizer raises an error in this case.
+        ValueError: If a small copy of the optimizer raises an error in this case.
     """
-    if (error := state_kinds(optimizer).refusal(ndim, anew)) is not None:
+    if (error := state_kinds(optimizer).refusal(ndim, had_state)) is not None:
         raise ValueError(
-            f"{type(optimizer).__name__} cannot {'start anew for' if anew else 'take'} {name!r} with {ndim} "
-            f"dimension(s) in mid-training: a copy that tried raised {error}. Give it to another optimizer with "
-            "@growth(like=...), or train with one that takes it."
+            f"{type(optimizer).__name__} cannot {'start anew for' if had_state else 'take'} {name!r} with {ndim} "
+            f"dimension(s) in mid-training: a copy that tried raised {error}. Give the parameter to another optimizer "
+            "with @growth(like=...), or train with an optimizer that accepts it."
         )
 
 
-def _carry(value: Tensor, path: Path, successor: Successor, second_moments: SecondMoments, kind: Kind | None) -> Tensor:
+def _carry_tensor(
+    value: Tensor, path: Path, successor: Successor, second_moments: SecondMoments, kind: StateKind | None
+) -> Tensor:
     shape = successor.old_shape
     dims = kind.dims if kind else (True,) * len(shape)
-    if dims and value.shape == tuple(size if whole else 1 for size, whole in zip(shape, dims, strict=True)):
-        return embed(value, successor, dims, _fill(value, successor, second_moments, kind))
+    if dims and value.shape == tuple(size if is_full else 1 for size, is_full in zip(shape, dims, strict=True)):
+        return embed(value, successor, dims, _initial_value(value, successor, second_moments, kind))
     if kind.single if kind else value.numel() == 1:
         return value
-    raise _Unfit(f"{'.'.join(map(str, path))!r} of shape {tuple(value.shape)}")
+    raise _CannotCarryError(f"{'.'.join(map(str, path))!r} of shape {tuple(value.shape)}")
 
 
-def _fill(value: Tensor, successor: Successor, second_moments: SecondMoments, kind: Kind | None) -> Tensor:
-    """What new entries start as; of a state that nothing is known of, one without negative entries counts as a size."""
+def _initial_value(
+    value: Tensor, successor: Successor, second_moments: SecondMoments, kind: StateKind | None
+) -> Tensor:
+    """The value of new entries. If the kind is not known, a state without negative entries counts as a size."""
     follows = kind.follows if kind else None
     if follows == "weight":
         return successor.tensor.detach().to(value.dtype)

@@ -1,4 +1,4 @@
-"""The places where schedulers and the like refer to optimizers, found whatever they are called."""
+"""Replaces references to optimizers that schedulers and similar objects hold, in attributes of any name."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,31 +13,32 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from structurenet_pl.lightning import CALLBACKS, TRAINERS, unwrapped
-from structurenet_pl.optim.scheduler_view import UnsplitOptimizer, is_stand_in, real
+from structurenet_pl.optim.scheduler_view import UnsplitOptimizer, is_stand_in, real_optimizer
 
-MAX_OBJECTS_SEARCHED = 10_000  # objects are searched; schedulers are near
-MAX_ITEMS_SEARCHED = 100  # items; a longer container holds data and no schedulers
-LEAVES = (bool, int, float, complex, str, bytes, type(None))
-NOT_SEARCHED = (*LEAVES, Tensor, Optimizer, UnsplitOptimizer, *TRAINERS, type, ModuleType)
-WAYS = (dict, list, tuple, set, frozenset, deque, MethodType, FunctionType, partial, ref)
-OF_ANY_MODULE = vars(nn.Module()).keys()
+MAX_OBJECTS_SEARCHED = 10_000  # nearest first; schedulers are a few references away, a user's data may be endless
+MAX_ITEMS_SEARCHED = 100  # a longer container holds data and no schedulers
+ATOMIC_TYPES = (bool, int, float, complex, str, bytes, type(None))
+TYPES_NOT_SEARCHED = (*ATOMIC_TYPES, Tensor, Optimizer, UnsplitOptimizer, *TRAINERS, type, ModuleType)
+# objects of these types have no attributes of interest: they only lead to the objects that they contain
+TRANSPARENT_TYPES = (dict, list, tuple, set, frozenset, deque, MethodType, FunctionType, partial, ref)
+ATTRIBUTES_OF_ANY_MODULE = vars(nn.Module()).keys()
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where something is held: an entry of a dict or a list, or a slot of an object."""
+    """A place that holds an object: an entry of a dict or a list, or a slot of an object."""
 
     holder: Any
     key: Any
 
     def get(self) -> Any:
-        """What stands there."""
+        """The object in this place."""
         if isinstance(self.key, MemberDescriptorType):
             return self.key.__get__(self.holder)
         return self.holder[self.key]
 
     def put(self, value: Any) -> None:
-        """Let something else stand there."""
+        """Put another object in this place."""
         if isinstance(self.key, MemberDescriptorType):
             self.key.__set__(self.holder, value)
         else:
@@ -45,73 +46,81 @@ class Place:
 
 
 class References:
-    """Puts stand-ins in the places of optimizers, and the optimizers back.
+    """Replaces references to optimizers by references to stand-ins, and restores them.
 
-    That is done in the attributes of objects such as schedulers, and in lists, dicts and tuples there. What modules and
-    callbacks hold themselves stays: they compare it with the optimizers that Lightning hands them.
+    References in attributes of objects such as schedulers are replaced, and in lists, dicts and tuples there.
+    References that modules and callbacks hold themselves stay: these compare them with the optimizers that Lightning
+    passes to their hooks.
     """
 
     def __init__(self) -> None:
         self._replaced: list[tuple[Place, Any, Any]] = []
 
     def replace(self, roots: Iterable[object], stand_ins: Mapping[int, UnsplitOptimizer]) -> None:
-        """Put stand-ins in the places of optimizers.
+        """Replace references to optimizers.
 
         Args:
-            roots: Objects to begin with.
-            stand_ins: By the ``id`` of the optimizer.
+            roots: Objects at which the search starts.
+            stand_ins: The stand-in of each optimizer, by the ``id`` of the optimizer.
         """
         self._replaced += _change(roots, lambda optimizer: stand_ins.get(id(unwrapped(optimizer)), optimizer))
 
     def restore(self, roots: Iterable[object]) -> None:
-        """Put the optimizers back, also in what was made on a stand-in and can be reached from the roots."""
+        """Restore the references, also in objects below the roots that were made later, with a stand-in."""
         while self._replaced:
             place, new, old = self._replaced.pop()
-            with suppress(KeyError, IndexError, AttributeError):  # it may be gone
+            with suppress(KeyError, IndexError, AttributeError):  # the place may not exist any more
                 if place.get() is new:
                     place.put(old)
-        _change(roots, lambda optimizer: real(optimizer) if is_stand_in(optimizer) else optimizer)
+        _change(roots, lambda optimizer: real_optimizer(optimizer) if is_stand_in(optimizer) else optimizer)
 
 
 def reachable(roots: Iterable[object]) -> Iterator[object]:
-    """What can be reached from some objects, near things first: schedulers, and whatever holds them.
+    """The objects that can be reached from some objects by references, nearest first.
 
-    The way goes through attributes and slots, short containers, bound methods, partials, closures and submodules.
-    Tensors, optimizers, Trainers, classes and modules of Python hold no schedulers.
+    The search follows attributes and slots, short containers, bound methods, partials, closures and submodules. It does
+    not enter tensors, optimizers, Trainers, classes and Python modules, which hold no schedulers.
     """
-    return (one for one, _ in _search(roots))
+    return (found for found, _ in _search(roots))
 
 
-def held_by(one: object) -> set[int]:
-    """The ``id`` of each optimizer that an object, or what can be reached from it, refers to itself."""
-    values = [place.get() for part in reachable([one]) for place in _places(part)]
+def ids_of_referenced_optimizers(root: object) -> set[int]:
+    """The ``id`` of each optimizer, not of stand-ins, that an object or an object reachable from it refers to."""
+    values = [place.get() for part in reachable([root]) for place in _places(part)]
     return {id(unwrapped(value)) for value in values if isinstance(value, Optimizer) and not is_stand_in(value)}
 
 
-def attributes_of(one: object) -> dict[str, Any]:
-    """The attributes of an object, in its ``__dict__`` and in slots; nobody's code is run."""
-    places = _attributes(one)
+def attributes_of(holder: object) -> dict[str, Any]:
+    """The attributes of an object, in its ``__dict__`` and in slots. No property or ``__getattr__`` runs."""
+    places = _attributes(holder)
     return {getattr(place.key, "__name__", place.key): place.get() for place in places}
 
 
-def set_attribute(one: object, name: str, value: Any) -> None:
-    """Set one of these."""
-    for place in _attributes(one):
+def set_attribute(holder: object, name: str, value: Any) -> None:
+    """Set an attribute that :func:`attributes_of` returns. No property or ``__setattr__`` runs."""
+    for place in _attributes(holder):
         if getattr(place.key, "__name__", place.key) == name:
             place.put(value)
 
 
 def _change(roots: Iterable[object], change: Callable[[Any], Any]) -> list[tuple[Place, Any, Any]]:
-    """Put something else in the places of optimizers; gives each place with what stands and what stood there."""
+    """Replace optimizers below the roots by the return values of ``change``.
+
+    Returns:
+        Each changed place with its new and its old value.
+    """
     changed = []
-    for one, may_change in _search(roots):
-        for place in _places(one) if may_change else ():
+    for holder, may_change in _search(roots):
+        for place in _places(holder) if may_change else ():
             value = place.get()
             new = change(value) if isinstance(value, Optimizer) else value
             if isinstance(value, tuple) and any(isinstance(item, Optimizer) for item in value):
+                # a tuple cannot be changed in place, so another one replaces it in its own place
                 items = [change(item) if isinstance(item, Optimizer) else item for item in value]
                 if any(item is not before for item, before in zip(items, value, strict=True)):
-                    new = tuple.__new__(type(value), items)  # of a named tuple, too
+                    new = tuple.__new__(
+                        type(value), items
+                    )  # keeps the class of a named tuple, whatever its __new__ takes
             if new is not value:
                 place.put(new)
                 changed.append((place, new, value))
@@ -119,32 +128,33 @@ def _change(roots: Iterable[object], change: Callable[[Any], Any]) -> list[tuple
 
 
 def _search(roots: Iterable[object]) -> Iterator[tuple[object, bool]]:
-    """What can be reached, and whether what it holds may be changed."""
+    """The reachable objects, each with whether the references that it holds may be changed."""
     waiting = deque((root, True) for root in roots)
-    seen: dict[int, object] = {}  # the objects stay alive meanwhile, so that no id is taken twice
+    seen: dict[int, object] = {}  # keeps the objects alive, so that no other object gets the same id
     while waiting and len(seen) < MAX_OBJECTS_SEARCHED:
-        one, may_change = waiting.popleft()
-        searched, is_way, is_keeper = _traits(cast(Any, type(one)))
-        if not searched or id(one) in seen:
+        reached, may_change = waiting.popleft()
+        is_searched, is_transparent, compares_optimizers = _traits(cast(Any, type(reached)))
+        if not is_searched or id(reached) in seen:
             continue
-        seen[id(one)] = one
-        may_change = (may_change or not is_way) and not is_keeper
-        yield one, may_change
-        waiting.extend((content, may_change) for content in _contents(one))
+        seen[id(reached)] = reached
+        # a container inside a module or callback counts as a part of it; another object inside counts for itself
+        may_change = (may_change or not is_transparent) and not compares_optimizers
+        yield reached, may_change
+        waiting.extend((content, may_change) for content in _contents(reached))
 
 
 @lru_cache(maxsize=1000)
 def _traits(kind: Any) -> tuple[bool, bool, bool]:
-    """Of objects of a class: whether they are searched, only lead to what is held, and keep optimizers themselves."""
+    """Whether objects of a class are searched, are transparent, and compare optimizers, as modules and callbacks do."""
     return (
-        not (kind in ProxyTypes or issubclass(kind, NOT_SEARCHED)),
-        issubclass(kind, WAYS),
+        not (kind in ProxyTypes or issubclass(kind, TYPES_NOT_SEARCHED)),
+        issubclass(kind, TRANSPARENT_TYPES),
         issubclass(kind, (nn.Module, *CALLBACKS)),
     )
 
 
 def _contents(one: object) -> Iterable[object]:
-    """What an object leads to."""
+    """The objects to which an object leads."""
     if isinstance(one, dict | list | deque):
         return [place.get() for place in _places(one)]
     if isinstance(one, tuple | set | frozenset):
@@ -158,17 +168,18 @@ def _contents(one: object) -> Iterable[object]:
     if isinstance(one, FunctionType):
         contents = []
         for cell in one.__closure__ or ():
-            with suppress(ValueError):  # it is empty
+            with suppress(ValueError):  # the cell is empty
                 contents.append(cell.cell_contents)
         return contents
     if isinstance(one, nn.Module):
-        own = [value for name, value in vars(one).items() if name not in OF_ANY_MODULE]
+        # without torch's own attributes, such as parameters and hooks; _modules, because children() may be overridden
+        own = [value for name, value in vars(one).items() if name not in ATTRIBUTES_OF_ANY_MODULE]
         return [*own, *one._modules.values()]
     return [place.get() for place in _attributes(one)]
 
 
 def _places(one: object) -> list[Place]:
-    """Where an object holds others."""
+    """The places in which an object holds other objects and in which these can be replaced."""
     if isinstance(one, dict):
         return [Place(one, key) for key in dict.keys(one)] if len(one) <= MAX_ITEMS_SEARCHED else []
     if isinstance(one, list | deque):
@@ -180,12 +191,13 @@ def _places(one: object) -> list[Place]:
 
 def _attributes(one: object) -> list[Place]:
     try:
+        # not vars(one), which reads the attribute through a stand-in's or a user's __getattribute__
         entries: Any = object.__getattribute__(one, "__dict__")
     except AttributeError:
         entries = {}
     places = [Place(entries, name) for name in entries] if isinstance(entries, dict) else []
     for slot in _slots(cast(Any, type(one))):
-        with suppress(AttributeError):  # it is not set
+        with suppress(AttributeError):  # the slot is empty
             slot.__get__(one)
             places.append(Place(one, slot))
     return places

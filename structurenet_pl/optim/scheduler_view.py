@@ -1,4 +1,4 @@
-"""What schedulers see in place of an optimizer whose param groups are split: the user's own groups."""
+"""The stand-in for a split optimizer that schedulers hold: it shows the user's own param groups."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
@@ -7,42 +7,46 @@ from typing import Any, Protocol, cast
 from torch.optim import Optimizer
 
 from structurenet_pl.lightning import unwrapped
+from structurenet_pl.optim.param_groups import Group
+from structurenet_pl.optim.split_groups import SplitGroups
 from structurenet_pl.optim.wrappers import set_groups, with_inner
 
-Group = dict[str, Any]
-TORCHS_MARK = "_wrapped_by_lr_sched"  # of LRScheduler.__init__ in torch.optim.lr_scheduler
+# private attribute by which LRScheduler.__init__ of torch notes that it has wrapped `step` of an optimizer
+STEP_WRAPPED_MARK = "_wrapped_by_lr_sched"
 
 
-class Groups(Protocol):
-    """Where a stand-in finds the user's groups."""
+class HoldsUserGroups(Protocol):
+    """The source of the user's groups for a stand-in."""
 
-    def user_groups(self, optimizer: Optimizer) -> list[Group]:
-        """Those that an optimizer, or one inside it, had before they were split."""
+    @property
+    def groups(self) -> SplitGroups:
+        """The pieces and the user's groups."""
 
     def refresh(self) -> None:
-        """Bring the user's groups and the pieces made of them in line, whichever was written last."""
+        """Give the user's groups and their pieces the same values, those written last."""
 
 
 class UnsplitOptimizer:
-    """Stands in for an optimizer: all is the optimizer's, but the param groups are the user's own.
+    """Stands in for an optimizer: it has all attributes of the optimizer, except that its groups are the user's own.
 
-    It has the optimizer's class, equality and hash. A copy or a pickle of it is one of the optimizer itself, with the
-    user's groups: it belongs to no fit, and is what it would be without us.
+    It has the optimizer's class, equality and hash. A deep copy or a pickle of it is one of the optimizer itself, with
+    the user's groups: a copy belongs to no fit, so it must be the same as without this package.
 
     Args:
-        optimizer: What it stands in for.
-        groups: Where it finds the user's groups.
+        optimizer: The optimizer.
+        split: The source of the user's groups.
     """
 
-    def __init__(self, optimizer: Optimizer, groups: Groups) -> None:
-        vars(self).update(_real=optimizer, _groups=groups)
+    def __init__(self, optimizer: Optimizer, split: HoldsUserGroups) -> None:
+        # not self._real = ..., which __setattr__ would pass on to the optimizer
+        vars(self).update(_real=optimizer, _split=split)
 
     @property
     def param_groups(self) -> list[Group]:
-        """The user's groups. What is written to them in a loop reaches the pieces when the loop ends."""
-        groups: Groups = vars(self)["_groups"]
-        groups.refresh()
-        return _Watched(groups.user_groups(vars(self)["_real"]), groups.refresh)
+        """The user's groups. Values that are written to them in a loop reach the pieces when the loop ends."""
+        split: HoldsUserGroups = vars(self)["_split"]
+        split.refresh()
+        return _NotifyingGroups(split.groups.lists_of(vars(self)["_real"]).user, split.refresh)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -50,18 +54,20 @@ class UnsplitOptimizer:
 
     @property
     def step(self) -> Any:
-        """The optimizer's, with the mark of one that torch has wrapped, or torch would wrap it to be called with this.
+        """The optimizer's ``step``, with torch's mark of a wrapped one.
 
-        Torch does so when a scheduler is made, to see whether the optimizer has stepped: here it has, in this fit.
+        When a scheduler is made, torch wraps ``step`` of its optimizer, to see later whether the optimizer has stepped.
+        Without the mark it would wrap the step of this stand-in, which Lightning never calls. ``_opt_called`` is the
+        attribute that torch's wrapper sets: the optimizer has stepped in this fit already.
         """
         step = vars(self)["_real"].step
-        if hasattr(step, TORCHS_MARK):
+        if hasattr(step, STEP_WRAPPED_MARK):
             return step
 
         def marked(*args: Any, **kwargs: Any) -> Any:
             return step(*args, **kwargs)
 
-        setattr(marked, TORCHS_MARK, True)
+        setattr(marked, STEP_WRAPPED_MARK, True)
         vars(self)["_opt_called"] = True
         return marked
 
@@ -77,10 +83,10 @@ class UnsplitOptimizer:
         setattr(vars(self)["_real"], name, value)
 
     def __eq__(self, other: object) -> bool:
-        return real(self) is real(other)
+        return real_optimizer(self) is real_optimizer(other)
 
     def __hash__(self) -> int:
-        return hash(real(self))
+        return hash(real_optimizer(self))
 
     def __repr__(self) -> str:
         return Optimizer.__repr__(cast(Any, self))
@@ -89,19 +95,20 @@ class UnsplitOptimizer:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return _unsplit(copy.deepcopy(real(self), memo), copy.deepcopy(self._lists(), memo))
+        return _unsplit(copy.deepcopy(real_optimizer(self), memo), copy.deepcopy(self._user_groups_of_each(), memo))
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _unsplit, (real(self), self._lists())
+        return _unsplit, (real_optimizer(self), self._user_groups_of_each())
 
-    def _lists(self) -> list[list[Group]]:
-        groups: Groups = vars(self)["_groups"]
-        groups.refresh()
-        return [groups.user_groups(one) for one in with_inner(vars(self)["_real"])]
+    def _user_groups_of_each(self) -> list[list[Group]]:
+        """The user's groups of the optimizer and of those inside it."""
+        split: HoldsUserGroups = vars(self)["_split"]
+        split.refresh()
+        return [split.groups.lists_of(one).user for one in with_inner(vars(self)["_real"])]
 
 
-class _Watched(list[Group]):
-    """The user's groups; calls a function whenever a loop over them ends."""
+class _NotifyingGroups(list[Group]):
+    """A list of groups that calls a function whenever a loop over it ends, because schedulers write in loops."""
 
     def __init__(self, groups: Iterable[Group], at_end: Callable[[], None]) -> None:
         super().__init__(groups)
@@ -117,16 +124,17 @@ class _Watched(list[Group]):
         return list, (self[:],)
 
 
-def real(value: Any) -> Any:
-    """The optimizer itself, if the value stands in for one or is what Lightning puts around it."""
+def real_optimizer(value: Any) -> Any:
+    """The optimizer behind a stand-in or behind Lightning's wrapper; other values as they are."""
     return vars(value)["_real"] if is_stand_in(value) else unwrapped(value)
 
 
 def is_stand_in(value: Any) -> bool:
-    """Whether it is no optimizer, although it passes for one."""
+    """Whether a value is a stand-in. ``isinstance`` cannot decide, because a stand-in claims the optimizer's class."""
     return type(value) is UnsplitOptimizer
 
 
+# a function of the module, because a pickle holds its name
 def _unsplit(optimizer: Optimizer, lists: Iterable[list[Group]]) -> Optimizer:
     """Give a copied optimizer, and those inside it, the user's groups."""
     for one, groups in zip(with_inner(optimizer), lists, strict=True):

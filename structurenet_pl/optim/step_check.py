@@ -1,4 +1,4 @@
-"""Proof, at the first step of each optimizer, that it steps on all of its pieces and at the effective lrs."""
+"""Checks, in the first update of each optimizer, that it steps on all of its pieces and with the effective lrs."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -10,9 +10,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from structurenet_pl.lightning import MisconfigurationException
+from structurenet_pl.optim.split_groups import SplitGroups
 
-ENTRIES_PER_TENSOR = 16  # of each tensor are looked at
-MIN_COMPARABLE_LR = 0.1  # of the lr of what has moved: what has less may be too slow to be seen
+ENTRIES_PER_TENSOR = 16  # compared before and after the update
+MIN_COMPARABLE_LR = 0.1  # of the lowest lr among moved pieces; with a lower lr a movement may be lost to rounding
 
 
 class Split(Protocol):
@@ -24,61 +25,61 @@ class Split(Protocol):
 
     @property
     def written(self) -> list[int]:
-        """The rows of the pieces whose lr somebody else has written since."""
+        """The positions of the pieces whose lr was written by other code since we wrote it."""
 
     @property
-    def user_group_count(self) -> int:
-        """The number of the user's groups."""
+    def groups(self) -> SplitGroups:
+        """The pieces and the user's groups."""
 
 
-class StepProof:
-    """Looks at what happens in the first update of each optimizer.
+class StepCheck:
+    """Checks the first update of each optimizer.
 
-    An optimizer may step another one that it keeps in a way that nobody foresees, on groups of its own or at lrs that
-    it writes itself, or have a list by group that nobody knows of. It would train as if there were no factors, or leave
-    pieces out.
+    An optimizer may step another one that it keeps in an unknown way, on groups of its own or with lrs that it writes
+    itself, or have a list by group that is not known. It would train as if there were no factors, or leave pieces out.
     """
 
     def __init__(self) -> None:
         self._splits: list[Split] = []
-        self._open: list[Split] = []
-        self._under_way: Split | None = None
+        self._unchecked: list[Split] = []
+        self._current: Split | None = None  # whose update is going on
         self._stepped = False
-        self._before: list[list[tuple[Tensor, Tensor]]] = []
+        self._before: list[list[tuple[Tensor, Tensor]]] = []  # moving tensors and their first entries, by piece
         self._handle: RemovableHandle | None = None
 
     def start(self, optimizers: Iterable[Split]) -> None:
-        """Look at the first update of those that are new; these are all that there are now."""
+        """Set the optimizers of the fit; those that were not among the last ones will be checked."""
         before, self._splits = self._splits, list(optimizers)
-        self._open = [split for split in self._splits if split in self._open or split not in before]
+        self._unchecked = [split for split in self._splits if split in self._unchecked or split not in before]
 
     def begin(self, optimizer: Optimizer) -> None:
-        """An update follows: gradients are known."""
-        if not self._open or torch.compiler.is_compiling():
+        """Prepare for an update. To be called when gradients are known, just before the optimizer steps."""
+        if not self._unchecked or torch.compiler.is_compiling():
             return
-        self._under_way = next((split for split in self._open if split.optimizer is optimizer), None)
+        self._current = next((split for split in self._unchecked if split.optimizer is optimizer), None)
         self._stepped = False
-        if self._under_way is not None:
-            self._before = [_look_at(piece["params"]) for piece in optimizer.param_groups]
+        if self._current is not None:
+            self._before = [_entries_to_compare(piece["params"]) for piece in optimizer.param_groups]
             if self._handle is None:
-                self._handle = register_optimizer_step_post_hook(self._after)
+                # a global hook, because it has to see the steps of inner optimizers that are not known
+                self._handle = register_optimizer_step_post_hook(self._after_step)
 
     def end(self) -> None:
-        """The update is over, if there was one; it shows in the end of the step where the optimizer has hooks."""
-        split, self._under_way = self._under_way, None
+        """Check the update, if there was one. The hook calls this itself, except for optimizers without hooks."""
+        split, self._current = self._current, None
         if split is not None and self._stepped:
             self._check_all_moved(split)
-            self._open.remove(split)
-            if not self._open:
+            self._unchecked.remove(split)
+            if not self._unchecked:
                 self._close()
 
     def stop(self) -> None:
-        """Look no more."""
-        self._splits, self._open, self._under_way = [], [], None
+        """Check no more optimizers."""
+        self._splits, self._unchecked, self._current = [], [], None
         self._close()
 
-    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        split = self._under_way
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        split = self._current
         if split is None:
             return
         if optimizer is split.optimizer:
@@ -91,7 +92,7 @@ class StepProof:
             self._stepped = True
 
     def _check_inner(self, split: Split, inner: Optimizer) -> None:
-        """Refuse an optimizer inside that has other groups, or other lrs."""
+        """Refuse an inner optimizer with groups or lrs of its own."""
         outer = type(split.optimizer).__name__
         pieces = {id(piece) for one in self._splits for piece in one.optimizer.param_groups}
         if any(id(group) not in pieces for group in inner.param_groups):
@@ -103,30 +104,35 @@ class StepProof:
         if written := split.written:
             piece = split.optimizer.param_groups[written[0]]
             raise MisconfigurationException(
-                f"{outer} writes lrs before it steps {type(inner).__name__}: that of {piece['name']!r} was "
+                f"{outer} writes lrs before it steps {type(inner).__name__}: the lr of {piece['name']!r} was "
                 f"{float(piece['lr']):g} in the update, so the factors had no effect. Set its lrs in an LR scheduler, "
                 "or return the inner optimizer from configure_optimizers."
             )
 
     def _check_all_moved(self, split: Split) -> None:
-        """Refuse an optimizer that has moved as many pieces as the user has groups, and no other."""
-        pieces = split.optimizer.param_groups
-        moved = [any(not torch.equal(_entries(tensor), before) for tensor, before in some) for some in self._before]
-        first = [piece for piece, has in zip(pieces, moved[: split.user_group_count], strict=False) if has]
-        slowest = min((float(piece["lr"]) for piece in first if piece.get("lr") is not None), default=None)
-        if slowest is None or len(pieces) == split.user_group_count:
+        """Refuse an optimizer that has moved only as many pieces as the user has groups.
+
+        It has a list with an entry for each of the user's groups, and ``zip`` has stopped at the end of that list.
+        """
+        pieces, count = split.optimizer.param_groups, len(split.groups.user)
+        moved = [
+            any(not torch.equal(_first_entries(tensor), before) for tensor, before in some) for some in self._before
+        ]
+        moved_first = [piece for piece, has_moved in zip(pieces, moved[:count], strict=False) if has_moved]
+        lowest_lr = min((float(piece["lr"]) for piece in moved_first if piece.get("lr") is not None), default=None)
+        if lowest_lr is None or len(pieces) == count:
             return
         rest = [
-            (piece["name"], has)
-            for piece, some, has in list(zip(pieces, self._before, moved, strict=True))[split.user_group_count :]
-            if some and piece.get("lr") is not None and float(piece["lr"]) >= MIN_COMPARABLE_LR * slowest
+            (piece["name"], has_moved)
+            for piece, some, has_moved in list(zip(pieces, self._before, moved, strict=True))[count:]
+            if some and piece.get("lr") is not None and float(piece["lr"]) >= MIN_COMPARABLE_LR * lowest_lr
         ]
-        if rest and not any(has for _, has in rest):
+        if rest and not any(has_moved for _, has_moved in rest):
             raise MisconfigurationException(
-                f"{type(split.optimizer).__name__} has moved {[piece['name'] for piece in first]} and none of "
+                f"{type(split.optimizer).__name__} has moved {[piece['name'] for piece in moved_first]} and none of "
                 f"{[name for name, _ in rest]}, although these have gradients: it seems to hold a list with an entry "
-                f"for each of your {split.user_group_count} param group(s), which are split by component. "
-                "Use an optimizer that keeps what belongs to a group in the group."
+                f"for each of your {count} param group(s), which are split by component. "
+                "Use an optimizer that keeps the data of a group in the group."
             )
 
     def _close(self) -> None:
@@ -136,12 +142,12 @@ class StepProof:
             self._handle = None
 
 
-def _look_at(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Some tensors that are about to be moved, and some entries of each."""
+def _entries_to_compare(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The tensors whose first entries have a gradient that is not 0, and copies of these entries."""
     pairs = [(tensor, tensor.grad) for tensor in tensors]
-    found = [(tensor, grad) for tensor, grad in pairs if grad is not None and not grad.is_sparse]
-    return [(tensor, _entries(tensor)) for tensor, grad in found if bool(_entries(grad).any())]
+    dense = [(tensor, grad) for tensor, grad in pairs if grad is not None and not grad.is_sparse]
+    return [(tensor, _first_entries(tensor)) for tensor, grad in dense if bool(_first_entries(grad).any())]
 
 
-def _entries(tensor: Tensor) -> Tensor:
+def _first_entries(tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(-1)[:ENTRIES_PER_TENSOR].clone()

@@ -1,4 +1,4 @@
-"""Optimizers that wrap others."""
+"""What a step passes through on its way to the update: optimizers inside other optimizers, and the closure."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -8,18 +8,62 @@ from torch.optim import Optimizer
 
 
 def with_inner(optimizer: Optimizer) -> list[Optimizer]:
-    """The optimizer and those that it wraps, however deep, in attributes of any name; outermost first."""
-    found = {id(optimizer): optimizer}
+    """The optimizer and all optimizers inside it, in attributes of any name, at any depth; outermost first."""
+    optimizers = {id(optimizer): optimizer}
     for value in vars(optimizer).values():
         for inner in _optimizers_in(value):
-            if id(inner) not in found:
-                found |= {id(one): one for one in with_inner(inner)}
-    return list(found.values())
+            if id(inner) not in optimizers:
+                optimizers |= {id(nested): nested for nested in with_inner(inner)}
+    return list(optimizers.values())
 
 
 def hookable_optimizers(optimizer: Optimizer) -> list[Optimizer]:
-    """The optimizer and those that it wraps, but for wrappers that skip ``Optimizer.__init__`` and so take no hooks."""
+    """The optimizer and those inside it, except wrappers without hooks.
+
+    A wrapper that does not call ``Optimizer.__init__`` lacks the private dicts in which torch keeps hooks, and its
+    ``register_...`` methods would raise. torch has no public way to ask for that.
+    """
     return [one for one in with_inner(optimizer) if hasattr(one, "_optimizer_state_dict_post_hooks")]
+
+
+def set_groups(optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:
+    """Give an optimizer a list of param groups. A wrapper whose list is a property shows the list of the inner one."""
+    with suppress(AttributeError):
+        optimizer.param_groups = groups
+
+
+def closure_of(args: Any, kwargs: Any) -> Callable[[], Any] | None:
+    """The closure in the arguments of an optimizer's step, None without one."""
+    return args[1] if len(args) > 1 else kwargs.get("closure")
+
+
+def after_closure(args: Any, kwargs: Any, act: Callable[[], None]) -> tuple[Any, Any] | None:
+    """Call a function as soon as the gradients of a step are known.
+
+    Lightning computes gradients in the closure that it passes to the step, so the function is called after the
+    closure; without a closure it is called at once.
+
+    Args:
+        args: Positional arguments of the step, the optimizer first.
+        kwargs: Keyword arguments of the step.
+        act: The function.
+
+    Returns:
+        Arguments with another closure, for a hook before the step to return, or None if they stay the same.
+    """
+    closure = closure_of(args, kwargs)
+    if closure is None:
+        act()
+        return None
+
+    def closure_then_act() -> Any:
+        loss = closure()
+        act()
+        return loss
+
+    if len(args) > 1:
+        return (args[0], closure_then_act, *args[2:]), kwargs
+    return args, {**kwargs, "closure": closure_then_act}
 
 
 def _optimizers_in(value: Any) -> Iterator[Optimizer]:
@@ -29,38 +73,3 @@ def _optimizers_in(value: Any) -> Iterator[Optimizer]:
         yield from (item for item in value if isinstance(item, Optimizer))
     elif isinstance(value, dict):
         yield from (item for item in value.values() if isinstance(item, Optimizer))
-
-
-def closure_of(args: Any, kwargs: Any) -> Callable[[], Any] | None:
-    """The closure that an optimizer's step is given."""
-    return args[1] if len(args) > 1 else kwargs.get("closure")
-
-
-def after_closure(args: Any, kwargs: Any, act: Callable[[], None]) -> tuple[Any, Any] | None:
-    """Do something when the closure of an optimizer's step has made the gradients; at once if it has none.
-
-    Args:
-        args: Of the step, the optimizer first.
-        kwargs: Of the step.
-        act: What is done.
-
-    Returns:
-        The arguments with another closure, None for the same.
-    """
-    closure = closure_of(args, kwargs)
-    if closure is None:
-        act()
-        return None
-
-    def closed() -> Any:
-        loss = closure()
-        act()
-        return loss
-
-    return ((args[0], closed, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": closed})
-
-
-def set_groups(optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:
-    """Give an optimizer a list of param groups; a wrapper whose list is a property shows that of the one inside."""
-    with suppress(AttributeError):
-        optimizer.param_groups = groups

@@ -15,8 +15,8 @@ import left_alone_worker
 from ddp_worker import BATCHES, EPOCHS, FAILS, RESUMED, TRAINS, train
 from helpers import assert_same, fit, loader
 from rank_processes import assert_as_one_process, assert_resumed, largest_difference, run_ranks, start_ranks
-from structurenet_pl.distributed.growth_agreement import checksums
-from structurenet_pl.distributed.processes import _convert_norms
+from structurenet_pl.distributed.checksums import checksums
+from structurenet_pl.distributed.ddp import _convert_batch_norms
 
 pytestmark = pytest.mark.slow
 
@@ -88,10 +88,10 @@ def test_every_rank_raises_and_none_has_grown(ranks, name):
 
 
 GONE = {
-    "growth": r"in add_and_leave\(\), another process was gone or did not come",
-    "on_growth": r"after add_neck\(\), in what reacts to it by on_growth, another process was gone",
-    "freeze": r"at step 8, another process was gone",
-    "checkpoint": r"writing a checkpoint, another process was gone",
+    "growth": r"in add_and_leave\(\), another process has ended or did not answer",
+    "on_growth": r"after add_neck\(\), in what reacts to it by on_growth, another process has ended",
+    "freeze": r"at step 8, another process has ended",
+    "checkpoint": r"writing a checkpoint, another process has ended",
     "file": "Connection",  # Lightning waits there, and says no more than gloo does
 }
 
@@ -170,7 +170,7 @@ def test_newborn_batch_norms_are_synchronized_like_the_others():
     sync = TorchSyncBatchNorm()
     module[0] = old = sync.apply(module[0])
     weight = old.weight
-    _convert_norms(module, sync.apply)
+    _convert_batch_norms(module, sync.apply)
     assert module[0] is old
     assert module[0].weight is weight
     assert isinstance(module[1][1], nn.SyncBatchNorm)

@@ -14,7 +14,7 @@ from helpers import Half, Plain, Toggling, assert_same, fit, loader, weights
 from recorders import KeepBytes, See
 from structurenet_pl import Components, GrowEvery, LRFactor, ProgressiveFreeze, growth
 from structurenet_pl.engine.driver import Driver
-from structurenet_pl.freezing.freezing import Frozen
+from structurenet_pl.freezing.component_freezer import Frozen
 
 
 class InfElsewhere(Callback):

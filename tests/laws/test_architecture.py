@@ -9,7 +9,7 @@ import pytest
 
 import structurenet_pl
 from structurenet_pl import Clock, Component, GrowthEvent, Moment
-from structurenet_pl.optim.probe import normalises
+from structurenet_pl.optim.small_copies import train
 
 ROOT = Path(structurenet_pl.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -65,8 +65,8 @@ def lr_writes(source):
 
 
 def test_lrs_are_written_in_two_modules_of_learning_rates_only():
-    """One module writes base lrs, and one writes effective lrs; the probe writes to copies of its own."""
-    writers = {name_of(file) for file in FILES if lr_writes(file.read_text())} - {normalises.__module__}
+    """One module writes base lrs, and one writes effective lrs; small copies have lrs of their own."""
+    writers = {name_of(file) for file in FILES if lr_writes(file.read_text())} - {train.__module__}
     assert {writer.rpartition(".")[0] for writer in writers} == {"structurenet_pl.learning_rates"}, writers
     assert len(writers) <= 2, writers
 

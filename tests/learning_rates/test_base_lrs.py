@@ -419,7 +419,7 @@ def test_a_wrapper_with_a_list_of_its_own_follows():
     ("kind", "message"),
     [
         (Hides, r"Hides has SGD step on param groups of its own"),
-        (Writes, r"Writes writes lrs before it steps SGD: that of 'body.0' was 0.3"),
+        (Writes, r"Writes writes lrs before it steps SGD: the lr of 'body.0' was 0.3"),
     ],
 )
 def test_what_cannot_be_followed_is_seen_at_the_first_step(kind, message):

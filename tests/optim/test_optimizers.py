@@ -16,7 +16,7 @@ from helpers import Plain, assert_same, fit, loader, slow_but_for, weights
 from recipes import OPTIMIZERS, ORDINARY, SCHEDULERS, SPECIAL, exported_optimizers, make, variants
 from references import timm_optimizers
 from structurenet_pl import Components, GrowEvery, GrowthMixin, LARSScaler, LRFactor, RoleLR, growth, widen
-from structurenet_pl.optim.probe import normalises, try_out
+from structurenet_pl.optim.probe import normalises_gradients, probe_lr_behaviour
 from structurenet_pl.optim.state_kinds import state_kinds
 
 VARIANTS = [(name, variant) for name in ORDINARY for variant in variants(name)]
@@ -373,7 +373,7 @@ def both_in(old, new):
     ],
 )
 def test_what_normalises_gradients_is_seen_on_a_copy(make_optimizer, expected):
-    assert normalises(make_optimizer([nn.Parameter(torch.ones(2, 2))])) == expected
+    assert normalises_gradients(make_optimizer([nn.Parameter(torch.ones(2, 2))])) == expected
 
 
 # --------------------------------------------------------------------------------------------------------- the trial
@@ -420,7 +420,7 @@ def test_a_trial_leaves_all_random_numbers_alone(monkeypatch):
     seeded = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     before = torch.get_rng_state()
-    try_out(torch.optim.AdamW(module.parameters()))
+    probe_lr_behaviour(torch.optim.AdamW(module.parameters()))
     assert torch.equal(torch.get_rng_state(), before)
     assert seeded == []
 

@@ -27,7 +27,7 @@ from structurenet_pl import (
     growth,
 )
 from structurenet_pl.engine.driver import Driver
-from structurenet_pl.optim.param_groups import audit, count_places
+from structurenet_pl.optim.param_groups import audit, membership_counts
 
 
 class Half(LRFactor):
@@ -633,7 +633,7 @@ def test_rollback_of_newborns_in_the_middle_of_the_groups():
 def test_the_audit_finds_lost_and_doubled_parameters():
     net = Net()
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.1)]
-    expected = count_places(optimizers)
+    expected = membership_counts(optimizers)
     audit(optimizers, expected)
     optimizers[0].param_groups[0]["params"].append(net.head.weight)
     with pytest.raises(RuntimeError, match="lost or doubled"):

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from helpers import Net, example_factors, loader
 from structurenet_pl import GrowEvery, GrowOnPlateau, LRFactor, came_from, growth, widen
-from structurenet_pl.distributed import processes
+from structurenet_pl.distributed import communication
 from structurenet_pl.distributed.growth_agreement import GrowthAgreement
 
 EPOCHS, BATCHES, WORLD = 4, 4, 2
@@ -187,8 +187,8 @@ class Look(Callback):
         self.flags = self.gathers = 0
 
     def on_fit_start(self, trainer, pl_module):
-        self.flag, self.gather = processes.largest, torch.distributed.all_gather_object
-        processes.largest = lambda *args: self.count("flags", self.flag(*args))
+        self.flag, self.gather = communication.max_over_ranks, torch.distributed.all_gather_object
+        communication.max_over_ranks = lambda *args: self.count("flags", self.flag(*args))
         torch.distributed.all_gather_object = lambda *args: self.count("gathers", self.gather(*args))
 
     def count(self, what, value):
@@ -196,7 +196,7 @@ class Look(Callback):
         return value
 
     def on_fit_end(self, trainer, pl_module):
-        processes.largest, torch.distributed.all_gather_object = self.flag, self.gather
+        communication.max_over_ranks, torch.distributed.all_gather_object = self.flag, self.gather
 
     def on_exception(self, trainer, pl_module, exception):
         if hasattr(self, "flag"):
@@ -223,11 +223,11 @@ class Untouched:
     """DDP stays as it was before the growth, and nobody checks."""
 
     def __enter__(self):
-        self.before = GrowthAgreement.compare_and_wrap
-        GrowthAgreement.compare_and_wrap = lambda meeting, change: meeting._share(None)
+        self.before = GrowthAgreement.compare_and_rewrap
+        GrowthAgreement.compare_and_rewrap = lambda meeting, change: meeting._share(None)
 
     def __exit__(self, *error):
-        GrowthAgreement.compare_and_wrap = self.before
+        GrowthAgreement.compare_and_rewrap = self.before
 
 
 # name: module, callbacks, arguments of DDPStrategy, arguments of the Trainer

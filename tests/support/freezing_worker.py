@@ -15,7 +15,7 @@ from torch import nn
 from ddp_worker import WORLD, Ask, Forgiving, Grown, Sometimes, WithAdam, resume_halves, train, train_halves
 from helpers import Toggling
 from structurenet_pl import GrowEvery, LRFactor, ProgressiveFreeze
-from structurenet_pl.freezing import freezing
+from structurenet_pl.freezing import component_freezer
 
 ALL, THAW = ("all", 0, 1.0, 1.0, 0), ("thaw", 3, 1.0, 1.0, 0)
 REST = ("rest", 1, 0.0, 1.0, -2)  # all but the last two depths
@@ -85,11 +85,13 @@ class NotAtTheThaw:
     """DDP is not told of a thaw."""
 
     def __enter__(self):
-        self.before = freezing.wrap_anew
-        freezing.wrap_anew = lambda trainer, frozen: self.before(trainer, frozen) if frozen else None
+        self.before = component_freezer.rewrap_after_freezing
+        component_freezer.rewrap_after_freezing = lambda trainer, frozen: (
+            self.before(trainer, frozen) if frozen else None
+        )
 
     def __exit__(self, *error):
-        freezing.wrap_anew = self.before
+        component_freezer.rewrap_after_freezing = self.before
 
 
 def patched(freeze):

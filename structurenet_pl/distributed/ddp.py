@@ -1,0 +1,98 @@
+"""DDP around a module that changes in a fit: which strategies allow that, and wrapping the module anew."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from structurenet_pl.distributed.communication import check_equal_reports, gather_from_all_ranks
+from structurenet_pl.lightning import MisconfigurationException, Trainer
+
+
+def is_ddp(trainer: Trainer | None) -> bool:
+    """Whether several processes hold the module in DDP now. They do so between the start and the end of a fit."""
+    return (
+        trainer is not None and trainer.world_size > 1 and isinstance(trainer.strategy.model, DistributedDataParallel)
+    )
+
+
+def holds_whole_module(trainer: Trainer) -> bool:
+    """Whether every process holds all tensors of the module. To be called in a fit."""
+    strategy = trainer.strategy
+    is_single_process = trainer.world_size == 1 and strategy.model is strategy.lightning_module
+    return is_single_process or isinstance(strategy.model, DistributedDataParallel)
+
+
+def reason_against_structural_change(trainer: Trainer) -> str | None:
+    """The part of the strategy that cannot follow when tensors are added, frozen or thawed; None if all parts can."""
+    if not holds_whole_module(trainer):
+        return type(trainer.strategy).__name__
+    # Lightning's only record of a communication hook with a state, which holds tensors for the buckets of the old DDP
+    return None if getattr(trainer.strategy, "_ddp_comm_state", None) is None else "ddp_comm_state"
+
+
+def check_strategy(trainer: Trainer) -> None:
+    """Refuse growth under a strategy that would not reduce the gradients of new parameters.
+
+    Raises:
+        MisconfigurationException: If anything but DDP spreads the module over processes, or a communication hook has a
+            state of its own.
+    """
+    if (reason := reason_against_structural_change(trainer)) is not None:
+        raise MisconfigurationException(
+            f"growth during a fit is not supported under {reason}, which would not reduce the gradients of new "
+            "parameters: grow before the fit, or train with strategy='ddp' without ddp_comm_state, or on a single "
+            "device. The LR callbacks work under any strategy."
+        )
+
+
+def rewrap_after_freezing(trainer: Trainer, frozen: Iterable[str]) -> None:
+    """Have DDP reduce the gradients of exactly the parameters that are trained now; without DDP, do nothing.
+
+    Args:
+        trainer: The Trainer.
+        frozen: Names of the frozen components.
+
+    Raises:
+        RuntimeError: On every rank, if the ranks freeze different components.
+    """
+    if isinstance(trainer.strategy.model, DistributedDataParallel):
+        when = f"freezing at step {trainer.global_step}"
+        check_equal_reports(gather_from_all_ranks(dict.fromkeys(sorted(frozen), "frozen"), when), when)
+        rewrap(trainer.strategy)
+
+
+def rewrap(strategy: Any) -> None:
+    """Wrap the module in a new DDP, as Lightning does, with hooks on every parameter. No value changes.
+
+    DDP reads the parameters and their ``requires_grad`` once, when it is made. Lightning has no public way to make
+    another one in a fit, so this uses private attributes of its ``DDPStrategy``.
+    """
+    module = strategy.model = strategy.lightning_module
+    if strategy._layer_sync is not None:  # set by Trainer(sync_batchnorm=True), applied once at the start of the fit
+        _convert_batch_norms(module, strategy._layer_sync.apply)
+    # with static_graph=True Lightning starts the all-reduce of the first backward pass by hand, once, and remembers it
+    # here; the new DDP has a first backward pass of its own
+    strategy._pl_static_graph_delay_done = False
+    # the arguments that Lightning passes to DDP; all ranks hold equal values already, and without init_sync DDP
+    # neither broadcasts nor compares them
+    settings = strategy._ddp_kwargs
+    strategy._ddp_kwargs = settings | {"init_sync": False}
+    try:
+        strategy.configure_ddp()
+    finally:
+        strategy._ddp_kwargs = settings
+
+
+def _convert_batch_norms(module: nn.Module, convert: Callable[[nn.Module], nn.Module]) -> None:
+    """Convert new batch norms as ``Trainer(sync_batchnorm=True)`` has converted the old ones.
+
+    Only the batch norms are replaced: ``convert(module)`` would also build new objects for the layers that are
+    converted already. torch has no public base class of batch norms.
+    """
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm) and not isinstance(child, nn.SyncBatchNorm):
+                setattr(parent, name, convert(child))
