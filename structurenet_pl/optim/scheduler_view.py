@@ -7,17 +7,19 @@ from typing import Any, Protocol, cast
 from torch.optim import Optimizer
 
 from structurenet_pl.lightning import unwrapped
+from structurenet_pl.optim.split_groups import SplitGroups
 from structurenet_pl.optim.wrappers import set_groups, with_inner
 
 Group = dict[str, Any]
 TORCHS_MARK = "_wrapped_by_lr_sched"  # of LRScheduler.__init__ in torch.optim.lr_scheduler
 
 
-class Groups(Protocol):
+class HoldsUserGroups(Protocol):
     """Where a stand-in finds the user's groups."""
 
-    def user_groups(self, optimizer: Optimizer) -> list[Group]:
-        """Those that an optimizer, or one inside it, had before they were split."""
+    @property
+    def groups(self) -> SplitGroups:
+        """The user's groups and the pieces made of them."""
 
     def refresh(self) -> None:
         """Bring the user's groups and the pieces made of them in line, whichever was written last."""
@@ -31,18 +33,18 @@ class UnsplitOptimizer:
 
     Args:
         optimizer: What it stands in for.
-        groups: Where it finds the user's groups.
+        split: Where it finds the user's groups.
     """
 
-    def __init__(self, optimizer: Optimizer, groups: Groups) -> None:
-        vars(self).update(_real=optimizer, _groups=groups)
+    def __init__(self, optimizer: Optimizer, split: HoldsUserGroups) -> None:
+        vars(self).update(_real=optimizer, _split=split)
 
     @property
     def param_groups(self) -> list[Group]:
         """The user's groups. What is written to them in a loop reaches the pieces when the loop ends."""
-        groups: Groups = vars(self)["_groups"]
-        groups.refresh()
-        return _Watched(groups.user_groups(vars(self)["_real"]), groups.refresh)
+        split: HoldsUserGroups = vars(self)["_split"]
+        split.refresh()
+        return _Watched(split.groups.user_groups(vars(self)["_real"]), split.refresh)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -95,9 +97,9 @@ class UnsplitOptimizer:
         return _unsplit, (real(self), self._lists())
 
     def _lists(self) -> list[list[Group]]:
-        groups: Groups = vars(self)["_groups"]
-        groups.refresh()
-        return [groups.user_groups(one) for one in with_inner(vars(self)["_real"])]
+        split: HoldsUserGroups = vars(self)["_split"]
+        split.refresh()
+        return [split.groups.user_groups(one) for one in with_inner(vars(self)["_real"])]
 
 
 class _Watched(list[Group]):

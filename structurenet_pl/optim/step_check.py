@@ -10,9 +10,17 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from structurenet_pl.lightning import MisconfigurationException
+from structurenet_pl.optim.split_groups import SplitGroups
 
 ENTRIES_PER_TENSOR = 16  # of each tensor are looked at
 MIN_COMPARABLE_LR = 0.1  # of the lr of what has moved: what has less may be too slow to be seen
+
+
+class WrittenLRs(Protocol):
+    """The lrs that were last written to the pieces."""
+
+    def rows_written_since(self) -> list[int]:
+        """The rows of the pieces whose lr somebody else has written."""
 
 
 class Split(Protocol):
@@ -23,12 +31,12 @@ class Split(Protocol):
         """The optimizer."""
 
     @property
-    def written(self) -> list[int]:
-        """The rows of the pieces whose lr somebody else has written since."""
+    def groups(self) -> SplitGroups:
+        """The pieces and the user's groups."""
 
     @property
-    def user_group_count(self) -> int:
-        """The number of the user's groups."""
+    def last_write(self) -> WrittenLRs:
+        """The lrs that were last written."""
 
 
 class StepProof:
@@ -100,7 +108,7 @@ class StepProof:
                 "have no effect. Let both hold the same groups, as with super().__init__(inner.param_groups, {}), and "
                 "keep the inner optimizer in an attribute; or return the inner one from configure_optimizers."
             )
-        if written := split.written:
+        if written := split.last_write.rows_written_since():
             piece = split.optimizer.param_groups[written[0]]
             raise MisconfigurationException(
                 f"{outer} writes lrs before it steps {type(inner).__name__}: that of {piece['name']!r} was "
@@ -112,20 +120,20 @@ class StepProof:
         """Refuse an optimizer that has moved as many pieces as the user has groups, and no other."""
         pieces = split.optimizer.param_groups
         moved = [any(not torch.equal(_entries(tensor), before) for tensor, before in some) for some in self._before]
-        first = [piece for piece, has in zip(pieces, moved[: split.user_group_count], strict=False) if has]
+        first = [piece for piece, has in zip(pieces, moved[: len(split.groups.user)], strict=False) if has]
         slowest = min((float(piece["lr"]) for piece in first if piece.get("lr") is not None), default=None)
-        if slowest is None or len(pieces) == split.user_group_count:
+        if slowest is None or len(pieces) == len(split.groups.user):
             return
         rest = [
             (piece["name"], has)
-            for piece, some, has in list(zip(pieces, self._before, moved, strict=True))[split.user_group_count :]
+            for piece, some, has in list(zip(pieces, self._before, moved, strict=True))[len(split.groups.user) :]
             if some and piece.get("lr") is not None and float(piece["lr"]) >= MIN_COMPARABLE_LR * slowest
         ]
         if rest and not any(has for _, has in rest):
             raise MisconfigurationException(
                 f"{type(split.optimizer).__name__} has moved {[piece['name'] for piece in first]} and none of "
                 f"{[name for name, _ in rest]}, although these have gradients: it seems to hold a list with an entry "
-                f"for each of your {split.user_group_count} param group(s), which are split by component. "
+                f"for each of your {len(split.groups.user)} param group(s), which are split by component. "
                 "Use an optimizer that keeps what belongs to a group in the group."
             )
 

@@ -44,7 +44,7 @@ def test_in_a_fit_it_is_the_ratio_of_the_component(skip_1d, optimizer, decay):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
             table = Driver.of(trainer).tables[optimizer]
             for group in optimizer.param_groups:
-                slot = table.group_infos[group["name"]]
+                slot = table.groups.group_infos[group["name"]]
                 assert slot.is_1d == (skip_1d and group["params"][0].ndim == 1)
                 own = [
                     (name, tensor)
