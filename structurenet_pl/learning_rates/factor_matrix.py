@@ -21,7 +21,7 @@ class FactorMatrix:
     """
 
     def __init__(self, factors: Factors, groups: SplitGroups) -> None:
-        self.piece_names: list[str] = []  # of the rows; another list object whenever a row has come or gone
+        self.piece_names: list[str] = []  # by row; a new list object when rows have changed
         self.values: NDArray[np.float64] = np.ones((0, len(factors)))
         self.product: Vector = np.ones(0)
         self.version = -1  # of the factors that were last read
@@ -62,7 +62,10 @@ class FactorMatrix:
         self.product = product(self.values)
 
     def _make_rows(self) -> None:
-        """Make a row for each piece. A piece that had one keeps its values: a factor of gradients is not known now."""
+        """Make a row for each piece.
+
+        A piece that had a row keeps its values, because factors of gradients are known only before the next update.
+        """
         before = dict(zip(self.piece_names, self.values, strict=True))
         infos = [self._groups.group_infos[piece["name"]] for piece in self._groups.optimizer.param_groups]
         names = [info.name for info in infos]
