@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +9,8 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from structurenet_pl.learning_rates.moment import Norms
+from structurenet_pl.optim.weight_decay import coupled_weight_decay
 from structurenet_pl.structure.events import Component
-
-DECOUPLED = {"AdamW", "Adafactor", "Muon"}  # by name: not every torch has all of them, and only some set a flag
 
 
 class GradientNorms:
@@ -131,13 +129,6 @@ class StepNorms:
         return {f"grad_norm/{name}": grad for name, grad in zip(self._names, grads, strict=True)} | {
             f"update_ratio/{name}": update / weight for name, update, weight in ratios if weight
         }
-
-
-def coupled_weight_decay(optimizer: Optimizer, group: Mapping[str, Any]) -> float:
-    """The weight decay that an optimizer adds to the gradient of a group; 0 where it acts apart from it (AdamW)."""
-    named = {base.__name__ for base in type(optimizer).__mro__}
-    flagged = group.get("decoupled_weight_decay", False) or group.get("weight_decouple", False)
-    return 0.0 if flagged or named & DECOUPLED else float(group.get("weight_decay", 0.0))
 
 
 def _dense(grad: Tensor) -> Tensor:

@@ -174,8 +174,8 @@ def _rewrite_entries(parts: Iterable[object], groups: SplitGroups, as_base: Call
                     set_attribute(part, name, type(value)(split[0] for split in by_group))
 
 
-# Schedulers that refer to stand-ins, by id: some define an equality without a hash, so no WeakSet can hold them. The
-# dict is one for all fits, because a scheduler of an earlier fit has been made on the user's groups or moved to them.
+# Schedulers that refer to stand-ins, by id: a class with an equality but no hash would not go into a WeakSet. The dict
+# is one for all fits: a scheduler of an earlier fit was made on the user's groups, or has been moved to them.
 _REDIRECTED: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 
