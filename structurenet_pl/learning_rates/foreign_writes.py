@@ -1,6 +1,7 @@
 """Finds lrs that somebody else than the table has written to param groups, and warns about them."""
 
 from collections.abc import Sequence
+from itertools import repeat
 from operator import is_, methodcaller
 from typing import Any, cast
 from weakref import ref
@@ -66,7 +67,7 @@ class LastWrite:
     def record_objects(self) -> None:
         """Remember all values in the groups: from here on :meth:`is_untouched` compares with these."""
         objects = self._current_objects()
-        holds_tensors = any(issubclass(kind, Tensor) for kind in set(map(type, objects)))
+        holds_tensors = any(map(issubclass, set(map(type, objects)), repeat(Tensor)))
         self._objects = None if holds_tensors else objects  # a tensor may be written in place and stays the same object
 
     def forget(self) -> None:

@@ -68,11 +68,11 @@ class SchedulerRedirection:
         Args:
             everywhere: Whether to search module and callbacks, too. The search takes time.
         """
-        new = _not_redirected(self._of_lightning)
+        new = [scheduler for scheduler in self._of_lightning if not _is_redirected(scheduler)]
         if everywhere:
             for optimizer in self._optimizers.values():
                 optimizer.absorb_new_groups()
-            new += _not_redirected(self._kept())
+            new += [scheduler for scheduler in self._kept() if not _is_redirected(scheduler)]
         if new:
             optimizers = list(self._optimizers.values())
             _move_to_user_groups(new, optimizers)
@@ -85,7 +85,8 @@ class SchedulerRedirection:
         Args:
             optimizer: The optimizer, split in an earlier fit.
         """
-        _move_to_user_groups(_not_redirected(self._of_lightning), [optimizer])
+        made_since = [scheduler for scheduler in self._of_lightning if not _is_redirected(scheduler)]
+        _move_to_user_groups(made_since, [optimizer])
 
     def restore_references(self) -> None:
         """Have all schedulers refer to the optimizers themselves again."""
@@ -185,5 +186,5 @@ def _mark_redirected(schedulers: Iterable[Any]) -> None:
             _REDIRECTED[id(scheduler)] = scheduler
 
 
-def _not_redirected(schedulers: Iterable[Any]) -> list[Any]:
-    return [scheduler for scheduler in schedulers if _REDIRECTED.get(id(scheduler)) is not scheduler]
+def _is_redirected(scheduler: Any) -> bool:
+    return _REDIRECTED.get(id(scheduler)) is scheduler
