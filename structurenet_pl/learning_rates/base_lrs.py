@@ -55,13 +55,14 @@ class BaseLRs:
             self.warning.warn_if_misleading([pieces[row] for row in written], acted_on, self._groups.pieces)
         if not (written or changed_groups):
             return False
-        end = 0
+        end = 0  # the pieces of one group follow each other in the optimizer
         for origin, (group, split) in enumerate(self._groups):
             start, end = end, end + len(split)
             news = [pieces[row] for row in written if start <= row < end]
             alike = bool(news) and all(same(piece["lr"], news[0]["lr"]) for piece in split)
             if alike:
                 put(group, "lr", news[0]["lr"])
+            # a new lr of the group ends the exceptions from before, but not those that were written along with it
             if alike or origin in changed_groups:
                 for piece in split:
                     self.of_single_pieces.pop(piece["name"], None)

@@ -25,12 +25,13 @@ from structurenet_pl.structure.partition import Structure
 class LRTable:
     """The learning rates of an optimizer whose param groups are split by component.
 
-    The table has a row for each piece, in the order of ``optimizer.param_groups``. Its columns stand in its parts:
-    ``base_lrs``, ``matrix`` (the factors and their product) and ``last_write`` (the effective lrs). Logs, pictures and
-    ``explain`` read them there.
+    The optimizer steps on pieces: each is a param group with tensors of one component, split from one of the user's
+    groups. The table has a row for each piece, in the order of ``optimizer.param_groups``. The columns are held by the
+    parts of the table: ``base_lrs``, ``matrix`` (the factors and their product) and ``last_write`` (the effective lrs).
+    Logs, pictures and ``explain`` read these parts.
 
-    An lr comes about as follows: the driver has :class:`Factors` evaluate the factors of all components, and calls
-    :meth:`refresh`, which reads them into the matrix and assigns ``piece["lr"] = base lr * product``.
+    The driver has :class:`Factors` evaluate the factors of all components, and then calls :meth:`refresh`, which reads
+    them into the matrix and assigns ``piece["lr"] = base lr * product``.
 
     Args:
         optimizer: Any optimizer that takes several groups.
@@ -111,9 +112,10 @@ class LRTable:
         del _TABLES[self.optimizer]
 
     def as_base(self, piece: Group, value: Any) -> Any:
-        """The base lr of a piece, if the value was read from its lr, else the value.
+        """The base lr of a piece if the value was read from the lr of this piece, else the value.
 
-        Identity tells whether it was read there, as far as lrs are floats. Whoever reads a tensor makes a copy.
+        The value was read there if it is the same object. That holds for floats only: schedulers copy lrs that are
+        tensors.
         """
         rows = zip(self.matrix.piece_names, self.lrs, self.base_lrs.of_pieces(), strict=True)
         return next((own(base) for name, lr, base in rows if name == piece["name"] and lr is value), value)

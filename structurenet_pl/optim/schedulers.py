@@ -1,4 +1,4 @@
-"""Schedulers see the user's param groups, not the pieces, wherever they are kept and whenever they were made."""
+"""Redirects LR schedulers to the user's param groups, wherever a scheduler is kept and whenever it was made."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -32,7 +32,7 @@ class SplitOptimizer(HoldsUserGroups, Protocol):
         """Split groups and tensors that somebody else has added."""
 
     def as_base(self, piece: Group, value: Any) -> Any:
-        """The base lr of a piece, if the value was read from its lr, else the value."""
+        """The base lr of a piece if the value was read from the lr of this piece, else the value."""
 
 
 class SchedulerRedirection:
@@ -57,7 +57,7 @@ class SchedulerRedirection:
         """Redirect all schedulers from optimizers whose groups have just been split.
 
         Args:
-            optimizers: These optimizers.
+            optimizers: The optimizers.
         """
         self._put_stand_ins(optimizers, [*self._of_lightning, *self._keepers()])
         _mark_redirected([*self._of_lightning, *self._kept()])
@@ -126,13 +126,13 @@ class SchedulerRedirection:
         return [keeper for keeper in keepers if all(value is not self._optimizers for value in vars(keeper).values())]
 
     def _kept(self) -> list[Any]:
-        """The schedulers that these keep; only subclasses of torch's class can be told from other objects."""
+        """The schedulers that module and callbacks keep: instances of torch's class, others have no mark."""
         return [part for part in reachable(self._keepers()) if isinstance(part, LRScheduler)]
 
     def _put_stand_ins(self, optimizers: Iterable[SplitOptimizer], roots: Sequence[object]) -> None:
-        found = {key: stand_in for optimizer in optimizers for key, stand_in in stand_ins(optimizer).items()}
-        if found:
-            self._references.replace(roots, found)
+        by_id = {key: stand_in for optimizer in optimizers for key, stand_in in stand_ins(optimizer).items()}
+        if by_id:  # the search takes time
+            self._references.replace(roots, by_id)
 
 
 def stand_ins(split: SplitOptimizer) -> dict[int, UnsplitOptimizer]:
@@ -151,14 +151,15 @@ def _move_to_user_groups(schedulers: Iterable[Any], optimizers: Iterable[SplitOp
 def _rewrite_entries(parts: Iterable[object], groups: SplitGroups, as_base: Callable[[Group, Any], Any]) -> None:
     """Replace the entries that a scheduler keeps for each piece by entries for each of the user's groups.
 
-    A value that was read from the lr of a piece becomes its base lr. A list or tuple with as many entries as there are
-    pieces is taken for one by piece, if the entries for all pieces of a group are then the same. A key that the
-    scheduler has written to all pieces of a group, such as ``initial_lr``, is written to the group.
+    A value that was read from the lr of a piece becomes the base lr of the piece. Then a list or tuple with as many
+    entries as there are pieces, and with equal entries for all pieces of a group, keeps one entry for each group. Other
+    lists have this length by chance. A key that the scheduler has written to all pieces of a group, such as
+    ``initial_lr``, is written to the group.
 
     Args:
         parts: The scheduler and the objects in it.
         groups: The pieces and the user's groups.
-        as_base: The base lr of a piece, if a value was read from its lr, else the value.
+        as_base: Gives the base lr of a piece if a value was read from the lr of this piece, else the value.
     """
     groups.absorb_new_groups()
     pieces = [piece for split in groups.pieces for piece in split]
@@ -182,7 +183,7 @@ _REDIRECTED: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 def _mark_redirected(schedulers: Iterable[Any]) -> None:
     for scheduler in schedulers:
-        with suppress(TypeError):  # its class takes no weak references: it is looked at again each time
+        with suppress(TypeError):  # its class allows no weak references: it is redirected again each time
             _REDIRECTED[id(scheduler)] = scheduler
 
 
