@@ -12,6 +12,8 @@ from structurenet_pl.learning_rates.moment import Norms
 from structurenet_pl.optim.weight_decay import coupled_weight_decay
 from structurenet_pl.structure.events import Component
 
+WEIGHTS, GRADS, UPDATES = range(3)  # the kinds of norms in a step
+
 
 class GradientNorms:
     """Norms of weights and gradients in one optimizer, all measured at the first call.
@@ -41,22 +43,23 @@ class GradientNorms:
     @torch.no_grad()
     def _measure(self) -> dict[str, list[tuple[int, Norms]]]:
         """The number of dimensions and the norms of each tensor, by component."""
-        decayed = [
+        measured = [
             (weight, coupled_weight_decay(self._optimizer, group))
             for group in self._optimizer.param_groups
             for weight in group["params"]
             if weight.grad is not None and weight in self._owner
         ]
-        if not decayed:
+        if not measured:
             return {}
         # private in torch, as is every torch._foreach function here: one kernel for all tensors instead of one for each
-        weights = torch._foreach_norm([weight.detach() for weight, _ in decayed])
-        grads = torch._foreach_norm([_dense(weight.grad) for weight, _ in decayed])
-        device = weights[0].device  # tolist() is the one wait for the device
+        weights = torch._foreach_norm([weight.detach() for weight, _ in measured])
+        grads = torch._foreach_norm([_dense(weight.grad) for weight, _ in measured])
+        device = weights[0].device  # tensors of a split module lie on several devices
+        # float64 from here on, and one tolist(): each read of a single norm would wait for the device
         numbers = torch.stack([norm.to(device, torch.float64) for norm in (*weights, *grads)]).tolist()
         rows: dict[str, list[tuple[int, Norms]]] = {}
         for (weight, decay), weight_norm, grad_norm in zip(
-            decayed, numbers[: len(decayed)], numbers[len(decayed) :], strict=True
+            measured, numbers[: len(measured)], numbers[len(measured) :], strict=True
         ):
             norms = Norms(weight_norm, grad_norm, decay * weight_norm)
             rows.setdefault(self._owner[weight], []).append((weight.ndim, norms))
@@ -114,16 +117,16 @@ class StepNorms:
         tensors = [tensor for tensors in parts.values() for tensor in tensors]
         grads = [(tensor.grad, part) for tensor, part in zip(tensors, self._parts, strict=True)]
         present = [(grad, part) for grad, part in grads if grad is not None]
-        self._norms = PartNorms(3, len(parts)).to(self._weights[0].device)
-        self._norms.update(0, self._before, self._parts)
-        self._norms.update(1, [grad for grad, _ in present], [part for _, part in present])
+        self._norms = PartNorms(kinds=3, parts=len(parts)).to(self._weights[0].device)
+        self._norms.update(WEIGHTS, self._before, self._parts)
+        self._norms.update(GRADS, [grad for grad, _ in present], [part for _, part in present])
 
     def scalars(self) -> dict[str, float]:
         """The norms of gradients, and of updates relative to the weights, by tag of the log.
 
         A part whose weights were all 0 has no ratio.
         """
-        self._norms.update(2, torch._foreach_sub(self._weights, self._before), self._parts)
+        self._norms.update(UPDATES, torch._foreach_sub(self._weights, self._before), self._parts)
         weights, grads, updates = self._norms.compute().tolist()
         ratios = zip(self._names, updates, weights, strict=True)
         return {f"grad_norm/{name}": grad for name, grad in zip(self._names, grads, strict=True)} | {

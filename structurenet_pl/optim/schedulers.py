@@ -120,7 +120,7 @@ class SchedulerRedirection:
     def _keepers(self) -> list[object]:
         """The module and the callbacks, which may keep schedulers that Lightning does not know.
 
-        The driver is left out: a search through it would put stand-ins into the tables and into ``self._references``.
+        The driver keeps none, and a search through its tables takes time. It is the callback that holds the optimizers.
         """
         keepers = [self._trainer.lightning_module, *self._trainer.callbacks]
         return [keeper for keeper in keepers if all(value is not self._optimizers for value in vars(keeper).values())]
