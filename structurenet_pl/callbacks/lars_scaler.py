@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.engine.driver import Driver
 from structurenet_pl.learning_rates.moment import Moment
-from structurenet_pl.learning_rates.norms import coupled_weight_decay
 from structurenet_pl.lightning import LightningModule, Trainer, rank_zero_warn
 from structurenet_pl.optim.probe import normalises_gradients
+from structurenet_pl.optim.weight_decay import coupled_weight_decay
 from structurenet_pl.structure.events import Component
 
 

@@ -105,7 +105,11 @@ class Driver(Callback):
         self._trainer = trainer
         self.tables, self._resumed, self._waiting = LRTables(trainer), None, []
         trainer.callbacks = in_order(
-            trainer, self, self._last_hook, self.tables.show_optimizers, self.tables.show_user_groups
+            trainer,
+            self,
+            self._last_hook,
+            self.tables.schedulers.show_optimizers,
+            self.tables.schedulers.show_user_groups,
         )
         self._in_batch = self._epoch_over = False
         self._freezing = ComponentFreezer(trainer)
@@ -165,7 +169,7 @@ class Driver(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock shows a new epoch."""
         self._epoch_over = False
-        self.tables.redirect_schedulers(everywhere=False)
+        self.tables.schedulers.redirect_new(everywhere=False)
         self._update_structure(trainer, pl_module)
         self.grow_when_all_ranks_wait(pl_module)
         self._refresh_and_freeze(trainer)
@@ -174,7 +178,7 @@ class Driver(Callback):
         """Structure stands still from here to the end of the batch."""
         self._manual_steps.done = False
         self._step_before = trainer.global_step
-        self.tables.redirect_schedulers(everywhere=batch_idx == 0)
+        self.tables.schedulers.redirect_new(everywhere=batch_idx == 0)
         self._refresh_and_freeze(trainer)
         self._in_batch = True
 
@@ -223,7 +227,7 @@ class Driver(Callback):
         if stage == "fit":
             warn_too_late(self._waiting)
         self._freezing.end_fit(pl_module)
-        self.tables.restore_references()
+        self.tables.end_fit()
         self._trainer = None
         self._manual_steps.remove_hooks()
         set_growth_handlers(pl_module, None)
@@ -264,7 +268,9 @@ class Driver(Callback):
         for optimizer, table in self.tables.items():
             if optimizer is with_gradients and self.factors.need_gradients:
                 norms = GradientNorms(optimizer, self.structure.owner)
-                table.measure(self.factors.evaluate_with_gradients(replace(self.moment(trainer), norms=norms)))
+                table.apply_gradient_factors(
+                    self.factors.evaluate_with_gradients(replace(self.moment(trainer), norms=norms))
+                )
             else:
                 table.refresh()
 

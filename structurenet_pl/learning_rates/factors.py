@@ -1,4 +1,4 @@
-"""The factors of a Trainer, evaluated together."""
+"""Evaluates the factors of a Trainer, each only when its unit of time has moved."""
 
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -17,7 +17,7 @@ Vector = NDArray[np.float64]
 
 @runtime_checkable
 class Factor(FreezeOptions, Protocol):
-    """What is asked of a factor; :class:`~structurenet_pl.LRFactor` answers it."""
+    """A callback that gives each component a factor; :class:`~structurenet_pl.LRFactor` implements it."""
 
     needs_gradients: bool
     skip_1d: bool
@@ -27,15 +27,19 @@ class Factor(FreezeOptions, Protocol):
     where: str | Sequence[str] | None
 
     def acts_on(self, component: Component) -> bool:
-        """Whether it has a say in the lr of the component."""
+        """Whether the factor may differ from 1 for the component."""
 
     def checked(self, component: Component, now: Moment) -> float:
-        """The factor."""
+        """The factor of a component.
+
+        Raises:
+            ValueError: If the factor is negative or not finite.
+        """
 
 
 @runtime_checkable
 class NamesStrata(Factor, Protocol):
-    """A factor that says which stratum a component has reached, as :class:`~structurenet_pl.SedimentaryDecay` does."""
+    """A factor that names the stratum of a component, as :class:`~structurenet_pl.SedimentaryDecay` does."""
 
     def stratum(self, component: Component, now: Moment) -> str:
         """Name of the stratum, or the role of a component that has a factor by role."""
@@ -45,12 +49,17 @@ class NamesStrata(Factor, Protocol):
 
 
 class Factors(dict[str, Factor]):
-    """Factors by label: the class name, numbered where there are several of one class.
+    """Factors by label, and their values for all components.
 
-    Their values are vectors with an entry for each component, in order of depth, and a 1 for what is no component.
+    A label is the name of the class, with a number if there are several factors of one class. The values of a factor
+    are a vector with an entry for each component, in order of depth. The last entry is 1: the factor of tensors that
+    belong to no component.
 
     Args:
-        factors: In the order of the callbacks.
+        factors: The factors in the order of the callbacks.
+
+    Raises:
+        ValueError: If a factor has an unknown unit, or has both ``freezes`` and ``needs_gradients``.
     """
 
     def __init__(self, factors: Sequence[Factor] = ()) -> None:
@@ -58,53 +67,54 @@ class Factors(dict[str, Factor]):
             check_unit(factor.unit)
             if factor.freezes and factor.needs_gradients:
                 raise ValueError(
-                    f"{type(factor).__name__} has both `freezes` and `needs_gradients`, but what is frozen has no "
-                    "gradients that could thaw it: freeze by what else is known."
+                    f"{type(factor).__name__} has both `freezes` and `needs_gradients`, but a frozen component has no "
+                    "gradients that could thaw it: let the factor depend on time, structure or density, or "
+                    "set `freezes = False`."
                 )
         names = [type(factor).__name__ for factor in factors]
         for name, factor in zip(names, factors, strict=True):
             numbered = (f"{name}_{number}" for number in count(1))
-            label = name if names.count(name) == 1 else next(one for one in numbered if one not in (*self, *names))
-            self[label] = factor
-        self.need_gradients = any(factor.needs_gradients for factor in factors)  # known after backward only
+            unused = (label for label in numbered if label not in (*self, *names))  # a class may be called A_1
+            self[name if names.count(name) == 1 else next(unused)] = factor
+        self.need_gradients = any(factor.needs_gradients for factor in factors)
         self.order = {label: column for column, label in enumerate(self)}
-        self.rows: dict[str, int] = {}
-        self.acting: dict[str, tuple[Component, ...]] = {}
-        self.vectors: dict[str, Vector] = {}
-        self.version = 0
-        self.frozen: dict[str, list[Factor]] = {}
+        self.rows: dict[str, int] = {}  # by name of the component: its entry in the vectors
+        self.acting: dict[str, tuple[Component, ...]] = {}  # by label: the components that the factor acts on
+        self.vectors: dict[str, Vector] = {}  # by label; a changed value makes a new vector
+        self.version = 0  # increases whenever a vector has changed
+        self.frozen: dict[str, list[Factor]] = {}  # by name of the component: the factors that freeze it now
         self._evaluations: dict[str, tuple[Evaluation, NDArray[np.intp]]] = {}
         self._units = [(label, factor.unit) for label, factor in self.items() if not factor.needs_gradients]
-        self._clock: Clock | None = None
-        self._times: dict[str, tuple[int, ...]] = {}
-        self._inert = set(self)
+        self._clock: Clock | None = None  # of the last evaluation
+        self._times: dict[str, tuple[int, ...]] = {}  # by label: the time of its last evaluation, in its own unit
+        self._inert = set(self)  # the labels of factors that have been 1 in all evaluations
 
     @property
     def split_1d(self) -> bool:
-        """Whether one-dimensional tensors must have groups of their own."""
+        """Whether one-dimensional tensors need groups of their own, because a factor leaves them alone."""
         return any(factor.skip_1d for factor in self.values())
 
     @property
     def basis(self) -> dict[str, str | None]:
-        """What each goes by."""
+        """The quantity that each factor depends on, such as the age; None if the factor does not declare one."""
         return {label: factor.basis for label, factor in self.items()}
 
     @property
     def where(self) -> dict[str, list[str]]:
-        """What each is limited to."""
+        """The roles and name patterns that each factor is limited to."""
         return {label: as_list(factor.where) for label, factor in self.items()}
 
     def acting_of(self, factor: Factor) -> tuple[Component, ...]:
-        """The components that one of them acts on."""
+        """The components that a factor acts on."""
         return next(self.acting[label] for label, known in self.items() if known is factor)
 
     @property
     def without_effect(self) -> list[str]:
-        """Those that go by something and yet were 1 whenever they were evaluated."""
+        """The labels of the factors that declare a basis, and yet were 1 for all components in each evaluation."""
         return [label for label, factor in self.items() if factor.basis is not None and label in self._inert]
 
     def set_components(self, components: Sequence[Component], log: tuple[GrowthEvent, ...]) -> None:
-        """Note what there is now, and evaluate all anew.
+        """Set the components of now. The next :meth:`evaluate_at` evaluates all factors.
 
         Args:
             components: The components in order of depth.
@@ -122,16 +132,17 @@ class Factors(dict[str, Factor]):
         self.version += 1
 
     def evaluate_at(self, clock: Clock, at: Callable[[Clock], Moment]) -> None:
-        """Evaluate the factors that need no gradients, each when its unit of time moves.
+        """Evaluate the factors that need no gradients and whose unit of time has moved.
 
         Args:
             clock: The time.
-            at: Gives the moment, which is work that most steps are spared.
+            at: Makes the moment from the clock. It is called only if a factor is due, which it is not in most steps.
         """
         if clock == self._clock:
             return
         self._clock = clock
         generation, epoch, step = (clock.generation,), (clock.generation, clock.epoch), (clock.generation, clock.step)
+        # a finer unit includes the coarser ones: a factor that depends on steps may depend on epochs, too
         times = {"generation": generation, "epoch": epoch, "step": (*step, clock.epoch)}
         due = [label for label, unit in self._units if self._times.get(label) != times[unit]]
         if not due:
@@ -147,18 +158,22 @@ class Factors(dict[str, Factor]):
             self.frozen = self._find_frozen()
 
     def evaluate_with_gradients(self, now: Moment) -> dict[str, Vector]:
-        """The factors that need gradients."""
+        """The values of the factors that need gradients, by label.
+
+        Args:
+            now: A moment with norms.
+        """
         return {label: self._evaluate(label, now) for label, factor in self.items() if factor.needs_gradients}
 
     def _find_frozen(self) -> dict[str, list[Factor]]:
-        """The components that are to be frozen, and the factors that say so."""
-        found: dict[str, list[Factor]] = {}
+        """The components with a factor of 0 that freezes, and these factors."""
+        frozen: dict[str, list[Factor]] = {}
         for label, factor in self.items():
             if factor.freezes:
                 for component in self.acting[label]:
                     if self.vectors[label][self.rows[component.name]] == 0:
-                        found.setdefault(component.name, []).append(factor)
-        return found
+                        frozen.setdefault(component.name, []).append(factor)
+        return frozen
 
     def _evaluate(self, label: str, now: Moment) -> Vector:
         evaluation, rows = self._evaluations[label]
@@ -170,10 +185,13 @@ class Factors(dict[str, Factor]):
 
 
 def product(factors: NDArray[np.float64]) -> Vector:
-    """The products of rows of factors; sorted, because the last bit of a product of floats depends on the order.
+    """The product of each row of factors.
+
+    Factors are sorted first: the last bit of a product of floats depends on the order, and lrs must not depend on the
+    order of the callbacks.
 
     Args:
-        factors: A row for each product.
+        factors: A matrix of factors.
 
     Example:
         >>> product(np.array([[0.5, 1.0, 0.1], [0.1, 0.5, 1.0]])).tolist()

@@ -1,57 +1,155 @@
-"""What is said when somebody else writes lrs: once for each optimizer."""
+"""Finds lrs that somebody else than the table has written to param groups, and warns about them."""
 
 from collections.abc import Sequence
+from itertools import repeat
+from operator import is_, methodcaller
+from typing import Any, cast
+from weakref import ref
+
+from torch import Tensor
+from torch.optim import Optimizer
 
 from structurenet_pl.lightning import rank_zero_warn
+from structurenet_pl.optim.group_settings import Stamp
 from structurenet_pl.optim.param_groups import Group
+from structurenet_pl.optim.split_groups import SplitGroups
+
+PLAIN_LR_TYPES = {float, int, type(None)}
+LR_OF = methodcaller("get", "lr")  # mapped in C: a step makes no Python call per group
 
 
-class ForeignWrites:
-    """Warnings about lrs of param groups that somebody else has set."""
+class LRStamps:
+    """The lrs that some groups had at one time, to find the lrs that have been written since.
+
+    Args:
+        lrs: The lr of each group, None for a group without one.
+    """
+
+    def __init__(self, lrs: list[Any]) -> None:
+        self.lrs = lrs
+        # numbers need no stamps: equal numbers count as not written, and nobody can change a number in place
+        self._stamps = None if set(map(type, lrs)) <= PLAIN_LR_TYPES else [Stamp.of(lr) for lr in lrs]
+
+    def changed(self, groups: Sequence[Group]) -> list[int]:
+        """The positions of the groups whose lr has been written; writing the same value does not count."""
+        if self._stamps is None and list(map(LR_OF, groups)) == self.lrs:
+            return []
+        stamps = self._stamps or [Stamp(lr, 0, lr) for lr in self.lrs]
+        pairs = zip(groups, stamps, strict=False)  # somebody may have added groups
+        return [index for index, (group, stamp) in enumerate(pairs) if not stamp.matches(group.get("lr"))]
+
+
+class LastWrite:
+    """The lrs that the table has written last, and whether somebody else has written to groups since.
+
+    Args:
+        groups: The pieces and the user's groups.
+    """
+
+    def __init__(self, groups: SplitGroups) -> None:
+        self.lrs: list[Any] = []  # the effective lr of each piece, None for a piece without one
+        self.pieces_changed = True  # since the last write: pieces have been added or removed, so rows do not match
+        self._groups = groups
+        self._optimizer = ref(groups.optimizer)  # not groups.optimizer: a property costs a Python call in each step
+        self._stamps = LRStamps([])
+        self._objects: list[Any] | None = None  # None if the identity of objects does not show a write
+
+    def record(self, lrs: list[Any]) -> None:
+        """Remember the lrs that the table has just written.
+
+        Args:
+            lrs: The lr of each piece.
+        """
+        self.lrs, self.pieces_changed = lrs, False
+        self._stamps = LRStamps(lrs)
+        self.record_objects()
+
+    def record_objects(self) -> None:
+        """Remember all values in the groups: from here on :meth:`is_untouched` compares with these."""
+        objects = self._current_objects()
+        holds_tensors = any(map(issubclass, set(map(type, objects)), repeat(Tensor)))
+        self._objects = None if holds_tensors else objects  # a tensor may be written in place and stays the same object
+
+    def forget(self) -> None:
+        """Forget the lrs, because pieces have been added or removed."""
+        self.lrs, self.pieces_changed = [], True
+        self._stamps = LRStamps([])
+
+    def is_untouched(self) -> bool:
+        """Whether certainly nobody has written to a group since; no if only a closer look would show that.
+
+        This check is all that a step at rest costs: identities of objects, and no tensor is read from its device.
+        """
+        if self.pieces_changed or self._objects is None:
+            return False
+        objects = self._current_objects()
+        return len(objects) == len(self._objects) and all(map(is_, objects, self._objects))
+
+    def rows_written_since(self) -> list[int]:
+        """The rows of the pieces whose lr somebody else has written."""
+        return self._stamps.changed(self._groups.optimizer.param_groups)
+
+    def _current_objects(self) -> list[Any]:
+        """The lrs of all pieces, and the settings of the user's groups and of the first piece of each.
+
+        The first piece is enough: a setting counts for the user's group only if it was written to all of its pieces.
+        """
+        objects = list(map(LR_OF, cast(Optimizer, self._optimizer()).param_groups))
+        for group, pieces in zip(self._groups.user, self._groups.pieces, strict=False):
+            objects.extend(group.values())
+            objects.extend(pieces[0].values())
+        return objects
+
+
+class ForeignWriteWarning:
+    """Warns once per optimizer that an lr from outside is likely to be meant otherwise."""
 
     def __init__(self) -> None:
-        self.told = False
+        self.given = False
 
-    def look(self, written: Sequence[Group], acted_on: Sequence[Group], groups: Sequence[Sequence[Group]]) -> None:
-        """Say if a write is likely to be meant otherwise.
+    def warn_if_misleading(
+        self, written: Sequence[Group], acted_on: Sequence[Group], groups: Sequence[Sequence[Group]]
+    ) -> None:
+        """Warn of a write that reaches a part of a user's group only, or that a factor multiplies.
 
         Args:
             written: The pieces whose lr was written.
-            acted_on: Those among them with a factor that is not 1.
+            acted_on: The pieces among them with a factor that is not 1.
             groups: The pieces of each of the user's groups.
         """
-        pieces = [piece["name"] for some in groups for piece in some]
+        pieces = [piece["name"] for split in groups for piece in split]
         names = [piece["name"] for piece in written]
         first, rest = pieces[: len(groups)], [name for name in pieces if name not in names]
-        in_part = any(0 < sum(piece["name"] in names for piece in some) < len(some) for some in groups)
+        in_part = any(0 < sum(piece["name"] in names for piece in split) < len(split) for split in groups)
+        # a loop over as many groups as the user made, written for the unsplit optimizer, reaches the first pieces
         if in_part and set(names) <= set(first):
-            self._say(
+            self._warn(
                 f"the lr of {', '.join(map(repr, names))} was set from outside, but not that of {rest}: your "
                 f"{len(groups)} param group(s) are split by component. If they were meant as a whole, write to all of "
                 "optimizer.param_groups, or to the groups that you made, which stay alive."
             )
         elif acted_on:
-            self._say(
+            self._warn(
                 f"the lr of param group {acted_on[0]['name']!r} was set to {float(acted_on[0]['lr']):g} from outside. "
                 "It is taken as the new base lr, and the factors multiply it. If it was meant to change what stood "
                 "there (`group['lr'] *= ...`), write an LRFactor instead."
             )
 
-    def in_step(self, piece: Group, optimizer: str) -> None:
-        """Say that an lr was written between the last refresh and the update.
+    def warn_of_write_in_step(self, piece: Group, optimizer: str) -> None:
+        """Warn that an lr was written between the last refresh and the update.
 
         Args:
             piece: A piece whose lr was written.
             optimizer: The class that made the update.
         """
-        self._say(
+        self._warn(
             f"the lr of param group {piece['name']!r} was written during the step, after the factors had been applied, "
             f"so they had no effect: by {optimizer}.step() itself, or by on_before_optimizer_step or "
             "configure_gradient_clipping of the module. Write it in optimizer_step or on_train_batch_start of the "
             "module, or in an LR scheduler."
         )
 
-    def _say(self, message: str) -> None:
-        if not self.told:
-            self.told = True
+    def _warn(self, message: str) -> None:
+        if not self.given:
+            self.given = True
             rank_zero_warn(message)

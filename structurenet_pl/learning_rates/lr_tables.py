@@ -1,31 +1,21 @@
-"""The tables of all optimizers in a fit, and what they have in common: layout, schedulers, growth, checkpoints."""
+"""The tables of all optimizers in a fit: splitting of groups, growth, checkpoints."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
-from weakref import WeakValueDictionary
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from structurenet_pl.learning_rates.factors import Factors
 from structurenet_pl.learning_rates.lr_table import LRTable, table_of
 from structurenet_pl.lightning import MisconfigurationException, Trainer
 from structurenet_pl.optim.group_checkpoints import restore_group_order, save_layout
-from structurenet_pl.optim.late_schedulers import adapt
 from structurenet_pl.optim.newborn_tensors import place_newborn
 from structurenet_pl.optim.optimizer_state import carry_states, check_accepts_parameter
 from structurenet_pl.optim.param_groups import audit, membership_counts
-from structurenet_pl.optim.references import (
-    References,
-    attributes_of,
-    ids_of_referenced_optimizers,
-    reachable,
-    set_attribute,
-)
-from structurenet_pl.optim.scheduler_view import real_optimizer
+from structurenet_pl.optim.schedulers import SchedulerRedirection
 from structurenet_pl.optim.step_check import StepCheck
 from structurenet_pl.structure.grow import Change
 from structurenet_pl.structure.partition import Structure
@@ -35,96 +25,62 @@ CHECKPOINT_KEY = "structurenet_pl"
 
 
 class LRTables(dict[Optimizer, LRTable]):
-    """One table for each optimizer of a Trainer.
+    """One table for each optimizer of a Trainer, in the order of ``trainer.optimizers``.
 
     Args:
-        trainer: Its optimizers exist from the start of a fit.
+        trainer: The Trainer. Its optimizers exist from the start of a fit.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__()
         self._trainer = trainer
-        self._references = References()
+        self.schedulers = SchedulerRedirection(trainer, self)
         self.step_check = StepCheck()
-        self._revealed: list[tuple[Any, Any]] = []
-
-    @property
-    def schedulers(self) -> list[Any]:
-        """The schedulers that Lightning knows."""
-        return [config.scheduler for config in self._trainer.lr_scheduler_configs]
 
     def lrs(self) -> dict[str, float]:
-        """The effective lrs as they were last refreshed, by optimizer and param group."""
+        """The effective lrs as they were last written, by optimizer and param group."""
         return {
             f"the lr of {name} in optimizer {number}": float(lr)
             for number, table in enumerate(self.values())
-            for name, lr in zip(table.names, table.lrs, strict=True)
+            for name, lr in zip(table.matrix.piece_names, table.lrs, strict=True)
             if lr is not None
         }
 
     def release_previous_fit(self) -> None:
-        """Give back what tables of an earlier fit have split, of optimizers that are used again."""
+        """Give optimizers that are used in a second fit their groups back, which the tables of the first have split."""
         for optimizer in self._trainer.optimizers:
             if (table := table_of(optimizer)) is not None:
-                self._adapt([table], self.schedulers)
+                self.schedulers.move_to_user_groups(table)  # while the table still knows which lr was read from where
                 table.release()
 
     def split_groups(self, structure: Structure, factors: Factors) -> None:
-        """Give each optimizer groups by component and a table where it has none, and schedulers the user's groups.
+        """Split the groups of each new optimizer by component, and redirect schedulers to the user's groups.
 
-        Optimizers that are gone are forgotten.
+        Args:
+            structure: Says which tensor belongs to which component.
+            factors: The factors, as they were last evaluated.
         """
         for optimizer in set(self) - set(self._trainer.optimizers):
             self.pop(optimizer).release()
         new = [optimizer for optimizer in self._trainer.optimizers if optimizer not in self]
-        for optimizer in self._trainer.optimizers:  # in this order
+        for optimizer in self._trainer.optimizers:  # pop and insert: the dict gets the order of the Trainer
             self[optimizer] = self.pop(optimizer) if optimizer in self else LRTable(optimizer, structure, factors)
         for optimizer in new:
             self._check_saves(optimizer)
-        self._stand_in([self[optimizer] for optimizer in new], [*self.schedulers, *self._keepers()])
+        self.schedulers.redirect_from([self[optimizer] for optimizer in new])
         self.step_check.start(self.values())
-        self._note([*self.schedulers, *self._kept()])
 
-    def redirect_schedulers(self, everywhere: bool = True) -> None:
-        """Give schedulers that were made in mid-fit the user's groups.
-
-        Args:
-            everywhere: Whether to look for those that module and callbacks keep, too, which takes its time.
-        """
-        found = [scheduler for scheduler in self.schedulers if not _is_noted(scheduler)]
-        if everywhere:
-            for table in self.values():
-                table.absorb_new_groups()
-            found += [scheduler for scheduler in self._kept() if not _is_noted(scheduler)]
-        if found:
-            self._adapt(list(self.values()), found)
-            self._stand_in(list(self.values()), found)
-            self._note(found)
-
-    def restore_references(self) -> None:
-        """Have everybody refer to the optimizers again."""
+    def end_fit(self) -> None:
+        """Have schedulers refer to the optimizers again. The groups stay split: lrs can be read after the fit."""
         self.step_check.stop()
-        if self:
-            self._references.restore([*self.schedulers, *self._keepers()])
-
-    def show_optimizers(self) -> None:
-        """Have the schedulers that Lightning knows refer to the optimizers themselves until :meth:`conceal`."""
-        self._revealed = [
-            (scheduler, stand_in)
-            for scheduler in self.schedulers
-            if isinstance(stand_in := attributes_of(scheduler).get("optimizer"), Optimizer)
-        ]
-        for scheduler, stand_in in self._revealed:
-            set_attribute(scheduler, "optimizer", real_optimizer(stand_in))
-
-    def show_user_groups(self) -> None:
-        """The end of :meth:`reveal`."""
-        while self._revealed:
-            scheduler, stand_in = self._revealed.pop()
-            set_attribute(scheduler, "optimizer", stand_in)
+        self.schedulers.restore_references()
 
     def restore_group_order(self, structure: Structure, layouts: Sequence[Any]) -> None:
         """Put the parameters into the user's groups in the order in which a checkpoint had them.
+
+        Args:
+            structure: Gives parameters their names.
+            layouts: From :meth:`checkpoint_state`, for each optimizer.
 
         Raises:
             ValueError: If the checkpoint does not fit.
@@ -138,53 +94,64 @@ class LRTables(dict[Optimizer, LRTable]):
             restore_group_order(optimizer, structure, layout)
 
     def expect_piece_settings(self, settings: Sequence[Any]) -> None:
-        """What stands in single pieces, to be loaded with the state of the optimizers."""
-        for table, more in zip(self.values(), settings, strict=False):
-            table.expect_piece_settings(more)
+        """Give single pieces settings of their own when the states of the optimizers are loaded.
+
+        Args:
+            settings: From :meth:`checkpoint_state`, for each optimizer.
+        """
+        for table, by_piece in zip(self.values(), settings, strict=False):
+            table.state_dict_hooks.expect_piece_settings(by_piece)
 
     def checkpoint_state(self, structure: Structure) -> dict[str, Any]:
-        """What a checkpoint needs beside the states of the optimizers, which hold the user's groups as without us."""
+        """The part of a checkpoint that does not fit into the states of the optimizers: these hold the user's groups.
+
+        Args:
+            structure: Gives parameters their names.
+        """
+        for table in self.values():
+            table.refresh()
         return {
             "groups": [save_layout(table.groups.user, structure.parameter_names) for table in self.values()],
-            "settings": [table.settings_of_single_pieces() for table in self.values()],
+            "settings": [table.state_dict_hooks.settings_of_single_pieces() for table in self.values()],
         }
 
     @contextmanager
     def carry_growth(self, change: Change, split_1d: bool) -> Iterator[None]:
-        """Follow a growth into the optimizers.
+        """Carry a growth of the network into the optimizers.
 
-        If that or the body of the ``with`` raises, they are as they were. Before there are tables, the optimizers are
-        still to be made.
+        If this or the body of the ``with`` raises, the optimizers are restored. Before the fit there are no tables, and
+        the optimizers will be made for the grown network.
 
         Args:
-            change: What the growth has changed.
+            change: The tensors, modules and components that the growth has changed.
             split_1d: Whether one-dimensional tensors get groups of their own.
         """
         if not self:
             yield
             return
         structure = change.structure
-        self.redirect_schedulers(everywhere=False)
+        self.schedulers.redirect_new(everywhere=False)  # while the pieces that they were made on are still there
         expected = Counter[Tensor]()
         for tensor, count in membership_counts(self).items():
             if (now := tensor_after_growth(tensor, change.successors)) is not None:
                 expected[now] += count
-        # by date, because a pattern may have split what was born
+        # by date and not by name: a pattern of Components may have split a newborn component
         born = [name for name in structure.parameters if structure.components[name].born == change.event.clock]
         expected.update(tensor for name in born for tensor in structure.parameters[name].values())
         with ExitStack() as undo:
             for optimizer, table in self.items():
-                undo.callback(table.undo_point())
+                table.refresh()  # collects lrs that somebody has written to pieces that may be gone in a moment
+                undo.callback(table.growth.undo_point())
                 undo.callback(
                     carry_states(optimizer, change.successors, change.second_moments, structure.parameter_names)
                 )
-                table.replace(change.successors, structure)
-            slots = {optimizer: table.group_infos for optimizer, table in self.items()}
+                table.growth.replace(change.successors, structure)
+            slots = {optimizer: table.groups.group_infos for optimizer, table in self.items()}
             joining = place_newborn(slots, structure, born, change.like, split_1d)
             for optimizer, new_pieces in joining.items():
                 for name, tensor in (item for new in new_pieces for item in new.tensors.items()):
                     check_accepts_parameter(optimizer, tensor.ndim, name)
-                self[optimizer].add(new_pieces)
+                self[optimizer].growth.add(new_pieces)
             audit(self, expected)
             yield
             undo.pop_all()
@@ -202,37 +169,3 @@ class LRTables(dict[Optimizer, LRTable]):
                 f"{type(optimizer).__name__}.state_dict() calls none of torch's hooks, so a checkpoint would hold its "
                 "param groups as they are split by component. Let it call super().state_dict()."
             )
-
-    def _keepers(self) -> list[object]:
-        """Who may keep schedulers beside Lightning: all but the driver, which keeps these."""
-        keepers = [self._trainer.lightning_module, *self._trainer.callbacks]
-        return [keeper for keeper in keepers if vars(keeper).get("tables") is not self]
-
-    def _kept(self) -> list[Any]:
-        """The schedulers that these keep."""
-        return [one for one in reachable(self._keepers()) if isinstance(one, LRScheduler)]
-
-    def _stand_in(self, tables: Iterable[LRTable], roots: Sequence[object]) -> None:
-        stand_ins = {key: stand_in for table in tables for key, stand_in in table.stand_ins.items()}
-        if stand_ins:
-            self._references.replace(roots, stand_ins)
-
-    def _adapt(self, tables: Iterable[LRTable], schedulers: Iterable[Any]) -> None:
-        """Have schedulers that were made on pieces be ones made on the user's groups."""
-        for scheduler in (scheduler for scheduler in schedulers if not _is_noted(scheduler)):
-            for table in tables:
-                if ids_of_referenced_optimizers(scheduler) & table.stand_ins.keys():
-                    adapt(list(reachable([scheduler])), table.groups, table.as_base)
-
-    def _note(self, schedulers: Iterable[Any]) -> None:
-        """Remember who has the user's groups."""
-        for scheduler in schedulers:
-            with suppress(TypeError):  # of a class that takes no weak references
-                _NOTED[id(scheduler)] = scheduler
-
-
-def _is_noted(scheduler: Any) -> bool:
-    return _NOTED.get(id(scheduler)) is scheduler
-
-
-_NOTED: WeakValueDictionary[int, Any] = WeakValueDictionary()

@@ -1,4 +1,4 @@
-"""What factors may know about now. Standard library only."""
+"""The moment that a factor sees: time, growth log, components and measurements. Standard library only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,20 +23,25 @@ class Norms(NamedTuple):
 
 
 def no_norms(component: Component, skip_1d: bool) -> Norms:
-    """Stand-in for the norms at moments without gradients."""
-    raise RuntimeError("norms are known between backward and update only: set `needs_gradients = True` on the factor")
+    """Takes the place of the norms at a moment without gradients, and raises."""
+    raise RuntimeError(
+        f"the norms of {component.name!r} were read, but they are known between backward and update only: set "
+        "`needs_gradients = True` on the factor, which is then evaluated there"
+    )
 
 
 def no_density(component: Component) -> float | None:
-    """Stand-in for the density where there are no tensors to look at."""
-    raise RuntimeError("the density of a component is known in a fit only: give Moment(density=...)")
+    """Takes the place of the density where there are no tensors, and raises."""
+    raise RuntimeError(
+        f"the density of {component.name!r} was read, but it is known in a fit only: give Moment(density=...)"
+    )
 
 
 Nearness = Literal["grown", "adjacent", "distant"]
 
 
-class Memory:
-    """What follows from a growth log and a components: computed once, for all moments that have these.
+class GrowthCache:
+    """Facts that follow from a growth log and components, computed once for all moments that have these.
 
     Args:
         log: The growth log.
@@ -51,11 +56,11 @@ class Memory:
 
     @cached_property
     def _indices(self) -> dict[int, int]:
-        depths = sorted({member.depth for member in self._components})
+        depths = sorted({component.depth for component in self._components})
         return {depth: index for index, depth in enumerate(depths)}
 
     def rank(self, depth: int) -> tuple[int, int]:
-        """Index of a depth among the distinct depths of the components, and how many there are; it counts, too."""
+        """Index of a depth among the distinct depths of the components, and how many there are, this one included."""
         if depth in self._indices:
             return self._indices[depth], len(self._indices)
         return sum(other < depth for other in self._indices), len(self._indices) + 1
@@ -69,8 +74,8 @@ class Memory:
         return self._lifetimes[birth, now]
 
     def nearness(self, component: Component, now: int) -> tuple[Nearness, ...]:
-        """How near a component is to what grew, for each event of its lifetime."""
-        key = component.name, component.born.generation, now
+        """How near a component was to the growth, in each event of its lifetime."""
+        key = component.name, component.born.generation, now  # a name may have belonged to a removed component before
         if key not in self._nearness:
             name, paths = component.name, set(lineage(component.name))
             self._nearness[key] = tuple(
@@ -89,7 +94,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Moment:
-    """Everything that a factor may know about now.
+    """All facts that a factor may use: the time, the growth so far, the components and their measurements.
 
     Args:
         clock: The time.
@@ -107,8 +112,8 @@ class Moment:
     density: Callable[[Component], float | None] = no_density
 
     @cached_property
-    def _memory(self) -> Memory:
-        return Memory(self.log, self.components)
+    def _cache(self) -> GrowthCache:
+        return GrowthCache(self.log, self.components)
 
     @cached_property
     def _computed(self) -> dict[object, Any]:
@@ -125,10 +130,10 @@ class Moment:
 
     def events_since_birth(self, component: Component) -> tuple[GrowthEvent, ...]:
         """The growth events of the component's lifetime up to now, its own included."""
-        return self._memory.lifetime(component.born.generation, self.clock.generation)
+        return self._cache.lifetime(component.born.generation, self.clock.generation)
 
     def nearness(self, component: Component) -> tuple[Nearness, ...]:
-        """How near the component was to what grew, in each of these events.
+        """How near the component was to the growth, in each of these events.
 
         Example:
             >>> event = GrowthEvent("add", {}, Clock(generation=1), born=("patch",), adjacent=("stem",))
@@ -136,7 +141,7 @@ class Moment:
             >>> [now.nearness(Component(name)) for name in ("patch", "stem", "head")]
             [('grown',), ('adjacent',), ('distant',)]
         """
-        return self._memory.nearness(component, self.clock.generation)
+        return self._cache.nearness(component, self.clock.generation)
 
     def rank(self, component: Component) -> tuple[int, int]:
         """Index of the component's depth among the distinct depths of the components, and how many there are.
@@ -146,13 +151,13 @@ class Moment:
             >>> Moment(components=(stem, patch, head)).rank(patch)
             (1, 3)
         """
-        return self._memory.rank(component.depth)
+        return self._cache.rank(component.depth)
 
     def once(self, key: object, compute: Callable[["Moment"], T]) -> T:
-        """What a function makes of this moment, computed when first asked for: the same for all components.
+        """The result of a function of this moment that is the same for all components, computed once.
 
         Args:
-            key: What the result is remembered by, such as the factor itself.
+            key: Identifies the result, such as the factor itself.
             compute: A pure function of the moment.
 
         Example:

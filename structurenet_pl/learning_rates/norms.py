@@ -1,8 +1,7 @@
-"""Norms of all components in one pass, with one synchronisation with the device."""
+"""Norms of weights, gradients and updates by component, measured in one pass that waits for the device once."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +9,18 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from structurenet_pl.learning_rates.moment import Norms
+from structurenet_pl.optim.weight_decay import coupled_weight_decay
 from structurenet_pl.structure.events import Component
 
-DECOUPLED = {"AdamW", "Adafactor", "Muon"}  # by name: not every torch has all of them, and only some set a flag
+WEIGHTS, GRADS, UPDATES = range(3)  # the kinds of norms in a step
 
 
 class GradientNorms:
-    """Norms of weights and gradients of one optimizer, measured all at once when first asked for.
+    """Norms of weights and gradients in one optimizer, all measured at the first call.
 
     Args:
-        optimizer: Its groups say how strong the coupled weight decay is.
-        owner: Component name of each parameter.
+        optimizer: The optimizer. Its groups hold the weight decay.
+        owner: The component name of each parameter.
     """
 
     def __init__(self, optimizer: Optimizer, owner: Mapping[nn.Parameter, str]) -> None:
@@ -29,7 +29,12 @@ class GradientNorms:
         self._rows: dict[str, list[tuple[int, Norms]]] | None = None
 
     def __call__(self, component: Component, skip_1d: bool) -> Norms:
-        """The norms of a component, with or without its tensors of one dimension."""
+        """The norms of a component.
+
+        Args:
+            component: The component.
+            skip_1d: Whether to leave out its tensors of one dimension.
+        """
         if self._rows is None:
             self._rows = self._measure()
         rows = [norms for ndim, norms in self._rows.get(component.name, ()) if ndim > 1 or not skip_1d]
@@ -37,22 +42,24 @@ class GradientNorms:
 
     @torch.no_grad()
     def _measure(self) -> dict[str, list[tuple[int, Norms]]]:
-        """Number of dimensions and norms of each tensor, by component."""
-        found = [
+        """The number of dimensions and the norms of each tensor, by component."""
+        measured = [
             (weight, coupled_weight_decay(self._optimizer, group))
             for group in self._optimizer.param_groups
             for weight in group["params"]
             if weight.grad is not None and weight in self._owner
         ]
-        if not found:
+        if not measured:
             return {}
-        weights = torch._foreach_norm([weight.detach() for weight, _ in found])
-        grads = torch._foreach_norm([_dense(weight.grad) for weight, _ in found])
-        device = weights[0].device
+        # private in torch, as is every torch._foreach function here: one kernel for all tensors instead of one for each
+        weights = torch._foreach_norm([weight.detach() for weight, _ in measured])
+        grads = torch._foreach_norm([_dense(weight.grad) for weight, _ in measured])
+        device = weights[0].device  # tensors of a split module lie on several devices
+        # float64 from here on, and one tolist(): each read of a single norm would wait for the device
         numbers = torch.stack([norm.to(device, torch.float64) for norm in (*weights, *grads)]).tolist()
         rows: dict[str, list[tuple[int, Norms]]] = {}
         for (weight, decay), weight_norm, grad_norm in zip(
-            found, numbers[: len(found)], numbers[len(found) :], strict=True
+            measured, numbers[: len(measured)], numbers[len(measured) :], strict=True
         ):
             norms = Norms(weight_norm, grad_norm, decay * weight_norm)
             rows.setdefault(self._owner[weight], []).append((weight.ndim, norms))
@@ -60,17 +67,17 @@ class GradientNorms:
 
 
 class PartNorms(Metric):
-    """Euclidean norms over the tensors of each part of the network, of several kinds: weights, gradients, updates.
+    """Euclidean norms over the tensors of each part of the network, of several kinds such as weights and gradients.
 
-    Where DDP averages gradients and keeps weights equal, all processes measure the same. Where each of them steps on
-    gradients of its own they do not, and the root mean square over the processes speaks for all.
+    Under DDP all ranks measure the same norms. Where each rank steps on gradients of its own, the result is the root
+    mean square over the ranks.
 
     Args:
-        kinds: Number of kinds.
-        parts: Number of parts.
+        kinds: The number of kinds.
+        parts: The number of parts.
     """
 
-    full_state_update = False
+    full_state_update = False  # torchmetrics wants to know: update() does not read what was added before
     squares: Tensor
 
     def __init__(self, kinds: int, parts: int) -> None:
@@ -79,7 +86,13 @@ class PartNorms(Metric):
 
     @torch.no_grad()
     def update(self, kind: int, tensors: Sequence[Tensor], parts: Sequence[int]) -> None:
-        """Take in tensors of one kind, each with the number of its part."""
+        """Add the norms of some tensors.
+
+        Args:
+            kind: The number of their kind.
+            tensors: The tensors.
+            parts: The number of the part that each tensor belongs to.
+        """
         if tensors:
             norms = torch.stack([norm.to(self.squares) for norm in torch._foreach_norm(list(map(_dense, tensors)))])
             self.squares[kind].index_add_(0, torch.tensor(parts, device=norms.device), norms.square())
@@ -90,7 +103,7 @@ class PartNorms(Metric):
 
 
 class StepNorms:
-    """Norms of gradients and updates of one step: made before the update, asked once after it.
+    """Norms of the gradients and the update of one step: to be made before the update, and read once after it.
 
     Args:
         parts: The tensors of each part of the network.
@@ -103,26 +116,22 @@ class StepNorms:
         self._parts = [number for number, tensors in enumerate(parts.values()) for _ in tensors]
         tensors = [tensor for tensors in parts.values() for tensor in tensors]
         grads = [(tensor.grad, part) for tensor, part in zip(tensors, self._parts, strict=True)]
-        known = [(grad, part) for grad, part in grads if grad is not None]
-        self._norms = PartNorms(3, len(parts)).to(self._weights[0].device)
-        self._norms.update(0, self._before, self._parts)
-        self._norms.update(1, [grad for grad, _ in known], [part for _, part in known])
+        present = [(grad, part) for grad, part in grads if grad is not None]
+        self._norms = PartNorms(kinds=3, parts=len(parts)).to(self._weights[0].device)
+        self._norms.update(WEIGHTS, self._before, self._parts)
+        self._norms.update(GRADS, [grad for grad, _ in present], [part for _, part in present])
 
     def scalars(self) -> dict[str, float]:
-        """By tag; the ratio is left out where all weights were 0."""
-        self._norms.update(2, torch._foreach_sub(self._weights, self._before), self._parts)
+        """The norms of gradients, and of updates relative to the weights, by tag of the log.
+
+        A part whose weights were all 0 has no ratio.
+        """
+        self._norms.update(UPDATES, torch._foreach_sub(self._weights, self._before), self._parts)
         weights, grads, updates = self._norms.compute().tolist()
         ratios = zip(self._names, updates, weights, strict=True)
         return {f"grad_norm/{name}": grad for name, grad in zip(self._names, grads, strict=True)} | {
             f"update_ratio/{name}": update / weight for name, update, weight in ratios if weight
         }
-
-
-def coupled_weight_decay(optimizer: Optimizer, group: Mapping[str, Any]) -> float:
-    """The weight decay that an optimizer adds to the gradient of a group; 0 where it acts apart from it (AdamW)."""
-    named = {base.__name__ for base in type(optimizer).__mro__}
-    flagged = group.get("decoupled_weight_decay", False) or group.get("weight_decouple", False)
-    return 0.0 if flagged or named & DECOUPLED else float(group.get("weight_decay", 0.0))
 
 
 def _dense(grad: Tensor) -> Tensor:

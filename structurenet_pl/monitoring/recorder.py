@@ -49,17 +49,17 @@ class Recorder:
         logged: bool,
     ) -> None:
         rows = self._rows.get(optimizer)
-        if rows is None or rows.names is not table.names:
+        if rows is None or rows.names is not table.matrix.piece_names:
             rows = self._rows[optimizer] = _Rows.of(table, driver, titled, self._history, step)
         elif rows.version == table.version:
             return
         rows.version = table.version
-        factors = table.factors[rows.rows]
+        factors = table.matrix.values[rows.rows]
         if rows.by_gradients.size:
             if logged or rows.held is None:
                 rows.held = factors[:, rows.by_gradients]
             factors[:, rows.by_gradients] = rows.held
-        bases = table.bases.of_pieces()
+        bases = table.base_lrs.of_pieces()
         self._history.add(step, rows.columns, np.array([float(bases[row]) for row in rows.rows]), product(factors))
 
 
@@ -85,11 +85,13 @@ class _Rows:
 
     @classmethod
     def of(cls, table: LRTable, driver: Driver, titled: Mapping[str, str], history: RunRecord, step: int) -> "_Rows":
-        leads = leading_groups(table.group_infos.values())
-        found = [(name, table.names.index(leads[name])) for name in driver.structure.components if name in leads]
+        leads = leading_groups(table.groups.group_infos.values())
+        found = [
+            (name, table.matrix.piece_names.index(leads[name])) for name in driver.structure.components if name in leads
+        ]
         found = [(name, row) for name, row in found if table.lrs[row] is not None]
         return cls(
-            table.names,
+            table.matrix.piece_names,
             [row for _, row in found],
             history.columns(step, [titled.get(name, name) for name, _ in found]),
             np.array([driver.factors.order[name] for name, one in driver.factors.items() if one.needs_gradients], int),

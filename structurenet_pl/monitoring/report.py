@@ -61,15 +61,15 @@ def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[Gr
         optimizer: One of its optimizers.
     """
     table, now = driver.tables[optimizer], driver.moment(trainer)
-    leads = set(leading_groups(table.group_infos.values()).values())
+    leads = set(leading_groups(table.groups.group_infos.values()).values())
     strata = decays(driver)
     components = driver.structure.by_depth
     titled = dict(zip(driver.structure.components, titles(components, now.log), strict=True))
     rows = zip(
-        (table.group_infos[name] for name in table.names),
+        (table.groups.group_infos[name] for name in table.matrix.piece_names),
         optimizer.param_groups,
-        table.bases.of_pieces(),
-        table.factors.tolist(),
+        table.base_lrs.of_pieces(),
+        table.matrix.values.tolist(),
         table.lrs,
         strict=True,
     )

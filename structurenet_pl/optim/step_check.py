@@ -16,6 +16,13 @@ ENTRIES_PER_TENSOR = 16  # compared before and after the update
 MIN_COMPARABLE_LR = 0.1  # of the lowest lr among moved pieces; with a lower lr a movement may be lost to rounding
 
 
+class WrittenLRs(Protocol):
+    """The lrs that were last written to the pieces."""
+
+    def rows_written_since(self) -> list[int]:
+        """The rows of the pieces whose lr somebody else has written."""
+
+
 class Split(Protocol):
     """An optimizer whose groups are split."""
 
@@ -24,12 +31,12 @@ class Split(Protocol):
         """The optimizer."""
 
     @property
-    def written(self) -> list[int]:
-        """The positions of the pieces whose lr was written by other code since we wrote it."""
-
-    @property
     def groups(self) -> SplitGroups:
         """The pieces and the user's groups."""
+
+    @property
+    def last_write(self) -> WrittenLRs:
+        """The lrs that were last written."""
 
 
 class StepCheck:
@@ -101,7 +108,7 @@ class StepCheck:
                 "have no effect. Let both hold the same groups, as with super().__init__(inner.param_groups, {}), and "
                 "keep the inner optimizer in an attribute; or return the inner one from configure_optimizers."
             )
-        if written := split.written:
+        if written := split.last_write.rows_written_since():
             piece = split.optimizer.param_groups[written[0]]
             raise MisconfigurationException(
                 f"{outer} writes lrs before it steps {type(inner).__name__}: the lr of {piece['name']!r} was "

@@ -9,7 +9,8 @@ from helpers import Plain, fit, loader, slow_but_for
 from structurenet_pl import Component, LARSScaler, Moment, Norms
 from structurenet_pl.engine.driver import Driver
 from structurenet_pl.learning_rates.factors import Factors
-from structurenet_pl.learning_rates.norms import GradientNorms, coupled_weight_decay
+from structurenet_pl.learning_rates.norms import GradientNorms
+from structurenet_pl.optim.weight_decay import coupled_weight_decay
 from structurenet_pl.structure.module_structure import structure_of
 
 
@@ -44,7 +45,7 @@ def test_in_a_fit_it_is_the_ratio_of_the_component(skip_1d, optimizer, decay):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
             table = Driver.of(trainer).tables[optimizer]
             for group in optimizer.param_groups:
-                slot = table.group_infos[group["name"]]
+                slot = table.groups.group_infos[group["name"]]
                 assert slot.is_1d == (skip_1d and group["params"][0].ndim == 1)
                 own = [
                     (name, tensor)
@@ -77,6 +78,8 @@ def test_in_a_fit_it_is_the_ratio_of_the_component(skip_1d, optimizer, decay):
     ],
 )
 def test_coupled_weight_decay(optimizer, expected):
+    """Also of a class with a name of its own."""
+    optimizer = type("Renamed", (optimizer,), {})
     built = optimizer([torch.nn.Parameter(torch.zeros(1))], lr=0.1, weight_decay=0.1)
     assert coupled_weight_decay(built, built.param_groups[0]) == expected
 

@@ -126,7 +126,9 @@ def test_two_of_a_kind_multiply(kind):
     class Watch(LRTrace):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
             table = Driver.of(trainer).tables[optimizer]
-            products.append({name: math.prod(row) for name, row in zip(table.names, table.factors, strict=True)})
+            products.append(
+                {name: math.prod(row) for name, row in zip(table.matrix.piece_names, table.matrix.values, strict=True)}
+            )
 
     fit(net, [*factors, *GROWING, record, Watch()], epochs=3)
     for row, product in zip(record.rows, products, strict=True):

@@ -369,8 +369,8 @@ class StandsStill(Callback):
         driver = Driver.of(trainer)
         (table,) = driver.tables.values()
         at_rest = {
-            table.group_infos[name].component
-            for name, row in zip(table.names, table.factors, strict=True)
+            table.groups.group_infos[name].component
+            for name, row in zip(table.matrix.piece_names, table.matrix.values, strict=True)
             if 0.0 in row
         }
         frozen = driver.frozen.components
@@ -405,13 +405,15 @@ def check_bookkeeping(trainer, net):
     table = table_of(optimizer)
     called = [group["name"] for group in groups]
     assert len(set(called)) == len(called)
-    assert table.group_infos.keys() == set(called)
+    assert table.groups.group_infos.keys() == set(called)
     owners = {name: part for part, tensors in Driver.of(trainer).structure.parameters.items() for name in tensors}
     for group in groups:
         if "param_names" in group:
             assert group["param_names"] == [names[tensor] for tensor in group["params"]]
         if group["params"]:
-            assert {owners[names[tensor]] for tensor in group["params"]} == {table.group_infos[group["name"]].component}
+            assert {owners[names[tensor]] for tensor in group["params"]} == {
+                table.groups.group_infos[group["name"]].component
+            }
     for group, pieces in table.groups:
         assert group["params"] == [tensor for piece in pieces for tensor in piece["params"]]
     for config in trainer.lr_scheduler_configs:

@@ -15,6 +15,7 @@ from structurenet_pl import Clock, Component, GrowEvery, LRFactor, Moment
 from structurenet_pl.learning_rates.factors import Factors
 from structurenet_pl.learning_rates.lr_table import LRTable
 from structurenet_pl.optim.references import References
+from structurenet_pl.optim.schedulers import stand_ins
 from structurenet_pl.structure.partition import Structure
 
 TIMM = {
@@ -170,8 +171,8 @@ def test_a_bound_scheduler_is_what_it_was(name):
     kind, state = type(scheduler), copy.deepcopy(scheduler.state_dict())
     table = halved(optimizer, parameter)
     references = References()
-    references.replace([scheduler], table.stand_ins)
-    references.replace([scheduler], table.stand_ins)
+    references.replace([scheduler], stand_ins(table))
+    references.replace([scheduler], stand_ins(table))
     assert type(scheduler) is kind
     assert list(scheduler.state_dict()) == list(state)
     copied = copy.deepcopy(scheduler)
@@ -213,7 +214,7 @@ def test_foreign_write_is_the_new_base():
     table.refresh()
     optimizer.param_groups[0]["lr"] = 0.4
     table.refresh()
-    assert table.bases.of_pieces()[0] == 0.4
+    assert table.base_lrs.of_pieces()[0] == 0.4
     assert optimizer.param_groups[0]["lr"] == 0.2
 
 
@@ -237,7 +238,7 @@ def test_a_foreign_tensor_or_number_is_seen(lr):
     else:
         optimizer.param_groups[0]["lr"] = 0.4
     table.refresh()
-    assert float(table.bases.of_pieces()[0]) == pytest.approx(0.4, rel=1e-7)  # a float32 tensor in one case
+    assert float(table.base_lrs.of_pieces()[0]) == pytest.approx(0.4, rel=1e-7)  # a float32 tensor in one case
 
 
 def test_saved_lr_is_the_base_and_loading_takes_it_as_such():
@@ -248,7 +249,7 @@ def test_saved_lr_is_the_base_and_loading_takes_it_as_such():
     assert optimizer.param_groups[0]["lr"] == 0.05
     state["param_groups"][0]["lr"] = 0.2
     optimizer.load_state_dict(state)
-    assert (table.bases.of_pieces()[0], optimizer.param_groups[0]["lr"]) == (0.2, 0.1)
+    assert (table.base_lrs.of_pieces()[0], optimizer.param_groups[0]["lr"]) == (0.2, 0.1)
 
 
 def test_a_scheduler_that_raises_leaves_the_effective_lr():
@@ -262,7 +263,7 @@ def test_a_scheduler_that_raises_leaves_the_effective_lr():
             return [0.1]
 
     scheduler = Failing(optimizer)
-    References().replace([scheduler], halved(optimizer, parameter).stand_ins)
+    References().replace([scheduler], stand_ins(halved(optimizer, parameter)))
     optimizer.step()
     with pytest.raises(OSError, match="out of luck"):
         scheduler.step()

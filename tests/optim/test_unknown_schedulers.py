@@ -226,7 +226,9 @@ class Trace(Callback):
         if table is None:
             self.rows.append([group["lr"] for group in optimizer.param_groups])
         else:
-            rows = [[(table.group_infos[p["name"]].component, p["lr"]) for p in pieces] for _, pieces in table.groups]
+            rows = [
+                [(table.groups.group_infos[p["name"]].component, p["lr"]) for p in pieces] for _, pieces in table.groups
+            ]
             self.rows.append(rows)
 
 

@@ -332,8 +332,8 @@ def test_every_factor_is_up_to_date_at_each_step_of_each_optimizer():
             driver = Driver.of(trainer)
             table = driver.tables[optimizer]
             lrs = {group["name"]: group["lr"] for group in optimizer.param_groups}
-            for name, row in zip(table.names, table.factors, strict=True):
-                factors, slot = dict(zip(driver.factors, row, strict=True)), table.group_infos[name]
+            for name, row in zip(table.matrix.piece_names, table.matrix.values, strict=True):
+                factors, slot = dict(zip(driver.factors, row, strict=True)), table.groups.group_infos[name]
                 assert factors["Falling"] == 1 / (1 + trainer.global_step)
                 assert (factors["LARSScaler"] == 1.0) == slot.is_1d
                 assert lrs[name] == 0.1 * math.prod(sorted(factors.values()))
