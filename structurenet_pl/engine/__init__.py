@@ -1,4 +1,4 @@
-"""What runs in a fit?
+"""How is a fit driven?
 
-The driver, its hooks among other callbacks, checks at the start of a fit, and modules that grow in a Trainer.
+The driver and its Lightning hooks, growth at safe moments, checks and warnings, checkpoints, and growable modules.
 """
