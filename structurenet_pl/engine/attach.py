@@ -14,8 +14,8 @@ class NeedsDriver(Callback):
 
     Attributes:
         patterns: Name pattern -> role, for the components of the module.
-        before_step: Called once for each step of each optimizer when gradients and lrs are final, in manual
-            optimization, too.
+        before_step: Called once before each step of each optimizer, in manual optimization, too, when no other callback
+            can change gradients and lrs any more.
     """
 
     patterns: Mapping[str, str] = {}

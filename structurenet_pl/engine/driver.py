@@ -1,46 +1,49 @@
 """The driver: the callback whose Lightning hooks keep learning rates up to date and give growth its safe moments.
 
-A fit, with the hook of the driver at each place::
+A fit, with the work of the driver in each hook::
 
-    setup                        order the callbacks, find the components
-    on_load_checkpoint           keep what the checkpoint holds for us
-    on_fit_start                 check the fit, split param groups by component, then Lightning loads optimizer states
-    on_train_start               refresh lrs: the clock has been restored
-    for epoch:
-        on_train_epoch_start     refresh lrs
-        for batch:               see "one training step"
-        [validation]             grow_when_all_ranks_wait (by LastHook)
-        on_train_epoch_end       carry out waiting growth, refresh lrs
-        on_save_checkpoint       save base lrs, the user's group layout, random numbers, waiting growth
-    on_train_end                 warn of factors and patterns without effect
-    teardown, on_exception       restore requires_grad, schedulers and modules as the user made them
+    setup                        order the callbacks, find the components, handle the growth of the module
+    on_load_checkpoint           keep what the checkpoint holds for this package
+    on_fit_start                 check the fit, split param groups by component; then Lightning loads optimizer states
+    on_train_start               refresh lrs, because Lightning has restored its clock
+    for each epoch:
+        on_train_epoch_start     refresh lrs, freeze and thaw
+        for each batch:          one training step, see below
+        on_validation_end        carry growth out for which all ranks wait (LastHook)
+        on_train_epoch_end       carry waiting growth out, refresh lrs, freeze and thaw
+        on_save_checkpoint       save layout of param groups, random numbers, waiting growth
+    on_train_end                 refresh lrs; warn of factors and patterns without effect
+    teardown, on_exception       undo what belongs to the fit alone
 
 One training step, and the way of an lr from the scheduler to the weights::
 
-    scheduler.step()             (in the step before) writes a base lr into the user's param group
-    on_train_batch_start         factors that need no gradients are evaluated where their unit of time has moved;
+    on_train_batch_start         evaluate the factors whose unit of time has moved;
                                  each table writes base lr x product of factors into group["lr"]; freeze and thaw;
-                                 in_batch = True: from here on, growth waits
+                                 in_batch = True, so that growth waits
     training_step, backward
-    on_before_optimizer_step     factors that need gradients are evaluated, the table writes lrs again
-    [hooks of other callbacks]   may write an lr: the table takes it as the new base lr
-    before_step                  (by LastHook) the table writes final lrs; LARSScaler and StrataMonitor are called
-    optimizer.step()             reads group["lr"]; afterwards slower cohorts of a tensor are scaled
-    on_train_batch_end           in_batch = False; waiting growth is carried out; lrs are refreshed
+    on_before_optimizer_step     evaluate the factors that read gradients; the table writes lrs again
+      of other callbacks         may write an lr, which the table takes as the new base lr
+    before_step (LastHook)       the table writes lrs again; call before_step of the package's own callbacks
+    on_before_optimizer_step     of the module; then Lightning clips gradients
+    optimizer.step               the table's own hook takes lrs written since; the optimizer reads group["lr"]
+    scheduler.step               writes a new base lr into the user's param group
+    on_train_batch_end           in_batch = False if there was an update; carry waiting growth out; refresh lrs
 
-In manual optimization ``ManualSteps`` calls the last hooks from the optimizer's own hook before its step.
+In manual optimization, ``ManualSteps`` does the work of on_before_optimizer_step and before_step in torch's hook.
 
-One growth, from the call to the first update::
+One growth, from the call of a growth method to the next step::
 
-    module.add_patch(at=2)       inside a batch, or on several processes: waits for a safe moment
-    GrowthQueue._carry_out       at the safe moment, undone as a whole if any of this raises:
-        thaw                     the growth method sees the flags of the user
-        one_growth               calls the method, compares the module before and after, appends the event to the log
-        carry_growth             optimizer state and param groups follow; newborn parameters join
-        compare_and_wrap         all ranks have done the same; DDP wraps the module anew
-        AveragedCopies.apply     weight averages follow
-    update_structure, refresh    newborn components get their factors and lrs; freeze again
-    on_growth                    of each callback, then of the module
+    GrowthQueue.grow             wait for a safe moment, if this is none
+    GrowthQueue._carry_out       at the safe moment:
+        Freezing.thaw            give all parameters the flags that the user has set
+        all_ranks_or_none        compare the ranks before the growth              | if any of these
+        one_growth               call the method, find the change, log the event  | raises, module,
+        LRTables.carry_growth    adapt optimizer states and param groups          | optimizers and log
+        compare_and_wrap         compare what the ranks did, wrap DDP anew        | are as before,
+        AveragedCopies.apply     replace averaged copies                          | on every rank
+        update_structure         evaluate the factors for the new components
+        refresh_and_freeze       write lrs, freeze and thaw
+        on_growth                of each callback, then of the module
 """
 
 from typing import Any
@@ -175,7 +178,7 @@ class Driver(RatesInFit, Callback):
         self.refresh(trainer, with_gradients=optimizer)
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Refresh lrs again and call the package's callbacks: no other hook can change gradients or lrs after this."""
+        """Refresh lrs again and call the package's callbacks, after the same hook of all other callbacks."""
         self.refresh(trainer)
         self.tables.proof.begin(optimizer)
         for before_step in self._before_step:
