@@ -96,13 +96,14 @@ class AveragedCopies:
             # the change says which parameters continue which; buffers can be matched by name only
             by_name = change is None or not isinstance(tensor, nn.Parameter)
             before = self._old_tensors.get(name) if by_name and tensor not in old_averages else tensor
-            if before in old_averages and (before is tensor or before not in alive):
+            if before is not None and before in old_averages and (before is tensor or before not in alive):
                 averages[tensor] = old_averages[before]
         if change is not None:
             for old, average in old_averages.items():
                 averages |= _average_of_successor(old, average, change)
             for new, copied in change.copied.items():
-                if (average := old_averages.get(copied.old)) is not None:
+                if copied.old in old_averages:
+                    average = old_averages[copied.old]
                     # a helper may add to the values that it copies, such as noise: the average gets the same addition
                     added = (new - copied.of(copied.old)).detach().to(average)
                     averages[new] = _same_kind(average, copied.of(average) + added)

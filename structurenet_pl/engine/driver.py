@@ -119,8 +119,9 @@ class Driver(RatesInFit, Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the fit and split the param groups by component, before Lightning loads the optimizer states."""
+        resumed = self._resumed
         if isinstance(pl_module, Growable):
-            if not self._resumed.from_checkpoint and trainer.global_step == 0:
+            if not resumed.from_checkpoint and trainer.global_step == 0:
                 forget_dates(pl_module)
             copies = AveragedCopies(trainer.callbacks, pl_module)
             if any(copy.growth_log != pl_module.growth_log for copy in copies):
@@ -131,27 +132,30 @@ class Driver(RatesInFit, Callback):
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
         self.update_structure(trainer, pl_module)
         self.tables.release_previous_fit()
-        # all checks come before the first change of an optimizer, so that a fit that is refused leaves no trace
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        check_fit(trainer.callbacks, trainer.optimizers, self.structure, self.factors, scaler)
-        report_fit(self.structure, self.factors)
-        if self._resumed.layouts is not None:
-            self.tables.restore_group_order(self.structure, self._resumed.layouts)
-        self._no_effect_warnings.at_fit_start(trainer, self.structure, self.factors)
-        check_same_callbacks_on_all_ranks(trainer)
+        self._check_fit(trainer)
+        if resumed.layouts is not None:
+            self.tables.restore_group_order(self.structure, resumed.layouts)
         self.tables.split_groups(self.structure, self.factors)
-        self.tables.expect_piece_settings(self._resumed.piece_settings)
+        self.tables.expect_piece_settings(resumed.piece_settings)
         if not pl_module.automatic_optimization:
             self._manual_steps.register_hooks(trainer.optimizers)
-        self._growth.waiting = self._resumed.waiting_growth(pl_module, trainer.global_rank)
-        self._resumed.restore_rng(trainer.global_rank)
+        self._growth.waiting = resumed.waiting_growth(pl_module, trainer.global_rank)
+        resumed.restore_rng(trainer.global_rank)
         self.refresh(trainer)
+
+    def _check_fit(self, trainer: Trainer) -> None:
+        """Raise all errors before an optimizer is changed, so that a refused fit leaves it as the user made it."""
+        scaler = getattr(trainer.precision_plugin, "scaler", None)  # only some precision plugins have a scaler
+        check_fit(trainer.callbacks, trainer.optimizers, self.structure, self.factors, scaler)
+        check_same_callbacks_on_all_ranks(trainer)
+        report_fit(self.structure, self.factors)
+        self._no_effect_warnings.at_fit_start(trainer, self.structure, self.factors)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refresh lrs: Lightning has restored its clock since on_fit_start."""
         restore_loader_position(trainer.fit_loop)
         if trainer.fit_loop.restarted_mid_epoch:
-            # again, because Lightning has drawn the order of the data since, as it did in the run that saved
+            # again, because Lightning has drawn the order of the data since; the saved run drew it before it saved
             self._resumed.restore_rng(trainer.global_rank)
         self._resumed = ResumedFit()
         self.refresh_and_freeze(trainer)
