@@ -1,8 +1,8 @@
-"""What we take from Lightning, which is installed under one of two names, or both.
+"""All imports from Lightning, which is installed as ``lightning``, as ``pytorch_lightning``, or as both.
 
-They hold the same code in classes of their own. Modules and Trainers are those of ``lightning`` where it is installed;
-callbacks are callbacks of all that are, so that the Trainer and the command line of each accept them. Exceptions are
-those of ``lightning``, too.
+The two packages hold the same code in different classes. Modules, Trainers and exceptions come from ``lightning`` where
+it is installed. Our callbacks derive from the callback class of every installed package, so that the Trainer and the
+command line of each accept them.
 """
 
 import re
@@ -14,6 +14,7 @@ from torch.nn import Module
 
 OLDEST_LIGHTNING = (2, 5, 5)
 
+# both are checked, because a callback of ours may run in the Trainer of either
 for _name in ("lightning", "pytorch-lightning"):
     with suppress(PackageNotFoundError):
         if tuple(map(int, re.findall(r"\d+", version(_name))[:3])) < OLDEST_LIGHTNING:
@@ -39,6 +40,7 @@ except ModuleNotFoundError:
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+# with pytorch_lightning alone, these are the same classes again; with lightning alone, they fall back to its classes
 try:
     from pytorch_lightning import Callback as _OtherCallback
     from pytorch_lightning import Trainer as _OtherTrainer
@@ -68,35 +70,41 @@ __all__ = [
     "Trainer",
     "rank_zero_info",
     "rank_zero_warn",
-    "resume_data",
+    "restore_loader_position",
     "unwrapped",
 ]
 
 
+# dict.fromkeys: a class cannot have the same base twice, which it would have where one package is installed
 class Callback(*dict.fromkeys([_Callback, _OtherCallback])):  # type: ignore[misc]
-    """A callback in every Lightning that is installed."""
+    """A callback for the Trainer of every installed Lightning."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the methods of the module that Lightning hangs on callbacks: a copy would take the module along."""
+        """The attributes for copies, without ``log`` and ``log_dict``.
+
+        Lightning sets these methods of the module on each callback: a copy of the callback would copy the module.
+        """
         return {key: value for key, value in vars(self).items() if not _is_method_of_module(value)}
 
 
 def unwrapped(optimizer: Any) -> Any:
-    """The optimizer itself, where Lightning has put its own around it."""
+    """The optimizer inside Lightning's wrapper; any other object as it is."""
     wrapped = isinstance(optimizer, _LightningOptimizer | _OtherLightningOptimizer)
     return optimizer.optimizer if wrapped else optimizer
 
 
-def resume_data(fit_loop: Any) -> None:
-    """Have a stateful loader go on where it stood.
+def restore_loader_position(fit_loop: Any) -> None:
+    """Have a stateful loader continue at the position that the checkpoint holds.
 
-    Lightning forgets that where the loader was set up before the checkpoint was restored, as by
-    ``trainer.estimated_stepping_batches`` in ``configure_optimizers`` (its issue #20550); all names are private.
+    Lightning loads the position only when it sets up the loader. If ``configure_optimizers`` reads
+    ``trainer.estimated_stepping_batches``, the loader is set up before the checkpoint is restored, and the position is
+    never loaded (Lightning issue #20550).
     """
+    # no public way leads to the saved states; getattr, because another version may call them differently
     states, loader = (getattr(fit_loop, name, None) for name in ("_combined_loader_states_to_load", "_combined_loader"))
     if states and loader is not None:
         loader._load_state_dicts(states)
-        fit_loop._combined_loader_states_to_load = []
+        fit_loop._combined_loader_states_to_load = []  # else Lightning would load them again at its next setup
 
 
 def _is_method_of_module(value: object) -> bool:

@@ -1,6 +1,7 @@
 """The package for users of ``pytorch_lightning`` who have ``lightning`` installed, too.
 
-All names of :mod:`structurenet_pl` are here; ``GrowableModule`` alone differs in the LightningModule that it extends.
+It exports all names of :mod:`structurenet_pl`. Only ``GrowableModule`` differs: it extends the LightningModule of
+``pytorch_lightning``.
 """
 
 from pytorch_lightning import LightningModule

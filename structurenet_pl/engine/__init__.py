@@ -1,6 +1,6 @@
-"""What runs in a fit?
+"""How is a fit driven?
 
-The driver, its place among other callbacks, the checks at the start of a fit, and modules that grow in a Trainer.
+The driver and its Lightning hooks, growth at safe moments, checks and warnings, checkpoints, and growable modules.
 
 **Not supported yet**, each with an error or a warning that says so:
 

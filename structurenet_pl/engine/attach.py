@@ -1,20 +1,25 @@
-"""The base of the package's own callbacks: each brings the driver into its Trainer."""
+"""The base class of the package's own callbacks, which attaches the driver to their Trainer."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
 from structurenet_pl.engine.driver import Driver
-from structurenet_pl.engine.hooks import BeforeStep
+from structurenet_pl.engine.package_callbacks import BeforeStep
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
 
 
 class NeedsDriver(Callback):
-    """A callback that needs the driver in the Trainer, and sees to it that there is one."""
+    """A callback that attaches the driver to its Trainer.
+
+    Attributes:
+        patterns: Name pattern -> role, for the components of the module.
+        before_step: Called once before each step of each optimizer, in manual optimization, too, when no other callback
+            can change gradients and lrs any more.
+    """
 
     patterns: Mapping[str, str] = {}
     before_step: BeforeStep | None = None
-    """Called once for each step of each optimizer, also of those stepped by hand, when gradients and lrs are final."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -25,12 +30,12 @@ class NeedsDriver(Callback):
         """Attach the driver."""
         if stage == "fit" and Driver.of(trainer) is None:
             driver = Driver()
-            trainer.callbacks = [driver, *trainer.callbacks]  # a new list: Lightning is walking through the old one
-            driver.setup(trainer, pl_module, stage)
+            trainer.callbacks = [driver, *trainer.callbacks]  # a new list, because Lightning is iterating over the old
+            driver.setup(trainer, pl_module, stage)  # so Lightning will not call it
 
 
 def _attaching(setup: Callable[..., None]) -> Callable[..., None]:
-    """A ``setup`` that forgets ``super()`` would leave the callback without effect."""
+    """Attach the driver before an overridden ``setup``, which may lack ``super()`` and would then have no driver."""
 
     @wraps(setup)
     def attached(callback: NeedsDriver, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Copies of a module in which its weights are averaged follow its growth."""
+"""Averaged copies of a module, which weight averaging callbacks keep, grow with the module."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -17,166 +17,189 @@ from structurenet_pl.structure.grow import Change
 from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.tensor_mapping import common_device_and_dtype, embed, move_tensors
 
-AVERAGE_ATTRIBUTE = "_average_model"  # of WeightAveraging, EMAWeightAveraging and StochasticWeightAveraging
+# The private attribute in which Lightning's WeightAveraging, EMAWeightAveraging and StochasticWeightAveraging keep the
+# averaged copy. They have no public one, and without it the copy would keep the old structure.
+AVERAGE_ATTRIBUTE = "_average_model"
 
 
 class AveragedCopies:
-    """The copies of a growable module that weight averaging keeps, and what each of their tensors is the average of.
+    """The averaged copies of a growable module, as they are before a growth.
 
-    They do not grow by themselves: user code is called once, for the module. They are made anew from what that has
-    become, with their averages in the places of the tensors that have survived.
+    A growth method is called once, for the module, and never for a copy. Instead, each copy is replaced by a new copy
+    of the grown module, in which averages replace the values of the tensors that already existed.
 
     Args:
-        callbacks: Those of the Trainer, whichever Lightning they are from.
-        module: As it is before it grows.
+        callbacks: The callbacks of the Trainer, from either Lightning.
+        module: The module before it grows.
     """
 
     def __init__(self, callbacks: Iterable[Callback], module: nn.Module) -> None:
-        self._keepers = [keeper for keeper in map(_keeper, callbacks) if keeper is not None]
-        self._tensors = _tensors(module)
-        self._modules = dict(module.named_modules())
+        self._places = [place for place in map(_place_of_copy, callbacks) if place is not None]
+        self._old_tensors = _tensors(module)
+        self._old_modules = dict(module.named_modules())
 
     def __iter__(self) -> Iterator[Growable]:
-        return (getattr(keeper, name) for keeper, name in self._keepers)
+        return (getattr(*place) for place in self._places)
 
     def apply(self, module: Growable, change: Change | None = None) -> None:
-        """Make each of them what the module is now; if that raises, all are as they were.
+        """Replace each averaged copy by a copy of the grown module; if that raises, all copies stay as they were.
 
-        An entry of a tensor that has survived keeps its average, and what is new starts with its value in the module.
-        What one of our helpers has copied is copied in the average, so that the average, too, computes what it did.
-        A buffer of another shape is new as a whole: nobody says where its entries came from.
+        Entries that existed before keep their averages. New entries start with their values in the module. Where a
+        Net2Net helper has copied values to new tensors, their averages are copied likewise, so that the averaged
+        network computes the same function as before. A buffer of another shape starts with its value in the module,
+        because no growth event says where its entries came from.
 
         Args:
-            module: As it is after it has grown.
-            change: What the growth has changed; None if it happened out of our sight, so that names have to do.
+            module: The module after it has grown.
+            change: What the growth has changed; None if that is unknown, so that tensors are matched by name.
 
         Raises:
             MisconfigurationException: If an attribute of the module cannot be copied, or is a function that refers to
                 the module.
         """
-        made = [self._made_anew(copy, module, change) for copy in self]
-        for (keeper, name), grown in zip(self._keepers, made, strict=True):
-            broadcast_from_rank_0(grown)  # as DDP does with the module: each may have copied other units
-            setattr(keeper, name, grown)
+        grown_copies = [self._grown_copy(copy, module, change) for copy in self]
+        for (holder, name), grown in zip(self._places, grown_copies, strict=True):
+            # as DDP does with the module: a growth method may have chosen at random, differently on each rank
+            broadcast_from_rank_0(grown)
+            setattr(holder, name, grown)
 
-    def _made_anew(self, copy: Growable, module: Growable, change: Change | None) -> Growable:
-        averages = _pairs(self._tensors, _tensors(copy))
-        modules = _pairs(self._modules, dict(copy.named_modules()))
-        now = _tensors(module)
-        alive, places = set(now.values()), {}
-        for name, tensor in now.items():
-            # what becomes of parameters is in the change, and of buffers nobody says more than their names
-            by_name = change is None or not isinstance(tensor, nn.Parameter)
-            before = self._tensors.get(name) if by_name and tensor not in averages else tensor
-            if before in averages and (before is tensor or before not in alive):
-                places[tensor] = averages[before]
-        if change is not None:
-            for old, average in averages.items():
-                places |= _continued(old, average, change)
-            for new, copied in change.copied.items():
-                if (average := averages.get(copied.old)) is not None:
-                    # what the helper has added to the copies, such as noise, is added to their average, too
-                    added = (new - copied.of(copied.old)).detach().to(average)
-                    places[new] = _like(average, copied.of(average) + added)
-        places = {tensor: average for tensor, average in places.items() if tensor.shape == average.shape}
-        grown = _copied(module, {id(tensor): average for tensor, average in places.items()}, copy)
+    def _grown_copy(self, copy: Growable, module: Growable, change: Change | None) -> Growable:
+        """A copy of the grown module, with the averages of an averaged copy."""
+        old_averages = _values_by_name(self._old_tensors, _tensors(copy))
+        averages = self._averages(old_averages, module, change)
+        grown = _copied(module, {id(tensor): average for tensor, average in averages.items()}, copy)
+        tensors = _tensors(module)
         for name, tensor in _tensors(grown).items():
-            average = places.get(now[name], tensor)
-            if tensor is not average:  # a part makes copies in a way of its own
+            average = averages.get(tensors[name], tensor)
+            if tensor is not average:  # a submodule with its own __deepcopy__ has not read the memo
                 tensor.data = average.detach().to(tensor).clone()
-        move_tensors(chain(grown.parameters(), grown.buffers()), *common_device_and_dtype(averages.values()))
+        # averages may be kept on another device or in another precision than the module
+        move_tensors(chain(grown.parameters(), grown.buffers()), *common_device_and_dtype(old_averages.values()))
+        old_copies = _values_by_name(self._old_modules, dict(copy.named_modules()))
         for live, part in zip(module.modules(), grown.modules(), strict=True):
-            part.training = modules.get(live, copy).training
+            part.training = old_copies.get(live, copy).training
         return grown
+
+    def _averages(
+        self, old_averages: Mapping[Tensor, Tensor], module: Growable, change: Change | None
+    ) -> dict[Tensor, Tensor]:
+        """The average for each tensor of the grown module that has one.
+
+        Args:
+            old_averages: The average for each tensor of the module before it grew.
+            module: The module after it has grown.
+            change: What the growth has changed, None if that is unknown.
+        """
+        tensors = _tensors(module)
+        alive, averages = set(tensors.values()), {}
+        for name, tensor in tensors.items():
+            # the change says which parameters continue which; buffers can be matched by name only
+            by_name = change is None or not isinstance(tensor, nn.Parameter)
+            before = self._old_tensors.get(name) if by_name and tensor not in old_averages else tensor
+            if before is not None and before in old_averages and (before is tensor or before not in alive):
+                averages[tensor] = old_averages[before]
+        if change is not None:
+            for old, average in old_averages.items():
+                averages |= _average_of_successor(old, average, change)
+            for new, copied in change.copied.items():
+                if copied.old in old_averages:
+                    average = old_averages[copied.old]
+                    # a helper may add to the values that it copies, such as noise: the average gets the same addition
+                    added = (new - copied.of(copied.old)).detach().to(average)
+                    averages[new] = _same_kind(average, copied.of(average) + added)
+        return {tensor: average for tensor, average in averages.items() if tensor.shape == average.shape}
 
 
 def averaged_copies(callbacks: Iterable[Callback]) -> list[Growable]:
-    """The copies of a growable module that weight averaging keeps."""
-    return [getattr(*keeper) for keeper in map(_keeper, callbacks) if keeper is not None]
+    """The averaged copies of a growable module that callbacks keep."""
+    return [getattr(*place) for place in map(_place_of_copy, callbacks) if place is not None]
 
 
-def _keeper(callback: Callback) -> tuple[Any, str] | None:
-    """Who holds the averaged copy of a callback, and by which name; None if there is none that can grow."""
+def _place_of_copy(callback: Callback) -> tuple[Any, str] | None:
+    """The object that holds the averaged copy of a callback, and the name of its attribute; None without a copy."""
     average = getattr(callback, AVERAGE_ATTRIBUTE, None)
-    keeper, name = (average, "module") if isinstance(average, AveragedModel) else (callback, AVERAGE_ATTRIBUTE)
-    return (keeper, name) if isinstance(getattr(keeper, name, None), Growable) else None
+    # WeightAveraging keeps the copy inside an AveragedModel, StochasticWeightAveraging keeps it directly
+    holder, name = (average, "module") if isinstance(average, AveragedModel) else (callback, AVERAGE_ATTRIBUTE)
+    return (holder, name) if isinstance(getattr(holder, name, None), Growable) else None
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict([*module.named_parameters(), *module.named_buffers()])
 
 
-def _pairs(some: Mapping[str, Any], others: Mapping[str, Any]) -> dict[Any, Any]:
-    return {value: others[name] for name, value in some.items() if name in others}
+def _values_by_name(keys: Mapping[str, Any], values: Mapping[str, Any]) -> dict[Any, Any]:
+    """A mapping between the entries of two mappings that have the same name."""
+    return {key: values[name] for name, key in keys.items() if name in values}
 
 
-def _continued(old: Tensor, average: Tensor, change: Change) -> dict[Tensor, Tensor]:
-    """What continues a tensor, and its average."""
+def _average_of_successor(old: Tensor, average: Tensor, change: Change) -> dict[Tensor, Tensor]:
+    """The parameter that continues an old one, and its average; empty if there is none."""
     successor = change.successors.get(old) if isinstance(old, nn.Parameter) else None
     if successor is None:
         return {}
     start = successor.tensor.detach().to(average)
-    return {successor.tensor: _like(average, embed(average, successor, (True,) * average.ndim, start))}
+    return {successor.tensor: _same_kind(average, embed(average, successor, (True,) * average.ndim, start))}
 
 
-def _like(average: Tensor, value: Tensor) -> Tensor:
-    """A parameter for a parameter, a buffer for a buffer."""
+def _same_kind(average: Tensor, value: Tensor) -> Tensor:
+    """The value as a parameter if the average is a parameter, else as a plain tensor."""
     value = value.detach()
     return nn.Parameter(value, average.requires_grad) if isinstance(average, nn.Parameter) else value
 
 
-def _copied(module: Growable, memo: dict[int, Any], before: Growable) -> Growable:
-    """A copy of a module that shares nothing with it.
+def _copied(module: Growable, memo: dict[int, Any], old_copy: Growable) -> Growable:
+    """A copy of a module that shares nothing with the module.
 
     Args:
-        module: Any.
-        memo: What stands in the copy in the place of some tensors, by their ``id``.
-        before: The copy that there was. What that shared with the module has been so from the start.
+        module: The grown module.
+        memo: The tensors of the copy that replace tensors of the module, by the ``id`` of the latter.
+        old_copy: The averaged copy before the growth; functions that it shares with the module may stay shared.
 
     Raises:
-        MisconfigurationException: If something in the module cannot be copied, or is copied in part only.
+        MisconfigurationException: If an attribute of the module cannot be copied, or only in part.
     """
-    where = f"the averaged copy of {type(module).__name__} cannot follow its growth"
+    problem = f"the averaged copy of {type(module).__name__} cannot follow its growth"
     try:
-        with _Detached():
+        with _CopyWithoutGraph():
             copy = deepcopy(module, memo)
-    except Exception as error:  # in whatever way an attribute of somebody's module refuses
+    except Exception as error:  # an attribute of a user's module may raise anything
         raise MisconfigurationException(
-            f"{where}, because copy.deepcopy(module) raises {type(error).__name__}: {error}. Keep what cannot be "
+            f"{problem}, because copy.deepcopy(module) raises {type(error).__name__}: {error}. Keep what cannot be "
             "copied out of the module, or give its class a __deepcopy__."
         ) from error
+    # deepcopy shares functions, so a function that refers to the module would have the copy work on the module
     own = {id(part) for part in chain(module.modules(), module.parameters(), module.buffers())}
-    attributes = chain.from_iterable(vars(part).values() for part in before.modules())
+    attributes = chain.from_iterable(vars(part).values() for part in old_copy.modules())
     known = {id(function) for value in attributes for function in _functions(value)}
     for path, part in copy.named_modules():
         for name, value in vars(part).items():
             functions = [function for function in _functions(value) if id(function) not in known]
-            if any(id(item) in own for function in functions for item in _closed_over(function)):
+            if any(id(item) in own for function in functions for item in _objects_in_closure(function)):
                 raise MisconfigurationException(
-                    f"{where}, because {'.'.join(filter(None, (path, name)))!r} is a function defined around the "
-                    "module or a part of it, which a copy of it would go on using: make it a method."
+                    f"{problem}, because {'.'.join(filter(None, (path, name)))!r} is a function defined around the "
+                    "module or a part of it, and the copy would go on using that module: make it a method."
                 )
     return copy
 
 
 def _functions(value: Any) -> Iterator[FunctionType]:
-    """A function, and those in a list or dict that is an attribute."""
+    """The functions in an attribute: a function, or a list or dict of functions."""
     values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
-    return (one for one in values if isinstance(one, FunctionType))
+    return (item for item in values if isinstance(item, FunctionType))
 
 
-def _closed_over(function: FunctionType) -> Iterator[Any]:
-    """What a function refers to from around its definition, and by defaults of its arguments."""
+def _objects_in_closure(function: FunctionType) -> Iterator[Any]:
+    """The objects to which a function refers by its closure, and by defaults of its arguments."""
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     for cell in function.__closure__ or ():
-        with suppress(ValueError):  # an empty cell
+        with suppress(ValueError):  # the cell is empty
             content = cell.cell_contents
             yield content.__self__ if isinstance(content, MethodType) else content
 
 
-class _Detached(TorchFunctionMode):
-    """Copies a tensor that hangs on a graph, such as a loss that is kept, without it; torch refuses to copy it."""
+class _CopyWithoutGraph(TorchFunctionMode):
+    """Has ``deepcopy`` detach tensors with a graph, such as a loss in an attribute, which torch refuses to copy."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is Tensor.__deepcopy__ and not args[0].is_leaf:

@@ -1,109 +1,106 @@
-"""What drives the factors: it evaluates them, has the tables write lrs, and finds safe moments for growth."""
+"""The driver: the callback whose Lightning hooks keep learning rates up to date and give growth its safe moments.
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, cast
+A fit, with the work of the driver in each hook::
+
+    setup                        order the callbacks, find the components, handle the growth of the module
+    on_load_checkpoint           keep what the checkpoint holds for this package
+    on_fit_start                 check the fit, split param groups by component; then Lightning loads optimizer states
+    on_train_start               refresh lrs, because Lightning has restored its clock
+    for each epoch:
+        on_train_epoch_start     refresh lrs, freeze and thaw
+        for each batch:          one training step, see below
+        on_validation_end        carry growth out for which all ranks wait (LastHook)
+        on_train_epoch_end       carry waiting growth out, refresh lrs, freeze and thaw
+        on_save_checkpoint       save layout of param groups, random numbers, waiting growth
+    on_train_end                 refresh lrs; warn of factors and patterns without effect
+    teardown, on_exception       undo what belongs to the fit alone
+
+One training step, and the way of an lr from the scheduler to the weights::
+
+    on_train_batch_start         evaluate the factors whose unit of time has moved;
+                                 each table writes base lr x product of factors into group["lr"]; freeze and thaw;
+                                 in_batch = True, so that growth waits
+    training_step, backward
+    on_before_optimizer_step     evaluate the factors that read gradients; the table writes lrs again
+      of other callbacks         may write an lr, which the table takes as the new base lr
+    before_step (LastHook)       the table writes lrs again; call before_step of the package's own callbacks
+    on_before_optimizer_step     of the module; then Lightning clips gradients
+    optimizer.step               the table's own hook takes lrs written since; the optimizer reads group["lr"]
+    scheduler.step               writes a new base lr into the user's param group
+    on_train_batch_end           in_batch = False if there was an update; carry waiting growth out; refresh lrs
+
+In manual optimization, ``ManualSteps`` does the work of on_before_optimizer_step and before_step in torch's hook.
+
+One growth, from the call of a growth method to the next step::
+
+    GrowthQueue.grow             wait for a safe moment, if this is none
+    GrowthQueue._carry_out       at the safe moment:
+        Freezing.thaw            give all parameters the flags that the user has set
+        all_ranks_or_none        compare the ranks before the growth              | if any of these
+        one_growth               call the method, find the change, log the event  | raises, module,
+        LRTables.carry_growth    adapt optimizer states and param groups          | optimizers and log
+        compare_and_wrap         compare what the ranks did, wrap DDP anew        | are as before,
+        AveragedCopies.apply     replace averaged copies                          | on every rank
+        update_structure         evaluate the factors for the new components
+        refresh_and_freeze       write lrs, freeze and thaw
+        on_growth                of each callback, then of the module
+"""
+
+from typing import Any
 
 from torch.optim import Optimizer
 
-from structurenet_pl.distributed.communication import all_ranks_wait
-from structurenet_pl.distributed.ddp import is_ddp
-from structurenet_pl.distributed.growth_agreement import all_ranks_or_none
-from structurenet_pl.engine.averaged_copies import AveragedCopies, averaged_copies
-from structurenet_pl.engine.checks import check_can_follow, check_fit, check_moment, warn_of_trial, warn_too_late
-from structurenet_pl.engine.hooks import BeforeStep, LastHook, check_alike, in_order, package_callbacks, patterns_of
+from structurenet_pl.engine.averaged_copies import AveragedCopies
+from structurenet_pl.engine.callback_order import LastHook, in_order
+from structurenet_pl.engine.fit_checkpoint import ResumedFit, check_epoch_was_complete, save_fit
+from structurenet_pl.engine.fit_checks import check_fit
+from structurenet_pl.engine.fit_warnings import NoEffectWarnings, report_fit
+from structurenet_pl.engine.growth_queue import GrowthQueue
 from structurenet_pl.engine.manual_steps import ManualSteps
-from structurenet_pl.engine.saved_by_rank import own_of_all_processes, waiting_from
-from structurenet_pl.engine.unused import Unused
-from structurenet_pl.freezing.component_freezer import ComponentFreezer, Frozen, thaw_leftovers
-from structurenet_pl.learning_rates.connection_density import Densities
+from structurenet_pl.engine.package_callbacks import BeforeStep, check_same_callbacks_on_all_ranks, package_callbacks
+from structurenet_pl.engine.rates_in_fit import RatesInFit
+from structurenet_pl.freezing.component_freezer import ComponentFreezer, thaw_leftovers
 from structurenet_pl.learning_rates.factors import Factor, Factors
-from structurenet_pl.learning_rates.lr_tables import CHECKPOINT_KEY, LRTables
-from structurenet_pl.learning_rates.moment import Moment, no_density
-from structurenet_pl.learning_rates.norms import GradientNorms
-from structurenet_pl.lightning import Callback, LightningModule, Trainer, resume_data
-from structurenet_pl.structure.events import Clock, Component, GrowthEvent
-from structurenet_pl.structure.grow import one_growth
-from structurenet_pl.structure.growable import Growable, grow_now
-from structurenet_pl.structure.growth_handler import set_growth_handlers
-from structurenet_pl.structure.growth_methods import GrowthRequest
-from structurenet_pl.structure.module_structure import clear_dates, growth_log, set_outer_patterns, structure_of
-from structurenet_pl.structure.partition import Structure
-from structurenet_pl.structure.random_states import restore_rng
+from structurenet_pl.learning_rates.lr_tables import LRTables
+from structurenet_pl.lightning import Callback, LightningModule, Trainer, restore_loader_position
+from structurenet_pl.structure.growable import Growable
+from structurenet_pl.structure.module_structure import clear_dates
 
 
-class Driver(Callback):
-    """Evaluates the factors, has the tables write lrs, and carries growth out at safe moments.
+class Driver(RatesInFit, Callback):
+    """Keeps the learning rates of a fit up to date, and has growth carried out at safe moments.
 
-    The package's own callbacks and growable modules put one into each Trainer, in front of all other callbacks.
+    The package's own callbacks and growable modules put one driver into each Trainer, before all other callbacks. Its
+    hooks are in the order in which Lightning calls them; the module docstring shows where.
     """
 
     def __init__(self) -> None:
-        self._last_hook = LastHook(self.before_step, self.grow_when_all_ranks_wait)
-        self._manual_steps = ManualSteps(self._before_manual_step)
-        self._before_step: list[BeforeStep] = []
-        self.factors = Factors()
-        self.tables = LRTables(None)
-        self.structure = Structure({}, {}, {}, {})
-        self._log: tuple[GrowthEvent, ...] = ()
+        super().__init__()
         self._trainer: Trainer = None  # in a fit only
-        self._resumed: dict[str, Any] | None = None
-        self._waiting: list[GrowthRequest] = []
-        self._in_batch = self._epoch_over = False
-        self._rng: dict[str, Any] | None = None
-        self._growing_at = Clock()
-        self._step_before = 0
-        self._unused = Unused()
-        self._density: Callable[[Component], float | None] = no_density
-        self._freezing = ComponentFreezer(None)
+        self._growth = GrowthQueue(self)
+        self._last_hook = LastHook(self.before_step, self._growth.grow_when_all_ranks_wait)
+        self._manual_steps = ManualSteps(self._before_manual_step)
+        self._no_effect_warnings = NoEffectWarnings()
+        self._before_step: list[BeforeStep] = []
+        self._resumed = ResumedFit()
+        self._step_before_batch = 0
 
     def __reduce__(self) -> tuple[type["Driver"], tuple[()]]:
-        """Copies know nothing of the Trainer: projects copy and pickle lists of callbacks in the middle of a fit."""
+        """A copy is a new driver without a fit: projects copy and pickle their callbacks in mid-fit."""
         return Driver, ()
 
     @staticmethod
     def of(trainer: Trainer) -> "Driver | None":
-        """The driver of a Trainer, None if nothing needed one."""
+        """The driver of a Trainer, None if no callback and no module needed one."""
         return next((callback for callback in trainer.callbacks if isinstance(callback, Driver)), None)
 
-    @property
-    def frozen(self) -> Frozen:
-        """What is frozen."""
-        return self._freezing.frozen
-
-    def moment(self, trainer: Trainer) -> Moment:
-        """Now."""
-        return self._at(Clock(trainer.global_step, trainer.current_epoch, len(self._log)))
-
-    def _at(self, clock: Clock) -> Moment:
-        return Moment(clock, self._log, self.structure.by_depth, density=self._density)
-
-    def grow(self, module: Growable, request: GrowthRequest) -> Any:
-        """Carry a growth out, now if that is safe, else at the next safe moment."""
-        if getattr(self._trainer.lightning_module, "_is_growing", False):
-            return grow_now(module, request, self._growing_at)
-        if self not in self._trainer.callbacks:
-            warn_of_trial(request)
-            return None
-        check_can_follow(self._trainer, module)
-        if self._in_batch or (is_ddp(self._trainer) and not request.by_clock):
-            self._waiting.append(request)
-            return None
-        return self._carry_out(module, request)
-
-    def grow_when_all_ranks_wait(self, module: LightningModule) -> None:
-        """All processes are here, between two batches: carry out what they wait for, if that is the same."""
-        if is_ddp(self._trainer) and not self._in_batch:
-            self._refresh(self._trainer)
-            while all_ranks_wait(self._trainer, self._waiting, self.tables.lrs()):
-                self._carry_out_waiting(module)
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Go to the front, and follow the growth of the module."""
+        """Order the callbacks, find the components, and handle the growth of the module."""
         if stage != "fit":
             return
         self._trainer = trainer
-        self.tables, self._resumed, self._waiting = LRTables(trainer), None, []
+        self.tables, self.freezing, self.in_batch = LRTables(trainer), ComponentFreezer(trainer), False
+        self._resumed = ResumedFit()
         trainer.callbacks = in_order(
             trainer,
             self,
@@ -111,203 +108,136 @@ class Driver(Callback):
             self.tables.schedulers.show_optimizers,
             self.tables.schedulers.show_user_groups,
         )
-        self._in_batch = self._epoch_over = False
-        self._freezing = ComponentFreezer(trainer)
         thaw_leftovers(pl_module)
-        self._update_structure(trainer, pl_module)
-        set_growth_handlers(pl_module, self)
+        self.update_structure(trainer, pl_module)
+        self._growth.start_fit(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember the checkpoint until there are optimizers; the tuner restores one in the middle of a fit."""
-        check_moment(checkpoint, pl_module)
-        if self.tables:
-            self.tables.expect_piece_settings(checkpoint.get(CHECKPOINT_KEY, {}).get("settings", []))
+        """Keep what the checkpoint holds for us until there are optimizers."""
+        check_epoch_was_complete(checkpoint, pl_module)
+        resumed = ResumedFit(checkpoint)
+        if self.tables:  # Lightning's tuner restores a checkpoint in mid-fit
+            self.tables.expect_piece_settings(resumed.piece_settings)
         else:
-            self._resumed = checkpoint
+            self._resumed = resumed
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Split the param groups by component, before Lightning restores the state of the optimizers."""
-        resumed, self._resumed = self._resumed, None
+        """Check the fit and split the param groups by component, before Lightning loads the optimizer states."""
+        resumed = self._resumed
         if isinstance(pl_module, Growable):
-            if resumed is None and trainer.global_step == 0:
+            if not resumed.from_checkpoint and trainer.global_step == 0:
                 clear_dates(pl_module)
             copies = AveragedCopies(trainer.callbacks, pl_module)
             if any(copy.growth_log != pl_module.growth_log for copy in copies):
-                copies.apply(pl_module)  # they are from before the log was dated anew, or before anybody followed
+                copies.apply(pl_module)  # the copies were made before dates were forgotten, or before the module grew
         self._before_step = [
-            act for callback in package_callbacks(trainer) if (act := callback.before_step) is not None
+            before_step for callback in package_callbacks(trainer) if (before_step := callback.before_step) is not None
         ]
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
-        self._update_structure(trainer, pl_module)
+        self.update_structure(trainer, pl_module)
         self.tables.release_previous_fit()
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        check_fit(trainer.callbacks, trainer.optimizers, self.structure, self.factors, scaler)
-
-        saved = (resumed or {}).get(CHECKPOINT_KEY, {})
-        if "groups" in saved:
-            self.tables.restore_group_order(self.structure, saved["groups"])
-        self._unused.start(trainer, self.structure, self.factors)
-        check_alike(trainer)
+        self._check_fit(trainer)
+        if resumed.layouts is not None:
+            self.tables.restore_group_order(self.structure, resumed.layouts)
         self.tables.split_groups(self.structure, self.factors)
-        self.tables.expect_piece_settings(saved.get("settings", []))
+        self.tables.expect_piece_settings(resumed.piece_settings)
         if not pl_module.automatic_optimization:
             self._manual_steps.register_hooks(trainer.optimizers)
-        self._rng = dict(enumerate(saved.get("rng", []))).get(trainer.global_rank)  # there may be more processes now
-        self._waiting = waiting_from(saved.get("waiting", [[]]), pl_module, trainer.global_rank)
-        if self._rng is not None:
-            restore_rng(self._rng)
-        self._refresh(trainer)
+        self._growth.waiting = resumed.waiting_growth(pl_module, trainer.global_rank)
+        resumed.restore_rng(trainer.global_rank)
+        self.refresh(trainer)
+
+    def _check_fit(self, trainer: Trainer) -> None:
+        """Raise all errors before an optimizer is changed, so that a refused fit leaves it as the user made it."""
+        scaler = getattr(trainer.precision_plugin, "scaler", None)  # only some precision plugins have a scaler
+        check_fit(trainer.callbacks, trainer.optimizers, self.structure, self.factors, scaler)
+        check_same_callbacks_on_all_ranks(trainer)
+        report_fit(self.structure, self.factors)
+        self._no_effect_warnings.at_fit_start(trainer, self.structure, self.factors)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The clock has been restored by now."""
-        resume_data(trainer.fit_loop)
-        if self._rng is not None and trainer.fit_loop.restarted_mid_epoch:
-            restore_rng(self._rng)  # the rest of that epoch has taken an order of the data, as it had before
-        self._rng = None
-        self._refresh_and_freeze(trainer)
+        """Refresh lrs: Lightning has restored its clock since on_fit_start."""
+        restore_loader_position(trainer.fit_loop)
+        if trainer.fit_loop.restarted_mid_epoch:
+            # again, because Lightning has drawn the order of the data since; the saved run drew it before it saved
+            self._resumed.restore_rng(trainer.global_rank)
+        self._resumed = ResumedFit()
+        self.refresh_and_freeze(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The clock shows a new epoch."""
-        self._epoch_over = False
+        """Refresh lrs: the clock shows a new epoch."""
+        self._growth.epoch_over = False
         self.tables.schedulers.redirect_new(everywhere=False)
-        self._update_structure(trainer, pl_module)
-        self.grow_when_all_ranks_wait(pl_module)
-        self._refresh_and_freeze(trainer)
+        self.update_structure(trainer, pl_module)
+        self._growth.grow_when_all_ranks_wait(pl_module)
+        self.refresh_and_freeze(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Structure stands still from here to the end of the batch."""
-        self._manual_steps.done = False
-        self._step_before = trainer.global_step
+        """Refresh lrs for the batch; structure and frozen components stay as they are until it is over."""
+        self._manual_steps.hook_was_called = False
+        self._step_before_batch = trainer.global_step
         self.tables.schedulers.redirect_new(everywhere=batch_idx == 0)
-        self._refresh_and_freeze(trainer)
-        self._in_batch = True
+        self.refresh_and_freeze(trainer)
+        self.in_batch = True
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Gradients are known, and the lr has not been read yet."""
-        self._manual_steps.done = True
-        self._refresh(trainer, with_gradients=optimizer)
+        """Refresh lrs with gradients, before other callbacks and the optimizer read the lrs."""
+        self._manual_steps.hook_was_called = True
+        self.refresh(trainer, with_gradients=optimizer)
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Nobody has a say in gradients and lrs after this."""
-        self._refresh(trainer)
+        """Refresh lrs again and call the package's callbacks, after the same hook of all other callbacks."""
+        self.refresh(trainer)
         self.tables.step_check.begin(optimizer)
-        for act in self._before_step:
-            act(trainer, pl_module, optimizer)
+        for before_step in self._before_step:
+            before_step(trainer, pl_module, optimizer)
+
+    def _before_manual_step(self, optimizer: Optimizer) -> None:
+        """In manual optimization: both hooks before a step."""
+        self.refresh(self._trainer, with_gradients=optimizer)
+        self.before_step(self._trainer, self._trainer.lightning_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A batch that ended with an update, or ended the epoch, leaves nothing that growth could disturb."""
-        self._epoch_over = trainer.is_last_batch
-        if self._epoch_over or trainer.global_step != self._step_before:
-            self._in_batch = False
+        """Carry out waiting growth and refresh lrs, if the batch ended with an update or was the last of the epoch."""
+        self._growth.epoch_over = trainer.is_last_batch
+        if trainer.is_last_batch or trainer.global_step != self._step_before_batch:
+            self.in_batch = False
             self.tables.step_check.end()
-            if not is_ddp(self._trainer):
-                self._carry_out_waiting(pl_module)
-        self._freezing.end_batch(self.structure)
-        self._refresh_and_freeze(trainer)
+            self._growth.grow_if_single_process(pl_module)
+        self.freezing.end_batch(self.structure)
+        self.refresh_and_freeze(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What is born from here on trains in the next epoch, also where the run was resumed in between."""
-        self._in_batch, self._epoch_over = False, True
-        if not is_ddp(self._trainer):
-            self._carry_out_waiting(pl_module)
-        elif not isinstance(pl_module, Growable):  # else it has a later hook
-            self.grow_when_all_ranks_wait(pl_module)
-        self._refresh_and_freeze(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The clock has gone on to the epoch that would follow."""
-        self._in_batch = self._epoch_over = False
-        self._refresh_and_freeze(trainer)
-        self._unused.end(trainer, self.factors)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """From here on growth concerns the module alone."""
-        if stage == "fit":
-            warn_too_late(self._waiting)
-        self._freezing.end_fit(pl_module)
-        self.tables.end_fit()
-        self._trainer = None
-        self._manual_steps.remove_hooks()
-        set_growth_handlers(pl_module, None)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Lightning calls no teardown after an exception; who saves a checkpoint then comes later."""
-        self.teardown(trainer, pl_module, "exception")
+        """Carry out waiting growth: components born from here on have age 0 in the next epoch, also after a resume."""
+        self.in_batch, self._growth.epoch_over = False, True
+        if not isinstance(pl_module, Growable):  # which calls it later, when its own hook has asked for growth, too
+            self._growth.grow_when_all_ranks_wait(pl_module)
+        self._growth.grow_if_single_process(pl_module)
+        self.refresh_and_freeze(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save which tensor stands in which group and, for growable modules, generators and growth that waits."""
-        if not self.tables:
-            return
-        checkpoint[CHECKPOINT_KEY] = self.tables.checkpoint_state(self.structure)
-        if isinstance(pl_module, Growable):
-            checkpoint[CHECKPOINT_KEY] |= own_of_all_processes(self._waiting)
+        """Save the group layout and, for growable modules, random numbers and waiting growth."""
+        if self.tables:
+            save_fit(checkpoint, pl_module, self.tables, self.structure, self._growth.waiting)
 
-    def _before_manual_step(self, optimizer: Optimizer) -> None:
-        trainer = self._trainer
-        self._refresh(trainer, with_gradients=optimizer)
-        self.before_step(trainer, trainer.lightning_module, optimizer)
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refresh lrs: Lightning's clock shows the epoch that would follow. Warn of settings without effect."""
+        self.in_batch = self._growth.epoch_over = False
+        self.refresh_and_freeze(trainer)
+        self._no_effect_warnings.at_fit_end(trainer, self.factors)
 
-    def _update_structure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        patterns = patterns_of(trainer)
-        if isinstance(pl_module, Growable):
-            for module in [pl_module, *averaged_copies(trainer.callbacks)]:
-                set_outer_patterns(module, patterns)
-        self.structure = structure_of(pl_module, patterns)
-        self._log = growth_log(pl_module)
-        self.factors.set_components(self.structure.by_depth, self._log)
-        self._density = Densities(pl_module, self.structure)
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Undo what belongs to the fit alone; lrs stay, and checkpoints can still be saved."""
+        if stage == "fit":
+            self._growth.warn_if_waiting()
+        self.freezing.end_fit(pl_module)
+        self.tables.end_fit()
+        self._manual_steps.remove_hooks()
+        self._growth.end_fit(pl_module)
+        self._trainer = None
 
-    def _refresh(self, trainer: Trainer, with_gradients: Optimizer | None = None) -> None:
-        """Bring every lr to what it should be now."""
-        clock = Clock(trainer.global_step, trainer.current_epoch, len(self._log))
-        self.factors.evaluate_at(clock, self._at)
-        if list(self.tables) != trainer.optimizers:
-            self.tables.split_groups(self.structure, self.factors)
-        for optimizer, table in self.tables.items():
-            if optimizer is with_gradients and self.factors.need_gradients:
-                norms = GradientNorms(optimizer, self.structure.owner)
-                table.apply_gradient_factors(
-                    self.factors.evaluate_with_gradients(replace(self.moment(trainer), norms=norms))
-                )
-            else:
-                table.refresh()
-
-    def _refresh_and_freeze(self, trainer: Trainer) -> None:
-        """Bring every lr to what it should be now and, unless gradients are under way, freeze and thaw."""
-        self._refresh(trainer)
-        if not self._in_batch:
-            self._freezing.update(self.structure, self.factors.frozen)
-
-    def _carry_out_waiting(self, module: LightningModule) -> None:
-        """Carry out what has been waiting, in the order it was asked for."""
-        for _ in range(len(self._waiting)):
-            self._carry_out(cast(Growable, module), self._waiting.pop(0))
-
-    def _carry_out(self, module: Growable, request: GrowthRequest) -> Any:
-        trainer = self._trainer
-        self._growing_at = Clock(trainer.global_step, trainer.current_epoch + self._epoch_over)
-        old, copies = set(module.modules()), AveragedCopies(trainer.callbacks, module)
-        self._freezing.thaw()  # until it is settled anew: a growth method sees the flags that the user has set
-        with (
-            all_ranks_or_none(trainer, request) as agreement,
-            one_growth(module, request, self._growing_at, agreement.arguments_of_rank_0) as (change, result),
-            self.tables.carry_growth(change, self.factors.split_1d),
-        ):
-            agreement.compare_and_rewrap(change)
-            copies.apply(module, change)  # what is new starts with the values that all processes have by now
-        self._update_structure(trainer, module)
-        if not module.training:  # in a validation, after which Lightning puts back the modes of those that it knew
-            for part in set(module.modules()) - old:
-                part.training = True
-        if module.training and self._freezing.begun:
-            self._refresh_and_freeze(trainer)
-        else:
-            self._refresh(trainer)
-        for callback in trainer.callbacks:
-            if (react := getattr(callback, "on_growth", None)) is not None:
-                react(trainer, module, change.event)
-        module.on_growth(change.event)
-        agreement.confirm_reactions()
-        return result
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Undo the same: Lightning calls no teardown after an exception, but may save a checkpoint."""
+        self.teardown(trainer, pl_module, "exception")

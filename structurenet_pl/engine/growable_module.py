@@ -1,4 +1,4 @@
-"""Growable modules for Lightning: the module brings what follows its growth into any Trainer."""
+"""Growable modules for Lightning: a module that attaches the driver to its Trainer and is grown in its hooks."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -13,35 +13,63 @@ from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.replay_log import LOG_KEY, log_as_tensor, predates_growth
 
 
-def _meeting(on_train_epoch_end: Callable[[Any], None]) -> Callable[[Any], None]:
-    """The last moment before callbacks save a checkpoint: what was asked for in this hook is to be in it."""
+def _then_grow(on_train_epoch_end: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Carry waiting growth out after the module's hook, so that the checkpoint of this epoch holds the growth.
+
+    It is the last moment before callbacks save that checkpoint, and all ranks are at the same point.
+    """
 
     @wraps(on_train_epoch_end)
-    def met(module: Any) -> None:
+    def hook_then_grow(module: Any) -> None:
         on_train_epoch_end(module)
-        if type(module).on_train_epoch_end is met:  # else it is called by an override, which may go on to ask
+        # an override calls this one by super(), and may ask for growth after that: then only the override grows
+        if type(module).on_train_epoch_end is hook_then_grow:
             module.grow_when_all_ranks_wait()
 
-    return met
+    return hook_then_grow
 
 
-def _with_log(on_load_checkpoint: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    """A checkpoint of a Trainer is of the whole module: one without a log is from before it has grown."""
+def _with_growth_log(on_load_checkpoint: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Add an empty growth log to a checkpoint without one, so that loading it takes growth back.
+
+    A checkpoint of a Trainer holds the whole module, so one without a log was written before the module grew.
+    """
 
     @wraps(on_load_checkpoint)
-    def loaded(module: Any, checkpoint: dict[str, Any]) -> None:
+    def add_log_then_hook(module: Any, checkpoint: dict[str, Any]) -> None:
         if predates_growth(module, checkpoint["state_dict"]):
             checkpoint["state_dict"][LOG_KEY] = log_as_tensor(())
         on_load_checkpoint(module, checkpoint)
 
-    return loaded
+    return add_log_then_hook
+
+
+def _with_driver(configure_callbacks: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Refuse an override without ``super()``: without the driver, optimizers would not follow growth."""
+
+    @wraps(configure_callbacks)
+    def checked(module: Any) -> Any:
+        callbacks = configure_callbacks(module)
+        if not any(isinstance(callback, Driver) for callback in [*_as_sequence(callbacks), *module.trainer.callbacks]):
+            raise TypeError(
+                f"{type(module).__name__}.configure_callbacks drops the callback that adapts optimizers to growth: "
+                "return [*super().configure_callbacks(), ...]."
+            )
+        return callbacks
+
+    return checked
+
+
+def _as_sequence(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
+    """A list, because Lightning lets ``configure_callbacks`` return a single callback, too."""
+    return callbacks if isinstance(callbacks, Sequence) else [callbacks]
 
 
 class GrowthMixin(Growable):
     """Makes a LightningModule growable: ``class Net(GrowthMixin, TheirLightningModule)``, in that order.
 
-    Methods marked with :func:`~structurenet_pl.growth` change its structure. Each call is logged in ``growth_log``,
-    followed by optimizer and schedulers, and replayed when a checkpoint is loaded.
+    Methods marked with :func:`~structurenet_pl.growth` change its structure. Each call is logged in ``growth_log``.
+    Optimizer and schedulers follow it, and loading a checkpoint replays it.
 
     Raises:
         TypeError: When a class is defined with the mixin behind the LightningModule.
@@ -52,41 +80,42 @@ class GrowthMixin(Growable):
         before = cls.__mro__[: cls.__mro__.index(GrowthMixin)]
         if behind := [base for base in before if issubclass(base, Module) and not issubclass(base, GrowthMixin)]:
             raise TypeError(
-                f"{cls.__name__} has GrowthMixin behind {behind[0].__name__}, where it could not follow the growth: "
+                f"{cls.__name__} has GrowthMixin behind {behind[0].__name__}, which would then hide the mixin's hooks: "
                 f"write class {cls.__name__}(GrowthMixin, {behind[0].__name__})."
             )
+        # hooks are wrapped here rather than called with super(): an override that forgets super() must work, or raise
         if cls.configure_callbacks is not GrowthMixin.configure_callbacks:
-            cls.configure_callbacks = _checked(cls.configure_callbacks)  # type: ignore[assignment, method-assign]
+            cls.configure_callbacks = _with_driver(cls.configure_callbacks)  # type: ignore[assignment, method-assign]
         if "on_train_epoch_end" in vars(cls):
-            cls.on_train_epoch_end = _meeting(cls.on_train_epoch_end)  # type: ignore[method-assign]
+            cls.on_train_epoch_end = _then_grow(cls.on_train_epoch_end)  # type: ignore[method-assign]
         if "on_load_checkpoint" in vars(cls):
-            cls.on_load_checkpoint = _with_log(cls.on_load_checkpoint)  # type: ignore[method-assign]
+            cls.on_load_checkpoint = _with_growth_log(cls.on_load_checkpoint)  # type: ignore[method-assign]
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """What follows the growth, beside the callbacks of the LightningModule. Extend it with ``super()``."""
+        """The callbacks of the LightningModule and the driver. An override must call ``super()``."""
         inherited: Callback | Sequence[Callback] = super().configure_callbacks()  # type: ignore[misc]
         driver = [] if Driver.of(self.trainer) else [Driver()]
-        return [*_several(inherited), *driver]
+        return [*_as_sequence(inherited), *driver]
 
-    @_meeting
+    @_then_grow
     def on_train_epoch_end(self) -> None:
-        """What the LightningModule does at the end of an epoch. Growth asked for there is in the checkpoint."""
+        """The hook of the LightningModule; growth that it asks for is in the checkpoint of the epoch."""
         super().on_train_epoch_end()  # type: ignore[misc]
 
-    @_with_log
+    @_with_growth_log
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What the LightningModule does with a checkpoint."""
+        """The hook of the LightningModule."""
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
 
     def _clock_outside_fit(self) -> Clock:
         if getattr(self, "fabric", None) is not None:
             raise MisconfigurationException(
-                f"{type(self).__name__} grows, but Fabric has no callbacks that could follow it into the optimizer: "
+                f"{type(self).__name__} grows, but Fabric has no callbacks that could adapt the optimizer: "
                 "grow before fabric.setup(), or train with a Trainer."
             )
         try:
             trainer = cast(LightningModule, self).trainer
-        except RuntimeError:  # not attached to a Trainer
+        except RuntimeError:  # by which Lightning says that the module is in no Trainer
             return Clock()
         return Clock(trainer.global_step, trainer.current_epoch)
 
@@ -113,24 +142,3 @@ class GrowableModule(GrowthMixin, LightningModule):
         >>> net.growth_log[0].born
         ('body.1',)
     """
-
-
-def _checked(configure_callbacks: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """An override that forgets ``super()`` would leave growth unfollowed."""
-
-    @wraps(configure_callbacks)
-    def configured(module: Any) -> Any:
-        callbacks = configure_callbacks(module)
-        if not any(isinstance(callback, Driver) for callback in [*_several(callbacks), *module.trainer.callbacks]):
-            raise TypeError(
-                f"{type(module).__name__}.configure_callbacks drops what follows the growth of the module: return "
-                "[*super().configure_callbacks(), ...]."
-            )
-        return callbacks
-
-    return configured
-
-
-def _several(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]:
-    """Lightning lets ``configure_callbacks`` return a single callback, too."""
-    return callbacks if isinstance(callbacks, Sequence) else [callbacks]

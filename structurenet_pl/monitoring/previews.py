@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from structurenet_pl.engine.hooks import AsksForGrowth, PackageCallback
+from structurenet_pl.engine.package_callbacks import AsksForGrowth, PackageCallback
 from structurenet_pl.learning_rates.factors import Factor, Factors, product
 from structurenet_pl.learning_rates.moment import Moment
 from structurenet_pl.lightning import Callback, rank_zero_warn

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from structurenet_pl.engine.hooks import AsksForGrowth
+from structurenet_pl.engine.package_callbacks import AsksForGrowth
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent, Unit, lineage
 from structurenet_pl.structure.grow import one_growth
 from structurenet_pl.structure.growable import Growable

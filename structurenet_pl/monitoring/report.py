@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim import Optimizer
 
-from structurenet_pl.engine.checks import shared_basis
 from structurenet_pl.engine.driver import Driver
+from structurenet_pl.engine.fit_warnings import shared_basis
 from structurenet_pl.freezing.component_freezer import Frozen
 from structurenet_pl.learning_rates.factors import NamesStrata
 from structurenet_pl.lightning import Trainer

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from helpers import EXAMPLES, Half, LRTrace, Net, Plain, assert_same, fit, loader, slow_but_for, weights
 from structurenet_pl import Components, GrowEvery, GrowOnPlateau, ResetPatience, StrataMonitor
+from structurenet_pl.engine.callback_order import LastHook
 from structurenet_pl.engine.driver import Driver
-from structurenet_pl.engine.hooks import LastHook
 
 ARGUMENTS = EXAMPLES | {
     Components: {"roles": {"body.*": "scaffold"}},

@@ -284,7 +284,7 @@ def test_lbfgs_and_gradients_are_refused():
             super().__init__(optimizer=lambda params: torch.optim.LBFGS(list(params)))
             self.body, self.head = nn.Identity(), nn.Linear(6, 3)
 
-    with pytest.raises(MisconfigurationException, match="reads its lr before there are gradients"):
+    with pytest.raises(MisconfigurationException, match="reads its lr before gradients are known"):
         fit(OneLayer(), [LARSScaler()])
 
 
