@@ -45,7 +45,7 @@ class GrowthMethod:
         for parameter in parameters:
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise TypeError(
-                    f"growth method {self.name!r} must name its arguments, got {str(parameter)!r}: declare each one, so "
+                    f"growth method {self.name!r} must name its arguments, got {str(parameter)!r}: declare each, so "
                     "that the growth log can store it by name"
                 )
         names = [parameter.name for parameter in parameters]
