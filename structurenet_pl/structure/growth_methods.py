@@ -42,9 +42,12 @@ class GrowthMethod:
         self.second_moments = second_moments
         self.signature = inspect.signature(function)
         _, *parameters = self.signature.parameters.values()
-        for parameter in parameters:  # the growth log stores arguments by name
+        for parameter in parameters:
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                raise TypeError(f"growth method {self.name!r} must name its arguments, got {str(parameter)!r}")
+                raise TypeError(
+                    f"growth method {self.name!r} must name its arguments, got {str(parameter)!r}: declare each, so "
+                    "that the growth log can store it by name"
+                )
         names = [parameter.name for parameter in parameters]
         for key, value in {"depth": depth, "adjacent": adjacent}.items():
             if isinstance(value, str) and value not in names:

@@ -207,7 +207,7 @@ def embed(old: Tensor, successor: Successor, dims: Sequence[bool], fill: Tensor)
     """
     sizes, sources, targets = [], [], []
     for is_whole, positions in zip(dims, successor.origin, strict=True):
-        kept = {new: old for new, old in enumerate(positions) if old != NEW_ENTRY} if is_whole else {0: 0}
+        kept = {to: source for to, source in enumerate(positions) if source != NEW_ENTRY} if is_whole else {0: 0}
         sizes.append(len(positions) if is_whole else 1)
         targets.append(list(kept))
         sources.append(list(kept.values()))
