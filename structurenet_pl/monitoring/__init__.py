@@ -1,4 +1,4 @@
 """What does a user see of the learning rates?
 
-Tables, logs, history, figures, previews and TensorBoard.
+Rows in loggers, printed tables, the record of a run and its pictures, previews, and TensorBoard.
 """
