@@ -1,5 +1,6 @@
 """Logs and draws the learning rate of every component."""
 
+from copy import copy
 from typing import Any, cast
 
 from torch.optim import Optimizer
@@ -63,13 +64,13 @@ class StrataMonitor(NeedsDriver):
     needs the extra ``structurenet-pl[plots]``) at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90,
     100, 200 and so on, and a layout for its page of custom scalars, unless the run has one. A run has one layout, the
     last: if you lay out charts of your own after the start of the fit, add those of
-    ``structurenet_pl.monitoring.tensorboard.layout(prefix)``. The page of hyperparameters is left to you: TensorBoard
-    keeps the first that a run logs, so ours would hide yours.
+    ``structurenet_pl.monitoring.tensorboard.layout(prefix)``. The monitor writes no hyperparameters: TensorBoard
+    keeps the first that a run logs, so they would hide yours.
 
     Args:
         norms: Whether to log norms of gradients and updates. They cost a copy of the weights on logged steps, and are
-            a mean over the processes if these differ. ``LARSScaler(mode="grad")`` has scaled the gradients if it stands
-            before this callback.
+            averaged over the processes if these differ. They are norms of scaled gradients if
+            ``LARSScaler(mode="grad")`` stands before this callback.
         max_components: Number of components above which parts of the network are logged in their place.
         table: Whether to print the table of :func:`explain` at the start of the fit and after each growth event.
         progress_bar: Whether to show the mean lr of each part of the network in the progress bar, as ``lr_active`` and
@@ -78,8 +79,8 @@ class StrataMonitor(NeedsDriver):
 
     Raises:
         ValueError: If ``max_components`` is not a whole number.
-        MisconfigurationException: At the start of the fit, if norms are wanted of tensors that are split over
-            processes.
+        MisconfigurationException: At the start of the fit, with ``norms=True`` under a strategy that splits
+            tensors over processes.
 
     Example:
         >>> from structurenet_pl import StrataMonitor, Warmup
@@ -98,7 +99,6 @@ class StrataMonitor(NeedsDriver):
 
     def _begin_run(self) -> None:
         """Start with an empty record."""
-        # projects copy callbacks in the middle of a fit: each of these objects drops Trainer and optimizers in copies
         self._record = RunRecord()
         self._recorder = TableRecorder(self._record)
         self._file = StrataFile(self._record)
@@ -106,7 +106,14 @@ class StrataMonitor(NeedsDriver):
         self._rows = RowWriter()
         self._norm_rows = NormWriter(self._rows)
         self._mean_lrs: dict[str, float] = {}  # of the last row, for the progress bar
-        self._had_steps = False  # before this batch
+        self._had_steps = False  # whether a step was recorded before this batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the Trainer and the optimizers of a fit."""
+        # projects copy callbacks in the middle of a fit, also by copy.copy, which copies no attribute on its own
+        rows = copy(self._rows)
+        fresh = {"_recorder": copy(self._recorder), "_rows": rows, "_norm_rows": NormWriter(rows)}
+        return {**super().__getstate__(), **fresh}
 
     @property
     def strata(self) -> LRHistory:
@@ -134,7 +141,7 @@ class StrataMonitor(NeedsDriver):
         if self.norms and not whole(trainer):
             raise MisconfigurationException(
                 f"StrataMonitor(norms=True) is not supported under {type(trainer.strategy).__name__}, which splits "
-                "tensors over processes: leave norms out."
+                "tensors over processes: set norms=False, or use a strategy such as DDP."
             )
         if tensorboard_loggers(trainer) and not can_draw():
             rank_zero_info("StrataMonitor draws no heat map: for that, pip install 'structurenet-pl[plots]'")
@@ -159,8 +166,10 @@ class StrataMonitor(NeedsDriver):
         number = trainer.optimizers.index(optimizer)
         step: int = trainer.global_step
         if self._had_steps and step == 0:
-            # steps that bypass Lightning in manual optimization do not move global_step: count batches instead
+            # steps that bypass Lightning in manual optimization do not move global_step: count batches instead, for
+            # which Lightning has no public attribute
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        # before is_due: a freeze or thaw makes a row due
         if self._recorder.record_frozen(step, driver.frozen.components):
             self._rows.request_rows(trainer)
         due = self._rows.is_due(trainer, number)
@@ -186,7 +195,7 @@ class StrataMonitor(NeedsDriver):
     def on_growth(self, trainer: Trainer, pl_module: LightningModule, event: GrowthEvent) -> None:
         """Show the new structure, and draw the run so far."""
         driver = cast(Driver, Driver.of(trainer))
-        if driver.tables:  # else the fit has yet to begin
+        if driver.tables:  # growth before the start of the fit has no lrs yet
             self._rows.request_rows(trainer)
             self._update_structure(trainer, driver)
             self._display.draw_after_growth(trainer, event)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# matplotlib is an extra, so every import of it stands inside a function
+# matplotlib is an optional dependency, so every import of it stands inside a function
 
 MAX_PICTURE_COLUMNS = 1000  # columns; anything narrower than one of them would be invisible
 MAX_AXIS_LABELS = 14  # components that have a label beside an axis
@@ -33,7 +33,9 @@ def empty_figure(history: LRHistory, size: tuple[float, float]) -> "Figure":
         ValueError: If the history is empty.
     """
     if not history.lrs.size:
-        raise ValueError("there is nothing to draw: no learning rate of a component has been recorded yet")
+        raise ValueError(
+            "there is nothing to draw: no learning rate of a component has been recorded yet; train at least one step"
+        )
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:

@@ -67,7 +67,7 @@ def draw_heat_map(history: LRHistory) -> "Figure":
     for label, mask, style in (("frozen", frozen, FROZEN_STYLE), ("lr 0", zero, ZERO_STYLE)):
         if mask.any():
             legend.append(_add_boxes(axes, mask, edges, label, style))
-    if len(lrs) <= MAX_AXIS_LABELS:
+    if len(lrs) <= MAX_AXIS_LABELS:  # lines between many rows would cover them
         axes.hlines(between[1:-1], first, last + 1, color="white", linewidth=2)
     if history.events:
         legend.append(mark_growth([axes], history, label_width=0.16, fontsize=18, fontweight="bold"))

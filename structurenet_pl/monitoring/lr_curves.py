@@ -48,30 +48,31 @@ def draw_curves(history: LRHistory) -> "Figure":
     edges = np.append(history.steps, history.steps[-1] + 1)
     drawn, zero = ~history.frozen & (history.lrs > 0), ~history.frozen & (history.lrs == 0)
     lrs = np.where(drawn, history.lrs, np.nan)
-    count = len(lrs)
-    few = count <= MAX_ENTRIES
-    colors = colormaps["turbo"].resampled(count)
+    rows = len(lrs)
+    few = rows <= MAX_ENTRIES
+    colors = colormaps["turbo"].resampled(rows)
     if has_strip := history.frozen.any() or zero.any():
         axes, strip = figure.subplots(2, sharex=True, height_ratios=[7, 1])
     else:
         axes = strip = figure.subplots()
     for row, component in enumerate(history.components):
+        # corners only: of many steps most would fall on the same pixel
         corners = _corners(lrs[row], history.steps)
         axes.plot(
             np.append(history.steps[corners], edges[-1]),
             np.append(lrs[row, corners], lrs[row, -1]),
             drawstyle="steps-post",
             color=colors(row),
-            linewidth=2 + 3 * (1 - row / count) if few else 1.5,
+            linewidth=2 + 3 * (1 - row / rows) if few else 1.5,
             label=shortened(component, 10),
         )
     legend: list[Any] = [*axes.get_lines()] if few else []
     low, high = lr_limits(lrs[drawn])
-    margin = (high / low) ** 0.05
+    margin = (high / low) ** 0.05  # 5 % of the height, on a logarithmic axis
     axes.set(ylabel="effective learning rate", yscale="log", ylim=(low / margin, high * margin))
 
     if has_strip:
-        strip.set(ylim=(-1, count), yticks=[(count - 1) / 2], yticklabels=["0"])
+        strip.set(ylim=(-1, rows), yticks=[(rows - 1) / 2], yticklabels=["0"])
     for label, mask, linestyle in (("frozen", history.frozen, ":"), ("lr 0", zero, "-")):
         style: dict[str, Any] = {"linestyle": linestyle, "linewidth": 2.5}
         for row, start, end in stretches(mask):
@@ -85,8 +86,8 @@ def draw_curves(history: LRHistory) -> "Figure":
     strip.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     if not few:
-        ticks = np.linspace(0, count - 1, MAX_AXIS_LABELS).astype(int).tolist()
-        scale = ScalarMappable(Normalize(-0.5, count - 0.5), colors)
+        ticks = np.linspace(0, rows - 1, MAX_AXIS_LABELS).astype(int).tolist()
+        scale = ScalarMappable(Normalize(-0.5, rows - 0.5), colors)
         bar = figure.colorbar(scale, ax=axes, label="component, by birth")
         bar.set_ticks(ticks, labels=[shortened(history.components[row], 10) for row in ticks])
     if legend:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 
 from torch import Tensor
@@ -45,7 +46,7 @@ class LRRow:
         entries = {other: group_lrs(trainer, driver, other) for other in driver.tables}
         return cls(
             own=entries[optimizer],
-            every=[entry for entries_of_one in entries.values() for entry in entries_of_one],
+            every=list(chain.from_iterable(entries.values())),
             by_part=len(driver.structure.components) > max_components,
             frozen=driver.frozen if any(factor.freezes for factor in driver.factors.values()) else None,
         )
@@ -61,13 +62,14 @@ class LRRow:
             values = {"lr": entry.lr, "base_lr": entry.base_lr}
             values |= {f"factor/{label}": factor for label, factor in entry.factors.items()}
             values["age"] = entry.age.epoch
+            # a part is a stratum already, so its number would say nothing new
             if entry.stratum_number is not None and not self.by_part:
                 values["stratum"] = entry.stratum_number
             if self.frozen is not None:
                 values["frozen"] = float(entry.frozen)
             for kind, value in values.items():
                 curves.setdefault(kind, {})[name] = value
-        scalars = _summaries(curves, parts) if self.by_part else _curves(curves)
+        scalars = _by_part(curves, parts) if self.by_part else _by_component(curves)
         lrs = [entry.lr for entry in _leading(self.every)]
         scalars |= {f"lr_range/{word}": summary(lrs) for word, summary in SUMMARIES.items() if lrs}
         if self.frozen is not None:
@@ -106,11 +108,11 @@ def _part_of(entry: GroupLR) -> str:
     return entry.stratum or entry.component.role or "others"
 
 
-def _curves(curves: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def _by_component(curves: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {f"{kind}/{name}": value for kind, values in curves.items() for name, value in values.items()}
 
 
-def _summaries(curves: Mapping[str, Mapping[str, float]], parts: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def _by_part(curves: Mapping[str, Mapping[str, float]], parts: Mapping[str, Sequence[str]]) -> dict[str, float]:
     scalars: dict[str, float] = {f"components/{part}": len(names) for part, names in parts.items()}
     for kind, values in curves.items():
         for part, names in parts.items():

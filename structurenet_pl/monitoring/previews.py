@@ -103,7 +103,7 @@ def preview(
 def _evaluate(
     factors: Sequence[Factor], components: Sequence[Component], log: Log, epochs: int, steps_per_epoch: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The product of the factors, and whether they freeze, by component and step; nan while there is no component."""
+    """The product of the factors, and whether they freeze, by component and step; nan without the component."""
     labelled = Factors(factors)
     products = np.full((len(components), epochs * steps_per_epoch), np.nan)
     frozen = np.zeros(products.shape, dtype=bool)

@@ -26,7 +26,7 @@ class RowWriter:
 
     def begin_fit(self) -> None:
         """Allow all steps again: another fit may have gone further than the checkpoint that this one resumes."""
-        self._last_written.clear()
+        self._last_written = {}  # not cleared: a copy of the callback may share it
 
     def request_rows(self, trainer: Trainer) -> None:
         """Request a row at the next step of every optimizer."""
@@ -68,10 +68,6 @@ class NormWriter:
         self._rows = rows
         self._begun: tuple[Trainer, int, StepNorms] | None = None
         self._handles: list[RemovableHandle] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies leave out the Trainer and the optimizers of this fit."""
-        return {**self.__dict__, "_begun": None, "_handles": []}
 
     def register_hooks(self, optimizers: Iterable[Optimizer]) -> None:
         """Have the end of each optimizer step reported."""

@@ -48,7 +48,7 @@ class RunDisplay:
                 f"StrataMonitor logs parts of the network, because it has {len(structure.components)} components: for "
                 "a curve of each component give it a higher max_components; explain(trainer) prints them all."
             )
-        if table and not many:
+        if table and not many:  # hundreds of rows after each growth would flood the console
             if trainer.is_global_zero:
                 print()  # a progress bar may occupy the line
             explain(trainer)

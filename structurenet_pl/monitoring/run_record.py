@@ -33,7 +33,7 @@ class RunRecord:
         self._ends: list[int] = []  # first step without the component, or STILL_PRESENT
         self._columns: dict[str, int] = {}  # column of each present component, by title
         self._exact_from, self._stride = 0, 1  # before that step, only multiples of the stride are exact
-        self.end_step = 0  # the step after the last one recorded
+        self.end_step = 0  # the step after the last recorded step
         self.components: tuple[Component, ...] = ()  # of the present structure, in order of depth
         self.log: tuple[GrowthEvent, ...] = ()
         self._titles: dict[str, str] = {}
@@ -59,7 +59,7 @@ class RunRecord:
             step: The step at which new columns start.
             names: Names of the components.
         """
-        # a name without a title is one that the user made without a growth event, for example by a new pattern
+        # a component that appeared without a growth event, for example by a new pattern, has no title
         column_titles = [self._titles.get(name, name) for name in names]
         new = [title for title in column_titles if title not in self._columns]
         for title in new:
@@ -81,7 +81,7 @@ class RunRecord:
             products: The products of their factors.
         """
         for table, values in ((self._base, bases), (self._product, products)):
-            now = table.last
+            now = table.last  # components of other optimizers keep their values
             now[columns] = values
             table.add(step, now)
         if self._size > MAX_BYTES:
@@ -97,7 +97,7 @@ class RunRecord:
 
     def to_history(self) -> LRHistory:
         """The matrix of learning rates at all steps at which anything changed."""
-        # the last step of all is one of them, or a picture would end at the last change
+        # the last recorded step belongs to them, or a picture would end at the last change
         turns = [*self._births, *self._ends, self.end_step - 1]
         steps = np.unique(np.concatenate([*(table.steps() for table in self._tables), np.array(turns, dtype=np.int64)]))
         steps = steps[(steps >= 0) & (steps < self.end_step)]

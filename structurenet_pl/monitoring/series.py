@@ -85,12 +85,12 @@ class SeriesTable:
         """A copy of the numbers of all columns at the last step."""
         return self._last.copy()
 
-    def add_columns(self, count: int) -> None:
+    def add_columns(self, number: int) -> None:
         """Add columns without entries."""
-        if count:
-            self._series_of = np.append(self._series_of, np.full(count, len(self.series)))
-            self._last = np.append(self._last, np.full(count, np.nan))
-            self.series.append(Series())
+        if number:
+            self._series_of = np.append(self._series_of, np.full(number, len(self.series)))
+            self._last = np.append(self._last, np.full(number, np.nan))
+            self.series.append(Series())  # new columns share one until their numbers differ
             self._find_first_columns()
 
     def add(self, step: int, values: Vector) -> None:
@@ -171,10 +171,10 @@ class SeriesTable:
 
 def _with_parents(series: Iterable[Series]) -> list[Series]:
     """The series and all their ancestors, each once."""
-    found: dict[int, Series] = {}
+    by_id: dict[int, Series] = {}
     for descendant in series:
         ancestor: Series | None = descendant
-        while ancestor is not None and id(ancestor) not in found:
-            found[id(ancestor)] = ancestor
+        while ancestor is not None and id(ancestor) not in by_id:
+            by_id[id(ancestor)] = ancestor
             ancestor = ancestor.parent
-    return list(found.values())
+    return list(by_id.values())

@@ -28,7 +28,7 @@ class StrataFile:
         self._saved_at = 0.0
 
     def save_if_due(self, trainer: Trainer) -> None:
-        """Write the file unless it was written a moment ago."""
+        """Write the file unless it was written less than ``SAVE_INTERVAL`` seconds ago."""
         if monotonic() - self._saved_at > SAVE_INTERVAL:
             self.save(trainer)
 

@@ -29,11 +29,11 @@ class TableRecorder:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies leave out the optimizers of this fit."""
-        return {**self.__dict__, "_rows": {}}
+        return {**vars(self), "_rows": {}}
 
     def begin_fit(self) -> None:
         """Drop the rows of earlier optimizers: a new fit has new optimizers, and a checkpoint may bring new columns."""
-        self._rows.clear()
+        self._rows = {}
 
     def record_frozen(self, step: int, names: AbstractSet[str]) -> bool:
         """Record which components are frozen, and return whether that changed."""
