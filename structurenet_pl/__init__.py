@@ -18,10 +18,11 @@ from structurenet_pl.callbacks.strata_monitor import StrataMonitor
 from structurenet_pl.callbacks.warmup import Warmup
 from structurenet_pl.engine.growable_module import GrowableModule, GrowthMixin
 from structurenet_pl.learning_rates.moment import Moment, Norms
+from structurenet_pl.monitoring.group_lrs import GroupLR
 from structurenet_pl.monitoring.lr_history import LRHistory
 from structurenet_pl.monitoring.pictures import plot_strata
 from structurenet_pl.monitoring.previews import preview
-from structurenet_pl.monitoring.report import GroupLR, explain
+from structurenet_pl.monitoring.report import explain
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent
 from structurenet_pl.structure.growth_methods import growth
 from structurenet_pl.structure.net2net import identity_like, widen

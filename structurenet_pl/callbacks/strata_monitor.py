@@ -1,19 +1,13 @@
-"""What learned how fast, in every logger."""
+"""Logs and draws the learning rate of every component."""
 
-from collections.abc import Mapping
-from importlib.util import find_spec
-from time import monotonic
+from copy import copy
 from typing import Any, cast
 
-import torch
-from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from structurenet_pl.distributed.ddp import holds_whole_module
 from structurenet_pl.engine.attach import NeedsDriver
 from structurenet_pl.engine.driver import Driver
-from structurenet_pl.learning_rates.norms import StepNorms
 from structurenet_pl.lightning import (
     LightningModule,
     MisconfigurationException,
@@ -21,30 +15,26 @@ from structurenet_pl.lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
-from structurenet_pl.monitoring.figures import heat_map
-from structurenet_pl.monitoring.log_reader import save
 from structurenet_pl.monitoring.lr_history import LRHistory
-from structurenet_pl.monitoring.recorder import Recorder
-from structurenet_pl.monitoring.report import explain, group_lrs
+from structurenet_pl.monitoring.lr_row import LRRow
+from structurenet_pl.monitoring.row_writer import NormWriter, RowWriter
+from structurenet_pl.monitoring.run_display import RunDisplay
 from structurenet_pl.monitoring.run_record import RunRecord
-from structurenet_pl.monitoring.scalars import mean_lrs, part_of, scalars
-from structurenet_pl.monitoring.tensorboard import add_layout, show_structure, tensorboards
-from structurenet_pl.optim.wrappers import hookable_optimizers
-from structurenet_pl.structure.events import Component, GrowthEvent, check_count, titles
+from structurenet_pl.monitoring.strata_file import StrataFile
+from structurenet_pl.monitoring.table_recorder import TableRecorder
+from structurenet_pl.monitoring.tensorboard import can_draw, tensorboard_loggers
+from structurenet_pl.structure.events import GrowthEvent, check_count
 from structurenet_pl.structure.module_structure import growth_log
-from structurenet_pl.structure.partition import parameter_count
-
-SAVE_EVERY = 30.0  # seconds, at ends of epochs
 
 
 class StrataMonitor(NeedsDriver):
-    """Log the learning rate of every component, and what it is made of, to all loggers of the Trainer.
+    """Log the learning rate of every component, and the factors that it is made of, to all loggers of the Trainer.
 
-    Each row holds what the optimizer used at that step, under ``trainer.global_step``:
+    Each row holds the values that the optimizer used at that step, under ``trainer.global_step``:
 
     =============================== ====================================================================
     ``lr/<component>``              effective lr
-    ``base_lr/<component>``         what optimizer and scheduler alone would give
+    ``base_lr/<component>``         lr that optimizer and scheduler alone would give
     ``factor/<label>/<component>``  factor of one callback, by class name
     ``age/<component>``             age in epochs
     ``stratum/<component>``         stratum by number, 0 the first, with a :class:`SedimentaryDecay`
@@ -56,32 +46,31 @@ class StrataMonitor(NeedsDriver):
     ``update_ratio/<component>``    norm of the update over norm of the weights before it, with ``norms=True``
     =============================== ====================================================================
 
-    Of a component with several groups (decay / no decay, tensors of one dimension under LARS) the leading one is
-    logged, the first with tensors of several dimensions; ``explain`` shows them all. Nothing is written of a component
-    before its birth; one that takes the name of another that was removed is written as ``patches.0 (2)``. With more
-    than ``max_components`` components each tag of one component gives way to three of a part of the network,
-    ``lr/<part>/min``, ``mean`` and ``max`` and so on, and one that says how many components are in it,
-    ``components/<part>``. The part is the component's stratum, without :class:`SedimentaryDecay` its role, without that
-    ``others``.
+    If a component has several groups (decay / no decay, tensors of one dimension under LARS), its leading group is
+    logged: the first with tensors of several dimensions; ``explain`` shows all groups. A component has no values before
+    its birth; a component with the name of a removed one is written as ``patches.0 (2)``. With more than
+    ``max_components`` components, the tags of components give way to tags of parts of the network: ``lr/<part>/min``,
+    ``mean`` and ``max`` and so on, and ``components/<part>``, the number of components in the part. The part is the
+    component's stratum, without :class:`SedimentaryDecay` its role, without a role ``others``.
 
-    A row is written every ``log_every_n_steps`` steps of the Trainer, of the first step, and after each growth, freeze
-    and thaw. The history of the run is kept beside that: base lr and product of factors of every component, at every
-    step. Pictures are made of it, and it is saved as ``strata.pt`` beside the logs, for
-    :func:`~structurenet_pl.plot_strata`. It is exact at every step; where it gets longer than 32 MB (1 MB in
-    checkpoints), its older steps are thinned, and pictures say so. Factors that go by gradients change all the time:
-    there it holds what was logged last.
+    A row is written every ``log_every_n_steps`` steps of the Trainer, at the first step, and after each growth, freeze
+    and thaw. Apart from the rows, the monitor records base lr and product of factors of every component at every step.
+    Pictures show this record, and it is saved as ``strata.pt`` beside the logs, for
+    :func:`~structurenet_pl.plot_strata`. It is exact at every step; if it exceeds 32 MB (1 MB in checkpoints), its
+    older steps are thinned, and pictures say so. Factors that need gradients change at every step: of these it holds
+    the values that were logged last.
 
-    TensorBoard also gets tables of components and of growth events, a picture (step × component, the lr a colour; it
+    TensorBoard also gets tables of components and of growth events, a picture (step × component, the lr as a colour; it
     needs the extra ``structurenet-pl[plots]``) at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90,
     100, 200 and so on, and a layout for its page of custom scalars, unless the run has one. A run has one layout, the
     last: if you lay out charts of your own after the start of the fit, add those of
-    ``structurenet_pl.monitoring.tensorboard.layout(prefix)``. The page of hyperparameters is left to you: TensorBoard
-    keeps the first that a run logs, so ours would hide yours.
+    ``structurenet_pl.monitoring.tensorboard.layout(prefix)``. The monitor writes no hyperparameters: TensorBoard
+    keeps the first that a run logs, so they would hide yours.
 
     Args:
         norms: Whether to log norms of gradients and updates. They cost a copy of the weights on logged steps, and are
-            a mean over the processes if these differ. ``LARSScaler(mode="grad")`` has scaled the gradients if it stands
-            before this callback.
+            averaged over the processes if these differ. They are norms of scaled gradients if
+            ``LARSScaler(mode="grad")`` stands before this callback.
         max_components: Number of components above which parts of the network are logged in their place.
         table: Whether to print the table of :func:`explain` at the start of the fit and after each growth event.
         progress_bar: Whether to show the mean lr of each part of the network in the progress bar, as ``lr_active`` and
@@ -90,8 +79,8 @@ class StrataMonitor(NeedsDriver):
 
     Raises:
         ValueError: If ``max_components`` is not a whole number.
-        MisconfigurationException: At the start of the fit, if norms are wanted of tensors that are split over
-            processes.
+        MisconfigurationException: At the start of the fit, with ``norms=True`` under a strategy that splits
+            tensors over processes.
 
     Example:
         >>> from structurenet_pl import StrataMonitor, Warmup
@@ -106,194 +95,131 @@ class StrataMonitor(NeedsDriver):
         self.max_components = max_components
         self.table = table
         self.progress_bar = progress_bar
-        self._start()
+        self._begin_run()
 
-    def _start(self) -> None:
-        """Remember nothing."""
-        self._history = RunRecord()
-        self._network: tuple[Component, ...] = ()
-        self._log: tuple[GrowthEvent, ...] = ()
-        self._titled: dict[str, str] = {}
-        self._in_bar: dict[str, float] = {}
-        self._written: dict[str, int] = {}
-        self._recorder = Recorder(self._history)
-        self._frozen: frozenset[str] = frozenset()
-        self._news: set[int] = set()  # optimizers whose next step is written in any case
-        self._saved_at = 0.0
-        self._stepped = self._told = False
-        self._measuring: tuple[Trainer, int, StepNorms] | None = None
-        self._handles: list[RemovableHandle] = []
+    def _begin_run(self) -> None:
+        """Start with an empty record."""
+        self._record = RunRecord()
+        self._recorder = TableRecorder(self._record)
+        self._file = StrataFile(self._record)
+        self._display = RunDisplay(self._record)
+        self._rows = RowWriter()
+        self._norm_rows = NormWriter(self._rows)
+        self._mean_lrs: dict[str, float] = {}  # of the last row, for the progress bar
+        self._had_steps = False  # whether a step was recorded before this batch
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to the optimizers of a fit."""
-        return {**super().__getstate__(), "_measuring": None, "_handles": [], "_recorder": Recorder(self._history)}
+        """Leave out the Trainer and the optimizers of a fit."""
+        # projects copy callbacks in the middle of a fit, also by copy.copy, which copies no attribute on its own
+        rows = copy(self._rows)
+        fresh = {"_recorder": copy(self._recorder), "_rows": rows, "_norm_rows": NormWriter(rows)}
+        return {**super().__getstate__(), **fresh}
 
     @property
     def strata(self) -> LRHistory:
-        """The learning rates of the run so far, at all steps at which any has moved."""
-        return self._history.strata(self._network, self._log)
+        """The learning rates of the run so far, at all steps at which any has changed."""
+        return self._record.to_history()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs in order to go on."""
-        return {"history": self._history.state_dict(), "news": sorted(self._news)}
+        """The record of the run, and the optimizers whose next step is logged in any case."""
+        return {"history": self._record.state_dict(), "news": sorted(self._rows.requested)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the checkpoint was written."""
-        self._history.load_state_dict(state_dict["history"])
-        self._news = set(state_dict["news"])
+        """Continue the record of a checkpoint."""
+        self._record.load_state_dict(state_dict["history"])
+        self._rows.requested = set(state_dict["news"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start anew unless the Trainer goes on."""
+        """Begin a new run, unless the Trainer continues its last fit."""
         if stage == "fit" and trainer.global_step == 0:
-            self._start()
+            self._begin_run()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what cannot be shown."""
+        """Warn of output that cannot be written."""
         if not trainer.loggers:
             rank_zero_warn("StrataMonitor has no logger to write to: give the Trainer one, or leave the callback out")
         if self.norms and not holds_whole_module(trainer):
             raise MisconfigurationException(
                 f"StrataMonitor(norms=True) is not supported under {type(trainer.strategy).__name__}, which splits "
-                "tensors over processes: leave norms out."
+                "tensors over processes: set norms=False, or use a strategy such as DDP."
             )
-        if tensorboards(trainer) and find_spec("matplotlib") is None:
+        if tensorboard_loggers(trainer) and not can_draw():
             rank_zero_info("StrataMonitor draws no heat map: for that, pip install 'structurenet-pl[plots]'")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Everything has been restored by now."""
+        """Begin to record and to write; only now everything has been restored from a checkpoint."""
         driver = cast(Driver, Driver.of(trainer))
-        self._stepped = self._history.end > 0
-        self._written, self._recorder = {}, Recorder(self._history)
-        if not self._stepped:
-            self._news = set(range(len(trainer.optimizers)))
+        self._had_steps = self._record.end_step > 0
+        self._rows.begin_fit()
+        self._recorder.begin_fit()
+        self._display.begin_fit(trainer)
+        if not self._had_steps:
+            self._rows.request_rows(trainer)
         if self.norms:
-            hooked = [hookable_optimizers(optimizer)[0] for optimizer in driver.tables]
-            self._handles = [one.register_step_post_hook(self._after_step) for one in hooked]
-        for logger in tensorboards(trainer):
-            add_layout(logger)
-        self._show_structure(trainer, driver)
+            self._norm_rows.register_hooks(driver.tables)
+        self._update_structure(trainer, driver)
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """The lrs of this step stand in the optimizer."""
-        self._measuring = None  # if still there, a gradient scaler has skipped that step
+        """Record the lrs of the step that an optimizer is about to take, and write a row if one is due."""
+        self._norm_rows.discard()
         driver = cast(Driver, Driver.of(trainer))
         number = trainer.optimizers.index(optimizer)
-        batches = trainer.fit_loop.epoch_loop._batches_that_stepped  # what Lightning's own logging goes by
-        # steps past Lightning do not move its global_step
-        step = batches if self._stepped and trainer.global_step == 0 else trainer.global_step
-        if driver.frozen.components != self._frozen:
-            self._frozen = driver.frozen.components
-            if self._history.freeze(step, [self._titled.get(name, name) for name in self._frozen]):
-                self._news = set(range(len(trainer.optimizers)))
-        every = trainer.log_every_n_steps
-        logged = bool(every) and ((batches + 1) % every == 0 or number in self._news)
-        self._recorder.record(driver, self._titled, step, optimizer if logged else None)
-        if logged:
-            self._news.discard(number)
-            self._log_row(trainer, driver, optimizer, step)
+        step: int = trainer.global_step
+        if self._had_steps and step == 0:
+            # steps that bypass Lightning in manual optimization do not move global_step: count batches instead, for
+            # which Lightning has no public attribute
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        # before is_due: a freeze or thaw makes a row due
+        if self._recorder.record_frozen(step, driver.frozen.components):
+            self._rows.request_rows(trainer)
+        due = self._rows.is_due(trainer, number)
+        self._recorder.record_lrs(driver, step, logged=optimizer if due else None)
+        if due:
+            self._rows.requested.discard(number)
+            row = LRRow.of(trainer, driver, optimizer, self.max_components)
+            self._rows.write(trainer, row.scalars(), step)
+            if self.progress_bar:
+                self._mean_lrs = row.mean_lrs()
+            if self.norms:
+                self._norm_rows.begin(trainer, step, row.tensors(driver.tables[optimizer]))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show in the progress bar what the last row said."""
-        self._stepped = self._history.end > 0
+        """Show the mean lrs of the last row in the progress bar."""
+        self._had_steps = self._record.end_step > 0
         if self.progress_bar:
-            for part, lr in self._in_bar.items():
+            for part, lr in self._mean_lrs.items():
                 pl_module.log(f"lr_{part}", lr, prog_bar=True, logger=False, on_step=True, on_epoch=False)
 
     def on_growth(self, trainer: Trainer, pl_module: LightningModule, event: GrowthEvent) -> None:
-        """Show the new structure."""
+        """Show the new structure, and draw the run so far."""
         driver = cast(Driver, Driver.of(trainer))
-        if driver.tables:  # else the fit has yet to begin
-            self._news = set(range(len(trainer.optimizers)))
-            self._show_structure(trainer, driver)
-            if len(str(event.clock.generation).rstrip("0")) == 1:
-                self._draw(trainer)
+        if driver.tables:  # growth before the start of the fit has no lrs yet
+            self._rows.request_rows(trainer)
+            self._update_structure(trainer, driver)
+            self._display.draw_after_growth(trainer, event)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the history now and then: a run may be killed."""
-        if monotonic() - self._saved_at > SAVE_EVERY:
-            self._save(trainer)
+        """Save the record from time to time, because a run may be killed."""
+        self._file.save_if_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the whole run."""
-        self._draw(trainer)
-        self._save(trainer)
+        """Draw and save the whole run."""
+        self._display.draw(trainer)
+        self._file.save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the optimizers alone."""
-        while self._handles:
-            self._handles.pop().remove()
+        """Remove the hooks from the optimizers."""
+        self._norm_rows.remove_hooks()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Lightning calls no teardown after an exception."""
-        self._save(trainer)
+        """Save the record and tear down: Lightning calls no teardown after an exception."""
+        self._file.save(trainer)
         self.teardown(trainer, pl_module, "fit")
 
-    def _log_row(self, trainer: Trainer, driver: Driver, optimizer: Optimizer, step: int) -> None:
-        """Write what stands in an optimizer, and prepare to measure norms."""
-        entries = {other: group_lrs(trainer, driver, other) for other in driver.tables}
-        every = [entry for some in entries.values() for entry in some]
-        freezes = any(factor.freezes for factor in driver.factors.values())
-        summed_up = len(driver.structure.components) > self.max_components
-        row = scalars(entries[optimizer], every, summed_up, driver.frozen if freezes else None)
-        self._write(trainer, row, step)
-        if self.progress_bar:
-            self._in_bar = mean_lrs(every)
-        if self.norms:
-            parts: dict[str, list[Tensor]] = {}
-            for entry in entries[optimizer]:
-                tensors = driver.tables[optimizer].groups.tensors_of(entry.group)
-                parts.setdefault(part_of(entry) if summed_up else entry.title, []).extend(tensors)
-            self._measuring = trainer, step, StepNorms(parts)
-
-    def _write(self, trainer: Trainer, row: Mapping[str, float], step: int) -> None:
-        """Write what is new: with several optimizers one may have told of all at this step."""
-        news = {tag: value for tag, value in row.items() if step > self._written.get(tag, -1)}
-        self._written.update(dict.fromkeys(news, step))
-        if news and trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.log_metrics(dict(news), step=step)
-
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """The update has been made."""
-        if self._measuring is None or torch.compiler.is_compiling():
-            return
-        (trainer, step, norms), self._measuring = self._measuring, None
-        self._write(trainer, norms.scalars(), step)
-
-    def _show_structure(self, trainer: Trainer, driver: Driver) -> None:
-        """What the network is made of now, printed and in TensorBoard."""
-        structure = driver.structure
-        self._network, self._log = structure.by_depth, growth_log(trainer.lightning_module)
-        self._titled = dict(zip(structure.components, titles(self._network, self._log), strict=True))
-        self._history.keep(self._titled.values(), trainer.global_step)
-        many = len(self._network) > self.max_components
-        if many and not self._told:
-            self._told = True
-            rank_zero_info(
-                f"StrataMonitor logs parts of the network, for it has {len(self._network)} components: for curves of "
-                "them all give it a higher max_components; explain(trainer) prints them all."
-            )
-        if self.table and not many:
-            if trainer.is_global_zero:
-                print()  # a progress bar may stand in the line
-            explain(trainer)
-        parameters = {name: parameter_count(tensors.values()) for name, tensors in structure.parameters.items()}
-        for logger in tensorboards(trainer):
-            show_structure(logger, structure.components, parameters, self._log, trainer.global_step)
-
-    def _draw(self, trainer: Trainer) -> None:
-        """Give TensorBoard the picture of the run so far."""
-        loggers = tensorboards(trainer)
-        if not loggers or not self._history.end or find_spec("matplotlib") is None:
-            return
-        picture = heat_map(self.strata)
-        for logger in loggers:
-            logger.experiment.add_figure("strata/heat_map", picture, trainer.global_step)
-
-    def _save(self, trainer: Trainer) -> None:
-        """Write the history beside the logs, for pictures of the run."""
-        self._saved_at = monotonic()
-        if trainer.is_global_zero and self._history.end:
-            save(trainer.loggers, self._history, self._network, self._log)
+    def _update_structure(self, trainer: Trainer, driver: Driver) -> None:
+        """Continue the record with the structure of the network as it is now, and show it."""
+        log = growth_log(trainer.lightning_module)
+        self._record.set_structure(driver.structure.by_depth, log, trainer.global_step)
+        self._display.show_structure(trainer, driver, self.table, self.max_components)

@@ -1,6 +1,6 @@
 """What does a user see of the learning rates?
 
-Tables, logs, history, figures, previews and TensorBoard.
+Rows in loggers, printed tables, the record of a run and its pictures, previews, and TensorBoard.
 
 **Rows.** :class:`~structurenet_pl.StrataMonitor` writes to every logger of the Trainer: at the first step, every
 ``log_every_n_steps`` of the Trainer (50 by default, which is coarse in a short run), and after each growth, freeze

@@ -1,4 +1,4 @@
-"""Learning rates of all components over the steps of a run: what the pictures show."""
+"""The learning rates of a run as a matrix of components and steps: the input of every picture."""
 
 from dataclasses import dataclass, replace
 
@@ -7,23 +7,24 @@ from numpy.typing import NDArray
 
 from structurenet_pl.structure.events import GrowthEvent
 
-SIGNS = {"born": "+", "widened": "wider", "shrunk": "narrower", "removed": "-"}
+OUTCOME_SIGNS = {"born": "+", "widened": "wider", "shrunk": "narrower", "removed": "-"}
 
 
 @dataclass(frozen=True)
 class LRHistory:
-    """Effective learning rates over time.
+    """Effective learning rates as a matrix: a row for each component, a column for each step.
 
-    Steps need not be evenly spaced: a value holds until the next step.
+    ``StrataMonitor.strata`` and :func:`~structurenet_pl.preview` return one, and
+    :func:`~structurenet_pl.plot_strata` draws it. Steps need not be evenly spaced: a value holds until the next step.
 
     Args:
-        components: Their names, by birth, those of one birth in order of depth.
+        components: Names of the components, by birth; components of one birth are in order of depth.
         steps: Optimizer steps, ascending.
         lrs: Effective lr by component and step, nan before birth and after removal.
         frozen: Whether the component was frozen, by component and step.
         events: Step and a short text of each growth event, such as ``(120, "+ patches.0")``.
-        unit: What a step is, as the axis of a picture says.
-        note: What has been left out, as pictures say; empty for nothing.
+        unit: Label of the axis of steps: the unit in which ``steps`` are counted.
+        note: Text below the axis that names the steps that were left out; empty if there are none.
     """
 
     components: tuple[str, ...]
@@ -35,26 +36,27 @@ class LRHistory:
     note: str = ""
 
     def at(self, steps: NDArray[np.int64]) -> "LRHistory":
-        """The same at other steps.
+        """The same history at other steps.
 
         Args:
             steps: Optimizer steps, ascending, none before the first.
 
         Example:
-            >>> strata = LRHistory(("head",), np.array([0, 10]), np.array([[0.1, 0.01]]), np.zeros((1, 2), dtype=bool))
-            >>> strata.at(np.array([0, 9, 10, 99])).lrs.tolist()
+            >>> history = LRHistory(("head",), np.array([0, 10]), np.array([[0.1, 0.01]]), np.zeros((1, 2), dtype=bool))
+            >>> history.at(np.array([0, 9, 10, 99])).lrs.tolist()
             [[0.1, 0.1, 0.01, 0.01]]
         """
-        known = np.searchsorted(self.steps, steps, side="right") - 1
-        return replace(self, steps=steps, lrs=self.lrs[:, known], frozen=self.frozen[:, known])
+        columns = np.searchsorted(self.steps, steps, side="right") - 1
+        return replace(self, steps=steps, lrs=self.lrs[:, columns], frozen=self.frozen[:, columns])
 
 
-def mark(event: GrowthEvent) -> tuple[int, str]:
-    """When a growth event happened, in steps, and a short text of what came of it.
+def growth_mark(event: GrowthEvent) -> tuple[int, str]:
+    """The step of a growth event, and a short text of its outcome.
 
     Example:
         >>> from structurenet_pl import Clock
-        >>> mark(GrowthEvent("expand", {"by": 2}, Clock(step=120), born=("norm",), widened=("stem", "body")))
+        >>> growth_mark(GrowthEvent("expand", {"by": 2}, Clock(step=120), born=("norm",), widened=("stem", "body")))
         (120, '+ norm; wider stem, body')
     """
-    return event.clock.step, "; ".join(f"{SIGNS[kind]} {', '.join(names)}" for kind, names in event.outcome.items())
+    outcome = [f"{OUTCOME_SIGNS[kind]} {', '.join(names)}" for kind, names in event.outcome.items()]
+    return event.clock.step, "; ".join(outcome)

@@ -1,4 +1,4 @@
-"""The picture of a run, of a log, or of what is to come."""
+"""The public ``plot_strata``: the picture of a run, of a log, or of a preview."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from structurenet_pl.lightning import Trainer
-from structurenet_pl.monitoring.figures import curves, heat_map
-from structurenet_pl.monitoring.log_reader import read_strata
-from structurenet_pl.monitoring.lr_history import LRHistory, mark
+from structurenet_pl.monitoring.heat_map import draw_heat_map
+from structurenet_pl.monitoring.lr_curves import draw_curves
+from structurenet_pl.monitoring.lr_history import LRHistory, growth_mark
+from structurenet_pl.monitoring.strata_file import read_strata_file
 from structurenet_pl.structure.events import GrowthEvent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURES = {"curves": curves, "heat_map": heat_map}
+PICTURES = {"curves": draw_curves, "heat_map": draw_heat_map}
 
 
 def plot_strata(
@@ -27,21 +28,20 @@ def plot_strata(
     Needs the extra ``structurenet-pl[plots]``.
 
     Args:
-        source: A Trainer with a :class:`~structurenet_pl.StrataMonitor`, in a fit or after it; the ``log_dir`` of a run
-            that had one, which holds its ``strata.pt``; or what :func:`~structurenet_pl.preview` gives, without
-            training.
-        growth_log: The events to mark, such as the module's ``growth_log``. Without it they are those that the source
-            knows of.
+        source: A Trainer with a :class:`~structurenet_pl.StrataMonitor`, during a fit or after it; the ``log_dir`` of
+            a run with a StrataMonitor, which holds its ``strata.pt``; or the result of
+            :func:`~structurenet_pl.preview`, without training.
+        growth_log: The events to mark, such as the module's ``growth_log``; empty for the events that the source knows.
         kind: ``"curves"``: lr against step, a curve for each component; ``"heat_map"``: component against step, the lr
-            a colour, which stays readable with many components.
+            as a colour, which stays readable with many components.
 
     Returns:
         A figure. An lr of 0 is a line in a strip below the curves, dotted where the component is frozen; it has a
-        colour of its own in the heat map, hatched where it is frozen.
+        colour of its own in the heat map, hatched where the component is frozen.
 
     Raises:
         ModuleNotFoundError: If matplotlib is missing.
-        ValueError: If the source holds no learning rates of components, or there is no such kind of picture.
+        ValueError: If the source holds no learning rates of components, or if ``kind`` is unknown.
 
     Example:
         >>> from structurenet_pl import SedimentaryDecay, Warmup, plot_strata, preview
@@ -52,19 +52,20 @@ def plot_strata(
     """
     if kind not in PICTURES:
         raise ValueError(f"kind must be one of {', '.join(PICTURES)}, got {kind!r}")
-    strata = _strata(source)
-    if events := tuple(map(mark, growth_log)):
-        strata = replace(strata, events=events)
-    return PICTURES[kind](strata)
+    history = _history_of(source)
+    if events := tuple(map(growth_mark, growth_log)):
+        history = replace(history, events=events)
+    return PICTURES[kind](history)
 
 
-def _strata(source: Trainer | LRHistory | str | Path) -> LRHistory:
+def _history_of(source: Trainer | LRHistory | str | Path) -> LRHistory:
     if isinstance(source, LRHistory):
         return source
     if isinstance(source, str | Path):
-        return read_strata(source)
+        return read_strata_file(source)
+    # by attribute: this folder stands below callbacks, so it cannot import StrataMonitor
     recorded = [getattr(callback, "strata", None) for callback in getattr(source, "callbacks", ())]
-    histories = [one for one in recorded if isinstance(one, LRHistory)]  # of a StrataMonitor
+    histories = [value for value in recorded if isinstance(value, LRHistory)]  # SedimentaryDecay.strata is a list
     if not histories:
         raise ValueError(
             f"there is no StrataMonitor in the {type(source).__name__}: give plot_strata a Trainer that had one in the "

@@ -1,4 +1,4 @@
-"""The learning rates of a run at all of its steps."""
+"""The compressed record of a run: base lr, product of factors and freezing of each component at every step."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -7,168 +7,187 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from structurenet_pl.monitoring.lr_history import LRHistory, mark
-from structurenet_pl.monitoring.signals import BYTES_PER_ENTRY, Signal, Vector
+from structurenet_pl.monitoring.lr_history import LRHistory, growth_mark
+from structurenet_pl.monitoring.series import BYTES_PER_ENTRY, SeriesTable, Steps, Vector
 from structurenet_pl.structure.events import Component, GrowthEvent, titles
 
-MAX_BYTES = 32_000_000  # bytes, about, that a history takes at most
-MAX_BYTES_IN_CHECKPOINT = 950_000  # bytes of it, about, in a checkpoint
-MAX_CELLS_IN_PICTURE = 20_000_000  # numbers in a picture
+MAX_BYTES = 32_000_000  # bytes, an estimate, of a record in memory and on disk
+MAX_BYTES_IN_CHECKPOINT = 950_000  # bytes, an estimate, of a record in a checkpoint
+MAX_CELLS_IN_HISTORY = 20_000_000  # numbers (components times steps) in the matrix for pictures
+STILL_PRESENT = -1  # in place of the step at which a component was removed
 
 
 class RunRecord:
-    """Base lr, product of factors, and frozen or not, of each component, at every step: kept where they change.
+    """Base lr, product of factors, and frozen or not, of each component at every step of a run.
 
-    It is exact unless it gets too long; then older steps are thinned, and pictures say so.
+    The record stores changes only and survives checkpoints; :meth:`to_history` unpacks it into an
+    :class:`LRHistory`. It is exact unless it exceeds its limit of bytes: then older steps are thinned, and the note of
+    the history says so. It has a column for each component that ever lived, under its title, because a removed name may
+    come back.
     """
 
     def __init__(self) -> None:
-        self._base, self._product, self._frozen = Signal(), Signal(), Signal()
-        self._names: list[str] = []  # of each column: titles, which tell the lives of a name apart
-        self._births: list[int] = []
-        self._ends: list[int] = []  # -1: still there
-        self._columns: dict[str, int] = {}  # of those that are there
-        self._exact_from, self._stride = 0, 1
-        self.end = 0  # the step behind the last
+        self._base, self._product, self._frozen = SeriesTable(), SeriesTable(), SeriesTable()
+        self._names: list[str] = []  # title of each column
+        self._births: list[int] = []  # step at which each column starts
+        self._ends: list[int] = []  # first step without the component, or STILL_PRESENT
+        self._columns: dict[str, int] = {}  # column of each present component, by title
+        self._exact_from, self._stride = 0, 1  # before that step, only multiples of the stride are exact
+        self.end_step = 0  # the step after the last recorded step
+        self.components: tuple[Component, ...] = ()  # of the present structure, in order of depth
+        self.log: tuple[GrowthEvent, ...] = ()
+        self._titles: dict[str, str] = {}
 
-    def keep(self, names: Iterable[str], step: int) -> None:
-        """End the columns of components that are gone.
-
-        Args:
-            names: Titles of the components that there are.
-            step: The first step without the others.
-        """
-        for name in self._columns.keys() - set(names):
-            self._ends[self._columns.pop(name)] = step
-
-    def columns(self, step: int, names: Sequence[str]) -> NDArray[np.intp]:
-        """The columns of some components, new ones for those that have none.
+    def set_structure(self, components: Iterable[Component], log: Iterable[GrowthEvent], step: int) -> None:
+        """Set the structure of the network, and end the columns of removed components.
 
         Args:
-            step: The step at which these are born.
-            names: Titles of the components.
+            components: The components of the network, in order of depth.
+            log: The growth log.
+            step: The first step with this structure.
         """
-        new = [name for name in names if name not in self._columns]
-        for name in new:
-            self._columns[name] = len(self._names)
-            self._names.append(name)
+        self.components, self.log = tuple(components), tuple(log)
+        names = [component.name for component in self.components]
+        self._titles = dict(zip(names, titles(self.components, self.log), strict=True))
+        for title in self._columns.keys() - set(self._titles.values()):
+            self._ends[self._columns.pop(title)] = step
+
+    def columns_of(self, step: int, names: Sequence[str]) -> NDArray[np.intp]:
+        """The columns of components; those without one get a new column.
+
+        Args:
+            step: The step at which new columns start.
+            names: Names of the components.
+        """
+        # a component that appeared without a growth event, for example by a new pattern, has no title
+        column_titles = [self._titles.get(name, name) for name in names]
+        new = [title for title in column_titles if title not in self._columns]
+        for title in new:
+            self._columns[title] = len(self._names)
+            self._names.append(title)
             self._births.append(step)
-            self._ends.append(-1)
-        for signal in (self._base, self._product, self._frozen):
-            signal.grow(len(new))
-        return np.array([self._columns[name] for name in names], dtype=np.intp)
+            self._ends.append(STILL_PRESENT)
+        for table in self._tables:
+            table.add_columns(len(new))
+        return np.array([self._columns[title] for title in column_titles], dtype=np.intp)
 
-    def add(self, step: int, columns: NDArray[np.intp], bases: Vector, products: Vector) -> None:
-        """Take in what has moved at a step.
+    def add_lrs(self, step: int, columns: NDArray[np.intp], bases: Vector, products: Vector) -> None:
+        """Add learning rates that changed at a step.
 
         Args:
-            step: Optimizer steps before it.
-            columns: The columns of some components.
+            step: Number of optimizer steps before it.
+            columns: Columns of components.
             bases: Their base lrs.
             products: The products of their factors.
         """
-        for signal, values in ((self._base, bases), (self._product, products)):
-            now = signal.last
+        for table, values in ((self._base, bases), (self._product, products)):
+            now = table.last  # components of other optimizers keep their values
             now[columns] = values
-            signal.add(step, now)
+            table.add(step, now)
         if self._size > MAX_BYTES:
-            self._thin(MAX_BYTES // 2)
+            self._thin(MAX_BYTES // 2)  # half, so that thinning stays rare
 
-    def freeze(self, step: int, names: Iterable[str]) -> bool:
-        """Take in which components are frozen from a step on; tell if that is news."""
-        columns = self.columns(step, sorted(names))
+    def add_frozen(self, step: int, names: Iterable[str]) -> bool:
+        """Add the set of frozen components from a step on, and return whether it changed."""
+        columns = self.columns_of(step, sorted(names))
         before, now = self._frozen.last, np.zeros(len(self._names))
         now[columns] = 1.0
         self._frozen.add(step, now)
         return bool(((before == 1) != (now == 1)).any())
 
-    def strata(self, components: Iterable[Component], log: Iterable[GrowthEvent]) -> LRHistory:
-        """What there was, at all steps at which anything changed.
-
-        Args:
-            components: Those of the network now, in order of depth; others are gone.
-            log: The growth log.
-        """
-        log = tuple(log)
-        components = list(components)
-        born = [Component(name, born=event.clock) for event in log for name in event.born]
-        births = dict(zip(titles(born, log), (one.born.generation for one in born), strict=True))
-        places = ((one.born.generation, depth) for depth, one in enumerate(components))
-        there = dict(zip(titles(components, log), places, strict=True))
-        order = sorted(
-            range(len(self._names)),
-            key=lambda column: there.get(self._names[column]) or (births.get(self._names[column], 0), -1),
-        )
-        signals = (self._base, self._product, self._frozen)
-        turns = [*self._births, *self._ends, self.end - 1]  # the last step of all, or a picture would end before
-        steps = np.unique(np.concatenate([*(signal.steps() for signal in signals), np.array(turns, dtype=np.int64)]))
-        steps = steps[(steps >= 0) & (steps < self.end)]
-        every = max(1, -(-len(steps) * len(order) // MAX_CELLS_IN_PICTURE))
+    def to_history(self) -> LRHistory:
+        """The matrix of learning rates at all steps at which anything changed."""
+        # the last recorded step belongs to them, or a picture would end at the last change
+        turns = [*self._births, *self._ends, self.end_step - 1]
+        steps = np.unique(np.concatenate([*(table.steps() for table in self._tables), np.array(turns, dtype=np.int64)]))
+        steps = steps[(steps >= 0) & (steps < self.end_step)]
+        order = self._by_birth_and_depth()
+        every = max(1, -(-len(steps) * len(order) // MAX_CELLS_IN_HISTORY))
         if every > 1:
             steps = np.unique(np.append(steps[::every], steps[-1]))
-        alive = np.array(
-            [
-                (steps >= birth) & ((steps < end) if end >= 0 else True)
-                for birth, end in zip(self._births, self._ends, strict=True)
-            ]
-        ).reshape(len(order), len(steps))
-        base, product, frozen = (signal.at(steps) for signal in signals)
+        alive = self._alive_at(steps)
+        base, product, frozen = (table.at(steps) for table in self._tables)
         return LRHistory(
             components=tuple(self._names[column] for column in order),
             steps=steps,
             lrs=np.where(alive, base * product, np.nan)[order],
             frozen=(alive & (frozen == 1))[order],
-            events=tuple(map(mark, log)),
-            note=self._note(every),
+            events=tuple(map(growth_mark, self.log)),
+            note=_note(self._exact_from, self._stride, every),
         )
 
-    def state_dict(self, limit: int = MAX_BYTES_IN_CHECKPOINT) -> dict[str, Any]:
-        """What a resumed run needs in order to go on.
+    def state_dict(self, max_bytes: int = MAX_BYTES_IN_CHECKPOINT) -> dict[str, Any]:
+        """The record without components and log, which the module brings when the run is resumed.
 
         Args:
-            limit: Bytes, about, that it may take: older steps are thinned until it does.
+            max_bytes: Size, an estimate, to which older steps are thinned.
         """
         saved = deepcopy(self)
-        saved._thin(limit)
+        saved._thin(max_bytes)
         return {
             "names": saved._names,
             "births": saved._births,
             "ends": saved._ends,
             "exact_from": saved._exact_from,
             "stride": saved._stride,
-            "end": saved.end,
+            "end": saved.end_step,
             "base": saved._base.state_dict(),
             "product": saved._product.state_dict(),
             "frozen": saved._frozen.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Be what a state dict says."""
+        """Replace the content of the record by a state dict."""
         self._names, self._births, self._ends = list(state["names"]), list(state["births"]), list(state["ends"])
-        self._columns = {name: column for column, name in enumerate(self._names) if self._ends[column] < 0}
-        self._exact_from, self._stride, self.end = state["exact_from"], state["stride"], state["end"]
-        for name, signal in (("base", self._base), ("product", self._product), ("frozen", self._frozen)):
-            signal.load_state_dict(state[name])
+        self._columns = {name: column for column, name in enumerate(self._names) if self._ends[column] == STILL_PRESENT}
+        self._exact_from, self._stride, self.end_step = state["exact_from"], state["stride"], state["end"]
+        for name, table in zip(("base", "product", "frozen"), self._tables, strict=True):
+            table.load_state_dict(state[name])
+
+    @property
+    def _tables(self) -> tuple[SeriesTable, SeriesTable, SeriesTable]:
+        return self._base, self._product, self._frozen
 
     @property
     def _size(self) -> int:
+        """Bytes, an estimate."""
         return self._base.size + self._product.size + self._frozen.size
 
-    def _thin(self, limit: int) -> None:
-        """Thin older steps until the entries take no more bytes than the limit; half of them are left to the last."""
-        signals = (self._base, self._product, self._frozen)
-        steps = np.sort(np.concatenate([signal.steps() for signal in signals]))
-        for before in (int(steps[-min(len(steps), limit // BYTES_PER_ENTRY // 2)]) if len(steps) else 0, self.end):
-            while self._size > limit and self._stride < before:
-                self._exact_from, self._stride = max(before, self._exact_from), self._stride * 2
-                for signal in signals:
-                    signal.thin(self._exact_from, self._stride)
+    def _by_birth_and_depth(self) -> list[int]:
+        """The columns in order of birth; of one birth removed components first, then the others by depth."""
+        born = [Component(name, born=event.clock) for event in self.log for name in event.born]
+        generations = (component.born.generation for component in born)
+        births = dict(zip(titles(born, self.log), generations, strict=True))
+        present = {
+            self._titles[component.name]: (component.born.generation, depth)
+            for depth, component in enumerate(self.components)
+        }
+        removed = -1  # the depth of a removed component is not known any more
+        keys = [present.get(name) or (births.get(name, 0), removed) for name in self._names]
+        return sorted(range(len(self._names)), key=keys.__getitem__)
 
-    def _note(self, every: int) -> str:
-        """What a picture says of what it leaves out."""
-        notes = []
-        if self._stride > 1:
-            notes.append(f"before step {self._exact_from:,} one step in {self._stride} is shown")
-        if every > 1:
-            notes.append(f"one in {every} of the steps with changes is shown")
-        return "\n".join(notes)
+    def _alive_at(self, steps: Steps) -> NDArray[np.bool_]:
+        """Whether the component of each column existed, by column and step."""
+        births, ends = np.array(self._births, dtype=np.int64), np.array(self._ends, dtype=np.int64)
+        begun = steps >= births[:, None]
+        return begun & ((steps < ends[:, None]) | (ends[:, None] == STILL_PRESENT))
+
+    def _thin(self, max_bytes: int) -> None:
+        """Thin older steps until the entries take no more bytes than allowed."""
+        steps = np.sort(np.concatenate([table.steps() for table in self._tables]))
+        recent = max_bytes // BYTES_PER_ENTRY // 2  # the newest half of the allowed entries is thinned last
+        for before in (int(steps[-min(len(steps), recent)]) if len(steps) else 0, self.end_step):
+            while self._size > max_bytes and self._stride < before:
+                self._exact_from, self._stride = max(before, self._exact_from), self._stride * 2
+                for table in self._tables:
+                    table.thin(self._exact_from, self._stride)
+
+
+def _note(exact_from: int, stride: int, every: int) -> str:
+    """The text that pictures show about steps that were left out."""
+    notes = []
+    if stride > 1:
+        notes.append(f"before step {exact_from:,} one step in {stride} is shown")
+    if every > 1:
+        notes.append(f"one in {every} of the steps with changes is shown")
+    return "\n".join(notes)

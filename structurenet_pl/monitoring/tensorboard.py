@@ -1,16 +1,21 @@
-"""What TensorBoard alone can show: a layout of charts, tables, a picture."""
+"""Output that only TensorBoard has: a layout of charts, tables of the structure, a heat map."""
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from structurenet_pl.lightning import TENSORBOARD_LOGGERS, Trainer
+from structurenet_pl.monitoring.heat_map import draw_heat_map
+from structurenet_pl.monitoring.lr_history import LRHistory
 from structurenet_pl.structure.events import Component, GrowthEvent
 
+LAYOUT_TAG = b"custom_scalars__config__"  # under which TensorBoard stores a layout in its event files
 
-def tensorboards(trainer: Trainer) -> list[Any]:
-    """The loggers of TensorBoard, on the process that writes."""
+
+def tensorboard_loggers(trainer: Trainer) -> list[Any]:
+    """The loggers of TensorBoard; none on processes that do not write."""
     return [logger for logger in trainer.loggers if isinstance(logger, TENSORBOARD_LOGGERS) and trainer.is_global_zero]
 
 
@@ -18,49 +23,66 @@ def layout(prefix: str = "") -> dict[str, dict[str, list[Any]]]:
     """The charts of the strata, for ``SummaryWriter.add_custom_scalars``.
 
     Args:
-        prefix: What the logger puts before all tags.
+        prefix: The prefix that the logger puts before all tags.
     """
     margin = [f"{prefix}lr_range/{word}" for word in ("mean", "min", "max")]
     return {
         "strata": {
-            "effective lr of every component": ["Multiline", [f"^{re.escape(prefix)}lr/"]],  # also of those yet unborn
+            # a pattern, so that the chart includes components that are yet unborn
+            "effective lr of every component": ["Multiline", [f"^{re.escape(prefix)}lr/"]],
             "lowest, mean and highest lr": ["Margin", margin],
         }
     }
 
 
-LAYOUT_TAG = b"custom_scalars__config__"
-
-
 def add_layout(logger: Any) -> None:
-    """Lay out the page of custom scalars, unless the run has a layout: a second one would take its place.
+    """Add our charts to the page of custom scalars, unless the run has a layout: a second one would replace it.
 
     Args:
-        logger: A ``TensorBoardLogger``; a directory that is not local is taken for one without a layout.
+        logger: A ``TensorBoardLogger``; a directory that is not local counts as one without a layout.
     """
-    logger.experiment.flush()
+    logger.experiment.flush()  # a layout of the user may still be in the buffer
     if not any(LAYOUT_TAG in file.read_bytes() for file in Path(logger.log_dir).glob("*tfevents*")):
+        # Lightning has no public attribute for the prefix that it puts before tags
         prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
         logger.experiment.add_custom_scalars(layout(prefix))
 
 
-def show_structure(
+def can_draw() -> bool:
+    """Whether matplotlib is installed; the import itself waits until a picture is drawn."""
+    return find_spec("matplotlib") is not None
+
+
+def write_heat_map(loggers: Sequence[Any], history: LRHistory, step: int) -> None:
+    """Write a heat map on the page of images.
+
+    Args:
+        loggers: Loggers of TensorBoard.
+        history: The learning rates to draw.
+        step: The step that the picture stands at.
+    """
+    picture = draw_heat_map(history)
+    for logger in loggers:
+        logger.experiment.add_figure("strata/heat_map", picture, step)
+
+
+def write_structure(
     logger: Any,
     components: Mapping[str, Component],
-    parameters: Mapping[str, int],
+    parameter_counts: Mapping[str, int],
     log: Sequence[GrowthEvent],
     step: int,
 ) -> None:
-    """Write what the network is made of, and how it grew, on the page of texts.
+    """Write tables of the components and of the growth events on the page of texts.
 
     Args:
         logger: A ``TensorBoardLogger``.
         components: The components by name, in order of depth.
-        parameters: Their numbers of parameters.
+        parameter_counts: Their numbers of parameters.
         log: The growth log.
-        step: The step to write it at.
+        step: The step that the tables stand at.
     """
-    logger.experiment.add_text("strata/components", component_table(components, parameters), step)
+    logger.experiment.add_text("strata/components", component_table(components, parameter_counts), step)
     if log:
         logger.experiment.add_text("strata/growth", growth_table(log), step)
 
@@ -69,27 +91,34 @@ def growth_table(log: Sequence[GrowthEvent]) -> str:
     """The growth log as a table in Markdown."""
     rows = []
     for event in log:
-        what = "<br>".join(f"{kind}: {_code(names)}" for kind, names in event.outcome.items())
+        outcome = "<br>".join(f"{kind}: {_code(names)}" for kind, names in event.outcome.items())
         place = [] if event.depth is None else [f"depth {event.depth}"]
         if event.adjacent:
             place.append(f"next to {_code(event.adjacent)}")
         counts = " → ".join(f"{count:,}" for count in event.parameters)
-        # one column with spaces that do not break: TensorBoard breaks the words of headings over narrow ones
-        when = f"step&nbsp;{event.clock.step}<br>epoch&nbsp;{event.clock.epoch}"
-        rows.append([when, what, "<br>".join(place), counts, event.asked_by or ""])
+        # step and epoch share a column with non-breaking spaces: TensorBoard breaks the words of narrow columns
+        time = f"step&nbsp;{event.clock.step}<br>epoch&nbsp;{event.clock.epoch}"
+        rows.append([time, outcome, "<br>".join(place), counts, event.asked_by or ""])
     return _table(["when", "what", "where", "parameters", "asked for by"], rows)
 
 
-def component_table(components: Mapping[str, Component], parameters: Mapping[str, int]) -> str:
+def component_table(components: Mapping[str, Component], parameter_counts: Mapping[str, int]) -> str:
     """The components as a table in Markdown, in order of depth.
 
     Args:
         components: The components by name.
-        parameters: Their numbers of parameters.
+        parameter_counts: Their numbers of parameters.
     """
     rows = [
-        [_code([name]), one.role or "", one.depth, one.born.step, one.born.epoch, f"{parameters[name]:,}"]
-        for name, one in components.items()
+        [
+            _code([name]),
+            component.role or "",
+            component.depth,
+            component.born.step,
+            component.born.epoch,
+            f"{parameter_counts[name]:,}",
+        ]
+        for name, component in components.items()
     ]
     return _table(["component", "role", "depth", "born at step", "in epoch", "parameters"], rows)
 

@@ -24,7 +24,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from torch import nn
 
 import monitor_worker
-import structurenet_pl.callbacks.strata_monitor as monitor_file
+import structurenet_pl.monitoring.tensorboard as tensorboard_file
 from helpers import Net, Plain, Validated, assert_same, example_factors, fit, loader, run, slow_but_for
 from rank_processes import run_ranks
 from recorders import OwnLogger, UsedLRs
@@ -120,10 +120,11 @@ def test_factors_of_gradients_are_kept_as_they_were_logged():
     logger, used, monitor = CSVLogger("logs"), UsedLRs(), StrataMonitor()
     fit(Plain(), [LARSScaler(0.1), ByStep(), used, monitor], epochs=5, logger=logger, log_every_n_steps=8)
     assert [int(row["step"]) for row in rows_of(logger, "lr/head")] == [0, 7, 15]
-    strata = monitor.strata
-    assert strata.steps.tolist() == [0, 5, 7, 12, 13, 14, 15, 16, 17, 18, 19]  # also those at which the other has moved
-    row = strata.components.index("head")
-    for step, lr in zip(strata.steps.tolist(), strata.lrs[row].tolist(), strict=True):
+    history = monitor.strata
+    # also those at which the other has moved
+    assert history.steps.tolist() == [0, 5, 7, *range(12, 20)]
+    row = history.components.index("head")
+    for step, lr in zip(history.steps.tolist(), history.lrs[row].tolist(), strict=True):
         logged_at = max(one for one in (0, 7, 15) if one <= step)
         other = [ByStep().factor(None, SimpleNamespace(clock=Clock(one))) for one in (logged_at, step)]
         # the factor of the gradients comes out of a quotient
@@ -357,7 +358,7 @@ def test_the_layout_goes_by_the_prefix_of_the_logger():
 
 def test_pictures_are_few(monkeypatch):
     drawn = []
-    monkeypatch.setattr(monitor_file, "heat_map", lambda strata: drawn.append(len(strata.events)))
+    monkeypatch.setattr(tensorboard_file, "draw_heat_map", lambda history: drawn.append(len(history.events)))
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_figure", lambda *args: None)
     every = GrowEvery("add_patch", 1, unit="step", arguments={"at": 0})
     fit(Net(), [every, StrataMonitor(table=False)], epochs=4, data=loader(8), logger=TensorBoardLogger("logs"))
@@ -367,16 +368,16 @@ def test_pictures_are_few(monkeypatch):
 def test_picture_shows_every_component():
     logger, monitor, net = TensorBoardLogger("logs", name=None), StrataMonitor(), Net()
     fit(net, [Warmup(), *growing(), monitor], epochs=3, logger=logger, log_every_n_steps=1)
-    strata = monitor.strata
-    assert strata.components == ("body.0", "body.3", "body.4", "head", "patches.0", "necks.0")
-    assert strata.events == ((4, "+ patches.0"), (8, "+ necks.0"))
-    assert list(strata.steps) == [0, 4, 8, 11]  # births, after each of which a warm-up starts; the end
-    assert np.isnan(strata.lrs[4]).sum() == 1
+    history = monitor.strata
+    assert history.components == ("body.0", "body.3", "body.4", "head", "patches.0", "necks.0")
+    assert history.events == ((4, "+ patches.0"), (8, "+ necks.0"))
+    assert list(history.steps) == [0, 4, 8, 11]  # births, after each of which a warm-up starts; the end
+    assert np.isnan(history.lrs[4]).sum() == 1
     assert len(events_of(logger.log_dir).Images("strata/heat_map")) == 3
 
 
 def test_without_matplotlib_it_says_so(monkeypatch, caplog):
-    monkeypatch.setattr(monitor_file, "find_spec", lambda name: None)
+    monkeypatch.setattr(tensorboard_file, "find_spec", lambda name: None)
     logger = TensorBoardLogger("logs", name=None)
     with caplog.at_level("INFO"):
         fit(Plain(), [StrataMonitor()], epochs=1, logger=logger)
@@ -615,8 +616,8 @@ def test_copies_of_a_busy_monitor_start_anew(way):
 
 def test_optimizers_are_left_alone_after_the_fit():
     trainer = fit(Plain(), [StrataMonitor(norms=True)], epochs=1, logger=CSVLogger("logs"))
-    held = [hook for hook in trainer.optimizers[0]._optimizer_step_post_hooks.values() if "Monitor" in repr(hook)]
-    assert held == []
+    hooks = map(repr, trainer.optimizers[0]._optimizer_step_post_hooks.values())
+    assert [hook for hook in hooks if ".monitoring." in hook] == []
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from structurenet_pl import (
     Clock,
     Component,
     GrowEvery,
+    GrowthEvent,
     GrowthResponder,
     ProgressiveFreeze,
     SedimentaryDecay,
@@ -24,8 +25,8 @@ from structurenet_pl import (
     plot_strata,
     preview,
 )
-from structurenet_pl.monitoring.log_reader import FILE, read_strata
 from structurenet_pl.monitoring.run_record import MAX_BYTES, RunRecord
+from structurenet_pl.monitoring.strata_file import FILE_NAME, read_strata_file
 
 EPOCHS, BATCHES = 6, 10
 STEPS = np.arange(EPOCHS * BATCHES)
@@ -127,23 +128,23 @@ def test_every_view_agrees_with_the_optimizer_at_every_step(schedule, every, sto
     _, monitor, used, log_dir = train(schedule, every, tmp_path / "run", ckpt_path=path)
     lrs, frozen = lrs + used.lrs, frozen + used.frozen
 
-    strata = monitor.strata
-    assert strata.components == foreseen.components
+    history = monitor.strata
+    assert history.components == foreseen.components
     assert any(map(any, foreseen.frozen.tolist()))
-    lrs, frozen = by_step(lrs, strata.components, np.nan), by_step(frozen, strata.components, False)
-    for one in (foreseen, strata.at(STEPS), read_strata(log_dir).at(STEPS)):
+    lrs, frozen = by_step(lrs, history.components, np.nan), by_step(frozen, history.components, False)
+    for one in (foreseen, history.at(STEPS), read_strata_file(log_dir).at(STEPS)):
         np.testing.assert_array_equal(one.lrs, lrs)
         np.testing.assert_array_equal(one.frozen, frozen)
-        assert one.events == strata.events
+        assert one.events == history.events
         assert one.note == ""
     drawn = in_the_picture(log_dir)
-    for name, row, resting in zip(strata.components, lrs, frozen, strict=True):
+    for name, row, resting in zip(history.components, lrs, frozen, strict=True):
         np.testing.assert_array_equal(drawn[name], np.where(~resting & (row > 0), row, np.nan))
     logged = set()
     if every:
         with open(f"{log_dir}/metrics.csv") as file:
             for line in csv.DictReader(file):
-                for name, row in zip(strata.components, lrs, strict=True):
+                for name, row in zip(history.components, lrs, strict=True):
                     if value := line.get(f"lr/{name}"):
                         assert float(value) == row[int(line["step"])]
                         logged.add(int(line["step"]))
@@ -171,43 +172,47 @@ def test_growth_that_only_moves_modules_can_be_drawn(kind, tmp_path):
     fit(net, [Warmup(3, newborn_only=False), GrowEvery("turn", 1, limit=1), StrataMonitor()], epochs=3, logger=logger)
     assert len(net.growth_log) == 1
     assert plot_strata(logger.log_dir, kind=kind).axes
-    assert read_strata(logger.log_dir).lrs[:, -1].tolist() == [0.1] * 4
+    assert read_strata_file(logger.log_dir).lrs[:, -1].tolist() == [0.1] * 4
 
 
 def long(components, steps, moving):
-    """A history in which the first few components move at every step, and the others every thousand."""
-    history, generator = RunRecord(), np.random.default_rng(7)
+    """A record in which the first few components move at every step, and the others every thousand."""
+    record, generator = RunRecord(), np.random.default_rng(7)
     names = [f"blocks.{number}" for number in range(components)]
-    columns, products = history.columns(0, names), np.ones(components)
+    record.set_structure([Component(name) for name in names], (), 0)
+    columns, products = record.columns_of(0, names), np.ones(components)
     true = np.empty((components, steps))
     for step in range(steps):
         products[: components if step % 1000 == 0 else moving] = generator.random()
         products[:moving] *= np.arange(1, moving + 1)  # no two alike
-        history.add(step, columns, np.full(components, 0.1), products)
-        history.end = step + 1
+        record.add_lrs(step, columns, np.full(components, 0.1), products)
+        record.end_step = step + 1
         true[:, step] = 0.1 * products
-    return history, [Component(name, born=Clock()) for name in names], true
+    return record, true
+
+
+def loaded(saved, components):
+    record = RunRecord()
+    record.load_state_dict(saved)
+    record.set_structure(components, (), record.end_step)
+    return record.to_history()
 
 
 @pytest.mark.slow
-def test_a_long_history_is_exact_and_small(tmp_path):
+def test_a_long_record_is_exact_and_small(tmp_path):
     steps, components, moving = 100_000, 100, 10
-    history, components, true = long(components, steps, moving)
+    record, true = long(components, steps, moving)
     file = tmp_path / "whole.pt"
-    torch.save(history.state_dict(MAX_BYTES), file)
+    torch.save(record.state_dict(MAX_BYTES), file)
     assert file.stat().st_size < 10_000_000
-    whole = RunRecord()
-    whole.load_state_dict(torch.load(file, weights_only=True))
-    strata = whole.strata(components, ())
-    assert strata.note == ""
-    np.testing.assert_array_equal(strata.at(np.arange(steps)).lrs, true)
+    whole = loaded(torch.load(file, weights_only=True), record.components)
+    assert whole.note == ""
+    np.testing.assert_array_equal(whole.at(np.arange(steps)).lrs, true)
 
-    saved = history.state_dict()
+    saved = record.state_dict()
     torch.save(saved, file)
     assert file.stat().st_size < 1_000_000
-    resumed = RunRecord()
-    resumed.load_state_dict(saved)
-    thinned = resumed.strata(components, ())
+    thinned = loaded(saved, record.components)
     told = thinned.note.replace(",", "").split()
     since, stride = int(told[2]), int(told[6])
     assert thinned.note == f"before step {since:,} one step in {stride} is shown"
@@ -218,42 +223,45 @@ def test_a_long_history_is_exact_and_small(tmp_path):
     assert plot_strata(thinned).axes[0].get_xlabel().endswith(thinned.note)
 
 
-def test_a_history_that_gets_too_long_thins_itself(monkeypatch):
+def test_a_record_that_gets_too_long_thins_itself(monkeypatch):
     monkeypatch.setattr("structurenet_pl.monitoring.run_record.MAX_BYTES", 40_000)
-    history, components, true = long(4, 5000, 2)
-    assert history._size <= 40_000
-    strata = history.strata(components, ())
-    assert "one step in" in strata.note
-    np.testing.assert_array_equal(strata.at(np.arange(4999, 5000)).lrs, true[:, -1:])
-    assert np.diff(strata.steps).max() <= 64
+    record, true = long(4, 5000, 2)
+    assert record._size <= 40_000
+    history = record.to_history()
+    assert "one step in" in history.note
+    np.testing.assert_array_equal(history.at(np.arange(4999, 5000)).lrs, true[:, -1:])
+    assert np.diff(history.steps).max() <= 64
 
 
 def test_a_name_that_comes_back_is_somebody_else():
-    history = RunRecord()
-    for step, names in {0: ["a", "b"], 1: ["a"], 2: ["a", "b (2)"]}.items():
-        history.keep(names, step)
-        columns = history.columns(step, names)
-        history.add(step, columns, np.full(len(names), 0.1), np.full(len(names), 1.0 + step))
-        history.end = step + 1
-    components = [Component("a", born=Clock()), Component("b", born=Clock(generation=2))]
-    strata = history.strata(components, ())
-    assert sorted(strata.components) == ["a", "b", "b (2)"]
-    values = {tuple(np.isnan(row).tolist()) for row in strata.lrs}
-    assert values == {(False, False, False), (False, True, True), (True, True, False)}
+    a, b, later = Component("a"), Component("b"), Component("b", born=Clock(step=2, generation=2))
+    log = (
+        GrowthEvent("drop", {}, Clock(step=1, generation=1), removed=("b",)),
+        GrowthEvent("add", {}, later.born, born=("b",)),
+    )
+    record = RunRecord()
+    for step, components in enumerate([(a, b), (a,), (a, later)]):
+        record.set_structure(components, log[:step], step)
+        columns = record.columns_of(step, [component.name for component in components])
+        record.add_lrs(step, columns, np.full(len(columns), 0.1), np.full(len(columns), 1.0 + step))
+        record.end_step = step + 1
+    history = record.to_history()
+    rows = dict(zip(history.components, np.isnan(history.lrs).tolist(), strict=True))
+    assert rows == {"b": [False, True, True], "a": [False, False, False], "b (2)": [True, True, False]}
 
 
 def test_a_run_that_was_killed_leaves_what_was_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr("structurenet_pl.callbacks.strata_monitor.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("structurenet_pl.monitoring.strata_file.SAVE_INTERVAL", 0.0)
 
     class Stop(Callback):
         def on_train_batch_end(self, trainer, pl_module, *args):
             if trainer.global_step == 6:
-                shown.append(read_strata(trainer.logger.log_dir).steps.tolist())
+                shown.append(read_strata_file(trainer.logger.log_dir).steps.tolist())
 
     shown = []
     fit(Plain(), [Warmup(3, newborn_only=False), StrataMonitor(), Stop()], epochs=2, logger=CSVLogger(tmp_path))
     assert shown == [[0, 3]]
-    assert not list(tmp_path.rglob(f"{FILE}.*"))
+    assert not list(tmp_path.rglob(f"{FILE_NAME}.*"))
 
 
 def test_an_exception_leaves_the_history(tmp_path):
@@ -265,4 +273,4 @@ def test_an_exception_leaves_the_history(tmp_path):
     logger = CSVLogger(tmp_path)
     with pytest.raises(RuntimeError, match="out of memory"):
         fit(Plain(), [Warmup(3, newborn_only=False), StrataMonitor(), Fail()], epochs=2, logger=logger)
-    assert read_strata(logger.log_dir).steps.tolist() == [0, 4, 5]
+    assert read_strata_file(logger.log_dir).steps.tolist() == [0, 4, 5]

@@ -20,10 +20,11 @@ from structurenet_pl import (
     plot_strata,
     preview,
 )
-from structurenet_pl.monitoring.figures import FROZEN, ZERO, curves, heat_map
+from structurenet_pl.monitoring.heat_map import FROZEN_STYLE, ZERO_STYLE, draw_heat_map
+from structurenet_pl.monitoring.lr_curves import draw_curves
 
 GROWING = [GrowEvery("add_patch", 1, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 2, limit=1)]
-PICTURES = [curves, heat_map]
+PICTURES = [draw_curves, draw_heat_map]
 GROWTH = ((40, "+ patches.0"), (80, "+ necks.0"))
 
 
@@ -76,39 +77,39 @@ def overlap(labels):
 
 
 def test_heat_map_shows_what_was_when():
-    strata = example()
-    axes, bar = drawn(heat_map(strata)).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(strata.components)
+    history = example()
+    axes, bar = drawn(draw_heat_map(history)).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(history.components)
     mesh = axes.collections[0]
-    assert mesh.get_coordinates()[0, :, 0].tolist() == [*strata.steps, 101]  # each row holds until the next
+    assert mesh.get_coordinates()[0, :, 0].tolist() == [*history.steps, 101]  # each row holds until the next
     colours = mesh.get_array()
-    hidden = strata.frozen | ~(strata.lrs > 0)
+    hidden = history.frozen | ~(history.lrs > 0)
     assert (colours.mask == hidden).all()
-    assert (colours[~hidden] == strata.lrs[~hidden]).all()
+    assert (colours[~hidden] == history.lrs[~hidden]).all()
     assert isinstance(mesh.norm, LogNorm)
     assert [label.get_text() for label in bar.get_yticklabels()] == ["0.0005", "0.001", "0.002", "0.003", "0.005"]
-    assert not mesh.cmap(mesh.norm(colours))[np.isnan(strata.lrs)].any()  # transparent before birth
+    assert not mesh.cmap(mesh.norm(colours))[np.isnan(history.lrs)].any()  # transparent before birth
     assert axes.get_facecolor() == (1, 1, 1, 1)
 
 
 def test_heat_map_tells_frozen_from_lr_0():
-    figure = heat_map(example())
+    figure = draw_heat_map(example())
     frozen, stretches = boxes(figure.axes[0], "frozen")
     assert stretches == [(50, -0.5, 101, 0.5), (80, 0.5, 101, 1.5)]
-    assert frozen.get_hatch() == FROZEN["hatch"]
+    assert frozen.get_hatch() == FROZEN_STYLE["hatch"]
     zero, stretches = boxes(figure.axes[0], "lr 0")
     assert stretches == [(0, 1.5, 20, 2.5)]
-    assert to_hex(zero.get_facecolor()[0]) == ZERO["facecolor"]
+    assert to_hex(zero.get_facecolor()[0]) == ZERO_STYLE["facecolor"]
     assert texts(figure) == ["frozen", "lr 0", "growth"]
-    assert figure.legends[0].get_patches()[0].get_hatch() == FROZEN["hatch"]
+    assert figure.legends[0].get_patches()[0].get_hatch() == FROZEN_STYLE["hatch"]
 
 
 def test_curves_show_what_rests_in_a_strip():
-    strata = example()
-    figure = curves(strata)
+    history = example()
+    figure = draw_curves(history)
     axes, strip = figure.axes
     assert axes.get_yscale() == "log"
-    for line, lrs, frozen in zip(axes.get_lines(), strata.lrs, strata.frozen, strict=False):
+    for line, lrs, frozen in zip(axes.get_lines(), history.lrs, history.frozen, strict=False):
         shown = line.get_ydata()[:-1]
         assert (np.isnan(shown) == (frozen | ~(lrs > 0))).all()
         assert (shown == lrs)[~np.isnan(shown)].all()
@@ -119,7 +120,7 @@ def test_curves_show_what_rests_in_a_strip():
         ("-", [0, 20], 2),
     ]
     assert [label.get_text() for label in strip.get_yticklabels()] == ["0"]
-    assert texts(figure) == [*strata.components, "frozen", "lr 0"]
+    assert texts(figure) == [*history.components, "frozen", "lr 0"]
 
 
 @pytest.mark.parametrize("picture", PICTURES)
@@ -135,10 +136,10 @@ def test_growth_is_marked(picture):
 @pytest.mark.parametrize("picture", PICTURES)
 @pytest.mark.parametrize("count", slow_but_for([1, 14, 21, 100], [1, 2, 14, 20, 21, 100, 1000]))
 def test_labels_have_room(picture, count):
-    strata = many(count)
-    figure = drawn(picture(strata))
+    history = many(count)
+    figure = drawn(picture(history))
     chart = figure.axes[0]
-    for axes in figure.axes if picture is heat_map else figure.axes[1:]:  # a logarithmic axis sees to itself
+    for axes in figure.axes if picture is draw_heat_map else figure.axes[1:]:  # a logarithmic axis sees to itself
         labels = axes.get_yticklabels()
         assert len(labels) > 1 or count == 1
         assert not overlap(labels)
@@ -149,12 +150,12 @@ def test_labels_have_room(picture, count):
         assert 0 <= extent.x0 < extent.x1 <= figure.bbox.width
         assert 0 <= extent.y0 < extent.y1 <= figure.bbox.height
     marked = [text.xy[0] for text in chart.texts]
-    assert all(right - left >= 0.08 * len(strata.steps) for left, right in pairwise(marked))
+    assert all(right - left >= 0.08 * len(history.steps) for left, right in pairwise(marked))
     assert chart.get_position().width > 0.4
 
 
 def test_many_curves_have_a_colour_bar_in_place_of_a_legend():
-    few, figure = curves(many(20)), curves(many(21))
+    few, figure = draw_curves(many(20)), draw_curves(many(21))
     assert len(texts(few)) == 20
     assert figure.legends == []
     assert figure.axes[1].get_ylabel() == "component, by birth"
@@ -163,7 +164,7 @@ def test_many_curves_have_a_colour_bar_in_place_of_a_legend():
 
 
 def test_many_events_hide_nothing():
-    chart = heat_map(many(100)).axes[0]
+    chart = draw_heat_map(many(100)).axes[0]
     ticks = [line for line in chart.get_lines() if not line.get_clip_on()]
     assert len(ticks) == len({step for step, _ in many(100).events})
     assert all(min(line.get_ydata()) >= 1 for line in ticks)  # above the chart
@@ -172,7 +173,7 @@ def test_many_events_hide_nothing():
 
 @pytest.mark.parametrize("picture", PICTURES)
 @pytest.mark.parametrize(
-    "strata",
+    "history",
     [
         steady(0.1),
         steady(0.0),
@@ -186,10 +187,10 @@ def test_many_events_hide_nothing():
     ],
     ids=["equal", "all 0", "one step", "one component", "one 0", "narrow", "all frozen", "wide", "events"],
 )
-def test_whatever_there_is_can_be_drawn(picture, strata, tmp_path):
-    figure = picture(strata)
+def test_whatever_there_is_can_be_drawn(picture, history, tmp_path):
+    figure = picture(history)
     figure.savefig(tmp_path / "picture.png")
-    assert [text.get_text() for text in figure.axes[0].texts] == ["first", "last"][: len(strata.events)]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["first", "last"][: len(history.events)]
 
 
 @pytest.mark.parametrize("picture", PICTURES)
@@ -199,17 +200,17 @@ def test_nothing_to_draw(picture):
 
 
 def test_what_is_narrower_than_a_pixel_is_left_out():
-    strata = steady(0.1, steps=range(100_000))
-    mesh = heat_map(strata).axes[0].collections[0]
+    history = steady(0.1, steps=range(100_000))
+    mesh = draw_heat_map(history).axes[0].collections[0]
     assert mesh.get_array().shape == (2, 1000)
 
 
 def test_of_what_is_narrower_than_a_pixel_a_curve_keeps_the_peaks():
-    strata = steady(0.1, steps=range(100_000))
+    history = steady(0.1, steps=range(100_000))
     lrs = np.geomspace(1e-3, 1e-2, 100_000) * np.array([[1], [2]])
     lrs[0, 54_321], lrs[1, 54_321] = 1.0, 1e-6
     lrs[0, :500] = np.nan  # born in the middle of a column
-    first, second = curves(replace(strata, lrs=lrs)).axes[0].get_lines()
+    first, second = draw_curves(replace(history, lrs=lrs)).axes[0].get_lines()
     for line, values in ((first, lrs[0]), (second, lrs[1])):
         steps, shown = line.get_xdata()[:-1], line.get_ydata()[:-1]
         assert 1000 <= len(steps) <= 4000

@@ -28,7 +28,7 @@ from structurenet_pl import (
     plot_strata,
     preview,
 )
-from structurenet_pl.monitoring.log_reader import read_strata
+from structurenet_pl.monitoring.strata_file import read_strata_file
 
 EPOCHS = 5
 TRIGGERS = [
@@ -49,11 +49,11 @@ class Changing(Net):
         del self.patches[0]
 
 
-def rows(strata):
+def rows(history):
     """The learning rates of each step, by component."""
     return [
-        {name: lr for name, lr in zip(strata.components, column, strict=True) if not np.isnan(lr)}
-        for column in strata.lrs.T.tolist()
+        {name: lr for name, lr in zip(history.components, column, strict=True) if not np.isnan(lr)}
+        for column in history.lrs.T.tolist()
     ]
 
 
@@ -212,9 +212,9 @@ def test_a_log_of_another_module_is_refused():
 
 @pytest.mark.parametrize(("steps_per_epoch", "label"), [(None, "epoch"), (3, "optimizer step")])
 def test_the_axis_says_what_a_step_is(steps_per_epoch, label):
-    strata = preview([Warmup(newborn_only=False)], epochs=4, steps_per_epoch=steps_per_epoch)
-    assert plot_strata(strata).axes[-1].get_xlabel() == label
-    assert plot_strata(strata, kind="heat_map").axes[0].get_xlabel() == label
+    history = preview([Warmup(newborn_only=False)], epochs=4, steps_per_epoch=steps_per_epoch)
+    assert plot_strata(history).axes[-1].get_xlabel() == label
+    assert plot_strata(history, kind="heat_map").axes[0].get_xlabel() == label
 
 
 def test_a_module_without_parameters_has_nothing_to_show():
@@ -241,9 +241,9 @@ def test_the_lives_of_a_name_are_told_apart():
     seen = preview([*FORESEEN, *triggers], (), Changing(), EPOCHS, BATCHES, base_lr=0.1)
     again = preview(FORESEEN, net.growth_log, Changing(), EPOCHS, BATCHES, base_lr=0.1)
     recorded = monitor.strata
-    for strata in (seen, again, recorded, read_strata("logs/a/version_0")):
-        assert strata.components == ("body.0", "body.3", "body.4", "head", "patches.0", "patches.0 (2)")
-        np.testing.assert_array_equal(seen.lrs, strata.at(seen.steps).lrs)
+    for history in (seen, again, recorded, read_strata_file("logs/a/version_0")):
+        assert history.components == ("body.0", "body.3", "body.4", "head", "patches.0", "patches.0 (2)")
+        np.testing.assert_array_equal(seen.lrs, history.at(seen.steps).lrs)
     lives = [[row.get(name) for row in rows(seen)] for name in ("patches.0", "patches.0 (2)")]
     assert [first if first is not None else second for first, second in zip(*lives, strict=True)] == [
         row.get("patches.0") for row in used.rows

@@ -1,4 +1,4 @@
-"""Growth without training: what the network of a run would be made of."""
+"""Growth without training: the components that a run would have, and the log of their growth."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -17,32 +17,32 @@ from structurenet_pl.structure.random_states import kept_rng
 from structurenet_pl.structure.replay_log import replay
 
 Log = tuple[GrowthEvent, ...]
-FOUNDERS = Component("founding network", role="scaffold")
+FOUNDING_NETWORK = Component("founding network", role="scaffold")  # stands for a module that is not given
 
 
 @runtime_checkable
 class ClockTrigger(AsksForGrowth, Protocol):
-    """A trigger that goes by the clock alone; :class:`~structurenet_pl.GrowEvery` is one."""
+    """A trigger that goes by the clock alone, as :class:`~structurenet_pl.GrowEvery` does."""
 
     unit: Unit
 
     def due(self, before: int, after: int) -> int:
-        """How many growths are due when time moves on, in its unit."""
+        """Number of growths that are due between two times, in the unit of the trigger."""
 
     def request(self, pl_module: Growable) -> GrowthRequest:
-        """What it asks for."""
+        """The growth that the trigger requests."""
 
 
-def dated(log: Iterable[GrowthEvent], steps_per_epoch: int) -> Log:
-    """The log with numbers and complete dates: one that was written by hand may hold nothing but epochs."""
+def complete_clocks(log: Iterable[GrowthEvent], steps_per_epoch: int) -> Log:
+    """The log with step, epoch and generation in every event: one that was written by hand may hold only epochs."""
     events = []
-    for number, event in enumerate(log, 1):
+    for generation, event in enumerate(log, 1):
         step = max(event.clock.step, event.clock.epoch * steps_per_epoch)
-        events.append(replace(event, clock=Clock(step, step // steps_per_epoch, number)))
+        events.append(replace(event, clock=Clock(step, step // steps_per_epoch, generation)))
     return tuple(events)
 
 
-def rehearse(
+def simulate_growth(
     module: nn.Module | None,
     log: Log,
     triggers: Sequence[ClockTrigger],
@@ -50,57 +50,61 @@ def rehearse(
     epochs: int,
     steps_per_epoch: int,
 ) -> tuple[Log, list[Component]]:
-    """All components that a run would ever have, and the log of their growth; the module stays as it is.
+    """The growth log of a run, and all components that it would ever have; the module itself stays unchanged.
 
     Args:
         module: The module, None if it is not known.
         log: The growth log, empty if the triggers decide.
-        triggers: What grows the module in the course of the run.
+        triggers: Triggers that grow the module in the course of the run.
         patterns: Name pattern -> role.
-        epochs: Length of the run.
-        steps_per_epoch: Optimizer steps in an epoch.
+        epochs: Number of epochs of the run.
+        steps_per_epoch: Number of optimizer steps in an epoch.
     """
-    known = Known()
+    known = ComponentsByBirth()
     if module is None:
-        known.add([FOUNDERS])
+        known.add([FOUNDING_NETWORK])
     elif isinstance(module, Growable):
         module = deepcopy(module)
         set_outer_patterns(module, patterns)
-        known.add(structure_of(module).by_depth)  # growth may remove some
+        known.add(structure_of(module).by_depth)  # before growth, which may remove components
         if not module.growth_log:
             replay(module, log)
         if triggers:
-            _grow(module, triggers, epochs * steps_per_epoch, steps_per_epoch)
+            _grow_by_clock(module, triggers, epochs * steps_per_epoch, steps_per_epoch)
             log = module.growth_log
     if module is not None:
         known.add(structure_of(module, patterns).by_depth)
+    # components that the module does not have: born and removed on the way, or no module was given
     for event in log:
         for name in event.born:
-            if not known.has(name, event.clock.generation):
+            if not known.includes(name, event.clock.generation):
                 depth = event.depth if event.depth is not None else known.deepest(event.adjacent)
                 known.add([Component(name, event.role, depth, event.clock)])
     births = {event.clock.generation: event.clock for event in log}
-    return log, [replace(one, born=births.get(one.born.generation, one.born)) for one in known.values()]
+    return log, [
+        replace(component, born=births.get(component.born.generation, component.born)) for component in known.values()
+    ]
 
 
-class Known(dict[tuple[str, int], Component]):
-    """Components by name and the number of the event in which they were born: a name may come back."""
+class ComponentsByBirth(dict[tuple[str, int], Component]):
+    """Components by name and generation of birth, because a name may come back after a removal."""
 
     def add(self, components: Iterable[Component]) -> None:
-        """Take in some, in the place of the same as they were earlier."""
+        """Add components, or replace them by their present state."""
         self.update({(component.name, component.born.generation): component for component in components})
 
-    def has(self, name: str, generation: int) -> bool:
-        """Whether one of this birth is, or stands in, what has a name."""
+    def includes(self, name: str, generation: int) -> bool:
+        """Whether it holds a component of this birth with this name, or a part of such a component."""
         return any(born == generation and name in lineage(other) for other, born in self)
 
     def deepest(self, names: Collection[str]) -> int:
-        """The largest depth of those with these names, 0 for none."""
+        """The largest depth of the components with these names, 0 without any."""
         return max((component.depth for component in self.values() if component.name in names), default=0)
 
 
-def _grow(module: Growable, triggers: Sequence[ClockTrigger], steps: int, steps_per_epoch: int) -> None:
-    """Grow at the moments at which a run would; what is due when it ends is left out."""
+def _grow_by_clock(module: Growable, triggers: Sequence[ClockTrigger], steps: int, steps_per_epoch: int) -> None:
+    """Grow a module at the steps at which a run would grow it; growth that is due at the end of the run is left out."""
+    # a run grows at the end of a batch before it grows at the start of the next epoch
     steps_first = sorted(triggers, key=lambda trigger: trigger.unit == "epoch")
     for step in range(1, steps):
         before, after = (Clock(time, time // steps_per_epoch) for time in (step - 1, step))
