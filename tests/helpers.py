@@ -37,8 +37,8 @@ CALLBACKS = [
 ]
 FACTORS = [kind for kind in CALLBACKS if issubclass(kind, LRFactor)]
 
-# Arguments with which each public callback acts within a few epochs on the networks below. A new callback needs an entry
-# only if an argument has no default, or if the defaults would change nothing within these epochs.
+# Arguments with which each public callback acts within a few epochs on the networks below. A new callback needs an
+# entry only if an argument has no default, or if the defaults would change nothing within these epochs.
 EXAMPLES = {kind: {} for kind in CALLBACKS} | {
     Components: {"roles": {"body.*": "scaffold"}},
     GrowEvery: {"growth": "add_neck", "every": 2},

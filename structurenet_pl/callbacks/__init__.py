@@ -1,1 +1,1 @@
-"""What do you drop into a Trainer? One public callback in each file, named as the callback."""
+"""Callbacks for a Trainer: one public callback per file, and the file has the name of the callback."""
