@@ -32,7 +32,7 @@ class GrowthTrigger(Callback):
             raise ValueError(f"arguments must be given by name, as in {{'at': 2}}, got {arguments!r}")
         self.growth = growth
         self.limit = limit
-        self.arguments = dict(arguments)
+        self.arguments = dict(arguments)  # a copy: callers share the default {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the growth method and its arguments, so that errors come before training."""

@@ -38,6 +38,7 @@ def recommended(form: Literal["evidence", "seed"] = "evidence") -> list[LRFactor
         >>> [type(factor).__name__ for factor in recommended("seed")]
         ['DepthDecay', 'AgeDecay', 'RoleLR', 'Warmup']
     """
+    # fresh factors in each call: a factor belongs to the Trainer that it is given to
     if form == "evidence":
         return [DepthDecay(where="scaffold"), AgeDecay(floor=0.01, where="scaffold"), Warmup()]
     if form == "seed":

@@ -98,4 +98,4 @@ class SedimentaryDecay(LRFactor):
 
     def _stratum_at(self, component: Component, now: Moment) -> Stratum:
         age = now.age(component).count(self.unit)
-        return [stratum for stratum in self.strata if stratum.start <= age][-1]
+        return [stratum for stratum in self.strata if stratum.start <= age][-1]  # the first one starts at age 0
