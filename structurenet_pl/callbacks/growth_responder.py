@@ -13,10 +13,10 @@ class GrowthResponder(LRFactor):
 
     .. math:: f = \max\left(m, \prod_{e} 1 - (1 - d_e) \cdot 2^{-t_e / h}\right)
 
-    The product is over the events :math:`e` since the birth of the component, its own birth included. :math:`d_e` is
-    the dip by distance (or by role), :math:`t_e` the time since the event, :math:`h` the half-life of recovery and
-    :math:`m` the floor. Without recovery, :math:`2^{-t_e/h}` is 1, and each event with a dip below 1 lowers the factor
-    further, as in the seed.
+    The product is over the events :math:`e` since the birth of the component, its own birth included. The dip
+    :math:`d_e` is the factor right after the event, by distance (or by role); :math:`t_e` is the time since the event,
+    :math:`h` the half-life of recovery and :math:`m` the floor. Without recovery, :math:`2^{-t_e/h}` is 1, and each
+    event with a dip below 1 lowers the factor further, as in the seed.
 
     Args:
         grown: Dip of components that were born or widened in the event, >= 0.

@@ -60,7 +60,7 @@ class LRFactor(NeedsDriver, ABC):
     """Whether norm layers in frozen components keep their running statistics (``"eval"``) or update them."""
     release_state: bool = False
     """Whether the optimizer state of frozen parameters is moved from memory to a temporary file until the thaw."""
-    where: str | Sequence[str] | None = None  # on the class for subclasses whose __init__ does not call this one
+    where: str | Sequence[str] | None = None  # a default, in case the __init__ of a subclass does not set it
 
     def __init__(self, where: str | Sequence[str] | None = None) -> None:
         if where is not None and not where:
