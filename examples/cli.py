@@ -1,10 +1,10 @@
-"""A growing network from the command line: every callback and the module are configured in YAML.
+"""Train a growing network from the command line; a YAML file configures the module and all callbacks.
 
     python examples/cli.py fit --config examples/config.yaml
     python examples/cli.py fit --config examples/config.yaml --print_config
     python examples/cli.py fit --help
 
-Callbacks are given by class path, ``structurenet_pl.Warmup``, or by class name alone, ``Warmup``.
+The YAML file names callbacks by class path, ``structurenet_pl.Warmup``, or by class name alone, ``Warmup``.
 """
 
 import torch
@@ -18,7 +18,7 @@ from structurenet_pl import GrowableModule, growth
 
 
 class DeepeningNet(GrowableModule):
-    """A multilayer perceptron that can be made deeper.
+    """A multilayer perceptron that can grow deeper.
 
     Args:
         width: Number of units in each hidden layer.
@@ -37,7 +37,7 @@ class DeepeningNet(GrowableModule):
 
     @growth(role="new")
     def deepen(self) -> None:
-        """Put a layer behind the last hidden one; it starts as zero beside its shortcut, so nothing changes yet."""
+        """Append a hidden layer; it starts at zero beside a shortcut, so the output does not change at first."""
         layer = nn.Linear(self.width, self.width)
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
@@ -61,11 +61,11 @@ class DeepeningNet(GrowableModule):
 
 
 class Digits(LightningDataModule):
-    """scikit-learn's digits.
+    """The digits of scikit-learn.
 
     Args:
         batch_size: Number of images in a batch.
-        seed: Of the split into training and validation.
+        seed: Random seed of the split into training and validation data.
     """
 
     def __init__(self, batch_size: int = 64, seed: int = 0) -> None:

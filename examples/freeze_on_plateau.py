@@ -1,12 +1,13 @@
-"""Freeze a small CNN from the input on, one block more whenever the validation loss stands still.
+"""Freeze a small CNN block by block from the input on, one more block whenever the validation loss stops improving.
 
-`FreezeOnPlateau` is a factor of one's own: 0 for what has come to rest, else 1, and `freezes = True` makes that true
-freezing. What it counts is in its own state, so a run that is stopped and resumed freezes as one that never was:
+`FreezeOnPlateau` is a user-defined factor: 0 for components to freeze, else 1. With `freezes = True` the package
+freezes components with factor 0. The callback keeps its counts in its state, so a run that is stopped and resumed
+freezes the same blocks at the same epochs as an uninterrupted run:
 
     python examples/freeze_on_plateau.py --epochs 8
     python examples/freeze_on_plateau.py --resume
 
-It says what was frozen when, how much work that saved, and how well the network does without freezing.
+The script prints which epochs froze a block, how much work this saved, and the test accuracy with and without freezing.
 """
 
 import argparse
@@ -29,7 +30,7 @@ BLOCKS = 4
 
 
 class FreezeOnPlateau(LRFactor):
-    """Freeze one depth more after each ``patience`` validations in a row that were no better than the best."""
+    """Freeze one more depth after each ``patience`` consecutive validations without a new best value."""
 
     freezes = True
     unit = "epoch"
@@ -37,12 +38,13 @@ class FreezeOnPlateau(LRFactor):
     def __init__(self, monitor: str, patience: int = 1) -> None:
         super().__init__()
         self.monitor, self.patience = monitor, patience
+        # starts: epochs from which one more depth is frozen; saved: share of the work that freezing saved, by epoch
         self.record: dict[str, Any] = {"best": float("inf"), "waited": 0, "starts": [], "saved": []}
 
     def factor(self, component: Component, now: Moment) -> float:
         index, n = now.rank(component)
-        at_rest = sum(start <= now.clock.epoch for start in self.record["starts"])
-        return 0.0 if index < min(at_rest, n - 1) else 1.0
+        frozen_depths = sum(start <= now.clock.epoch for start in self.record["starts"])
+        return 0.0 if index < min(frozen_depths, n - 1) else 1.0  # the head, the last depth, always trains
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -59,7 +61,7 @@ class FreezeOnPlateau(LRFactor):
 
     @property
     def state_key(self) -> str:
-        return f"{type(self).__name__}({self.monitor})"  # there may be two of them
+        return f"{type(self).__name__}({self.monitor})"  # a Trainer may have two, with different monitors
 
     def state_dict(self) -> dict[str, Any]:
         return self.record
@@ -68,8 +70,12 @@ class FreezeOnPlateau(LRFactor):
         self.record = state_dict
 
 
-class Net(GrowableModule):  # checkpoints of these hold the random number generators, so a resumed run shuffles alike
-    """Convolutional blocks and a linear head."""
+class Net(GrowableModule):
+    """Convolutional blocks and a linear head.
+
+    The base class is GrowableModule because its checkpoints hold the random states. A resumed run then shuffles the
+    data as an uninterrupted run does.
+    """
 
     def __init__(self, width: int = 24) -> None:
         super().__init__()
@@ -87,7 +93,7 @@ class Net(GrowableModule):  # checkpoints of these hold the random number genera
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         x, y = batch
-        # sync_dist: under DDP all processes must see the same metric, or they would not freeze the same
+        # sync_dist: under DDP all processes must see the same metric, or they would freeze different blocks
         self.log("val_loss", nn.functional.cross_entropy(self(x), y), sync_dist=True)
 
     def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
@@ -99,7 +105,7 @@ class Net(GrowableModule):  # checkpoints of these hold the random number genera
 
 
 def train(callbacks: list[LRFactor], folder: Path, args: argparse.Namespace) -> float:
-    """Train, and give the accuracy on test data."""
+    """Train, and return the accuracy on test data."""
     seed_everything(args.seed, verbose=False)
     images, labels = load_digits(return_X_y=True)
     data = TensorDataset(torch.tensor(images / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(labels))
@@ -122,32 +128,36 @@ def train(callbacks: list[LRFactor], folder: Path, args: argparse.Namespace) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=20, help="those of the run that is resumed included (default 20)")
-    parser.add_argument("--seed", type=int, default=0, help="for weights, order of the data and split (default 0)")
-    parser.add_argument("--logdir", type=Path, default=Path("logs"), help="where checkpoints go (default logs)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoints in the logdir")
+    parser.add_argument(
+        "--epochs", type=int, default=20, help="epochs in total, including those of a resumed run (default 20)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of weights, data order and data split (default 0)"
+    )
+    parser.add_argument("--logdir", type=Path, default=Path("logs"), help="folder for checkpoints (default logs)")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoints in the logdir")
     args = parser.parse_args()
 
     for name in ("lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # tiny images need none
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between lightning 2.6 and torch 2.13
-    warnings.filterwarnings("ignore", message=".*number of training batches.*")  # logging goes nowhere
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # it is where we resume from
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the tiny images need none
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6 calls an API that torch 2.13 deprecates
+    warnings.filterwarnings("ignore", message=".*number of training batches.*")  # there is no logger
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # a resumed run uses the same folder
     torch.set_num_threads(1)
 
     freeze, folder = FreezeOnPlateau("val_loss"), args.logdir / "freeze_on_plateau"
     frozen, free = train([freeze], folder / "frozen", args), train([], folder / "free", args)
-    starts, saved = freeze.record["starts"][:BLOCKS], freeze.record["saved"]  # after these, only the head is left
+    starts, saved = freeze.record["starts"][:BLOCKS], freeze.record["saved"]  # after these, only the head trains
     if not starts:
-        print(f"the validation loss has not stood still in {args.epochs} epochs, so nothing was frozen")
+        print(f"The validation loss improved in each of {args.epochs} epochs, so no block was frozen.")
     else:
-        print(f"the validation loss stood still, so one block more is frozen from each of the epochs {starts}")
+        print(f"The validation loss stopped improving; one more block is frozen from each of the epochs {starts}.")
     for epoch, share in enumerate(saved):
         if epoch == 0 or share != saved[epoch - 1]:
-            print(f"  from epoch {epoch:2} on {share:4.0%} of the work of a step is saved")
-    print(f"over the whole run {sum(saved) / len(saved):.0%} of the work was saved")
-    print(f"test accuracy with freezing {frozen:.3f}, without {free:.3f}")
+            print(f"  from epoch {epoch:2} on, freezing saves {share:4.0%} of the work of a step")
+    print(f"Over the whole run, freezing saved {sum(saved) / len(saved):.0%} of the work.")
+    print(f"Test accuracy: with freezing {frozen:.3f}, without freezing {free:.3f}")
 
 
 if __name__ == "__main__":

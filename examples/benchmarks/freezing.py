@@ -1,16 +1,17 @@
-"""What freezing saves: step time and memory of a 12-block CNN, MLP and transformer with the first k blocks frozen.
+"""Measure how much step time and memory freezing saves: first k of 12 blocks frozen, for a CNN, an MLP, a transformer.
 
-Each contender trains in a Trainer of its own. What is printed is its saving, 1 - t_k / t_0, as a share of what the
-ideal saves. t_0 is a step of a Trainer in which nothing is frozen: with our callback in it for us ("idle"), without any
-for the others, so what our callback costs by itself is the difference of the first two columns.
+Each contender trains in its own Trainer. The tables show its saving, 1 - t_k / t_0, as a share of the ideal saving. t_k
+is its step time; t_0 is the step time without frozen blocks. For ProgressiveFreeze and "lr 0", t_0 is measured with our
+callback in the Trainer ("idle"), for the others without callback. So the difference of the first two columns is the
+cost of our callback itself.
 
-- ideal: the first k blocks under `torch.no_grad()` with norms in eval mode, only the others in the optimizer
-- ProgressiveFreeze: everything in the optimizer, and the callback freezes the first k blocks
-- BackboneFinetuning: Lightning's, in its frozen phase; the first k blocks are not in the optimizer yet
-- lr 0: the phases of ProgressiveFreeze, but as learning rates only
+- ideal: the first k blocks run under `torch.no_grad()` with norms in eval mode, only the others are in the optimizer
+- ProgressiveFreeze: all blocks are in the optimizer, and the callback freezes the first k blocks
+- BackboneFinetuning: Lightning's callback in its frozen phase; the first k blocks are not in the optimizer yet
+- lr 0: the phases of ProgressiveFreeze, but only as learning rates
 
-The machine may be busy with other things, so the Trainers take turns at every step, in reverse order every other time.
-Times are CPU times on one thread; each is compared with t_0 of the same turn, and the median ratio counts.
+Other programs may load the machine, so the Trainers take turns step by step, in reverse order in every second turn.
+Times are CPU times on one thread. Each time is compared with t_0 of the same turn; the table shows the median ratio.
 
     python examples/benchmarks/freezing.py
 """
@@ -42,12 +43,12 @@ from structurenet_pl import ProgressiveFreeze
 BLOCKS = 12
 FROZEN = (0, 3, 6, 9, 11)
 CONTENDERS = ("ideal", "ProgressiveFreeze", "BackboneFinetuning", "lr 0")
-SHAPES = {"CNN": (16, 32, 16, 16), "MLP": (128, 512), "transformer": (4, 32, 128)}  # of a batch
-WARM_UP, STEPS = 3, 10  # of a fit
+BATCH_SHAPES = {"CNN": (16, 32, 16, 16), "MLP": (128, 512), "transformer": (4, 32, 128)}
+WARM_UP_STEPS, MEASURED_STEPS = 3, 10  # in each fit
 
 
 def block(network: str, width: int) -> nn.Module:
-    """One of the twelve; it changes no shape."""
+    """Return one block; its output has the shape of its input."""
     if network == "CNN":
         return nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
     if network == "MLP":
@@ -56,7 +57,7 @@ def block(network: str, width: int) -> nn.Module:
 
 
 class NoGrad(nn.Sequential):
-    """Blocks that autograd does not see, norms in eval mode."""
+    """Blocks without gradients, with norms in eval mode."""
 
     def __init__(self, *blocks: nn.Module) -> None:
         super().__init__(*blocks)
@@ -69,7 +70,7 @@ class NoGrad(nn.Sequential):
 
 
 class Net(LightningModule):
-    """The first k blocks as a backbone, the rest of the twelve, and a head."""
+    """A backbone of the first k blocks, the remaining blocks, and a head."""
 
     def __init__(self, network: str, shape: Sequence[int], k: int, contender: str) -> None:
         super().__init__()
@@ -94,12 +95,12 @@ def callbacks_of(contender: str, k: int) -> list[Callback]:
     if contender not in ("ProgressiveFreeze", "lr 0", "idle"):
         return []
     freeze = ProgressiveFreeze([("frozen", 0, 0.0, 1.0, 0 if contender == "idle" else k)])
-    freeze.freezes = contender != "lr 0"  # else its factors are all that is left of it
+    freeze.freezes = contender != "lr 0"  # without it, factor 0 only sets the lr to 0
     return [freeze]
 
 
 def fit(net: Net, shape: Sequence[int], steps: int, callbacks: list[Callback]) -> None:
-    """Train on random numbers."""
+    """Train on random data."""
     data = TensorDataset(torch.randn(steps, *shape), torch.randint(10, (steps, shape[0])))
     trainer = Trainer(
         max_epochs=1,
@@ -114,7 +115,7 @@ def fit(net: Net, shape: Sequence[int], steps: int, callbacks: list[Callback]) -
 
 
 class Turns(Callback):
-    """Waits for its turn before each batch, and times all that the Trainer does until the next."""
+    """Wait for a turn before each batch, and measure the time from there to the next batch."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -122,12 +123,12 @@ class Turns(Callback):
         self._mine, self._done = Semaphore(0), Semaphore(0)
 
     def run(self, *arguments: Any) -> None:
-        """Fit in a thread of its own, up to the first batch."""
+        """Start a fit in its own thread, and return when it reaches the first batch."""
         Thread(target=self._fit, args=arguments, daemon=True).start()
         self._done.acquire()
 
     def step(self) -> None:
-        """Go on to the next batch."""
+        """Train one batch, and return before the next batch starts."""
         self._mine.release()
         self._done.acquire()
 
@@ -142,25 +143,25 @@ class Turns(Callback):
         try:
             fit(*arguments)
         finally:
-            self._done.release(WARM_UP + STEPS + 2)  # nobody need wait any more, after an error neither
+            self._done.release(WARM_UP_STEPS + MEASURED_STEPS + 2)  # end all waiting, also after an error
 
 
 def step_times(network: str, shape: Sequence[int], k: int) -> dict[str, list[float]]:
-    """Milliseconds of each contender, and with nothing frozen ("plain" and "idle"), step by step."""
+    """Return milliseconds per step, by contender, and without frozen blocks ("plain" and "idle")."""
     turns = {contender: Turns() for contender in ("plain", "idle", *CONTENDERS)}
     for contender, turn in turns.items():
         net = Net(network, shape, k, contender)
-        turn.run(net, shape, WARM_UP + STEPS + 1, [*callbacks_of(contender, k), turn])
-    for number in range(WARM_UP + STEPS + 1):
+        turn.run(net, shape, WARM_UP_STEPS + MEASURED_STEPS + 1, [*callbacks_of(contender, k), turn])
+    for number in range(WARM_UP_STEPS + MEASURED_STEPS + 1):
         for turn in list(turns.values())[:: 1 if number % 2 else -1]:
             turn.step()
-    return {contender: turn.times[WARM_UP + 1 :] for contender, turn in turns.items()}
+    return {contender: turn.times[WARM_UP_STEPS + 1 :] for contender, turn in turns.items()}
 
 
 def time_table(shapes: dict[str, Sequence[int]], rounds: int) -> Table:
     table = Table(
         title=f"CPU time of a training step with the first k of {BLOCKS} blocks frozen",
-        caption="idle: nothing frozen, but our callback in the Trainer\nshare: what is saved, of what the ideal saves",
+        caption="idle: nothing frozen, but our callback in the Trainer\nshare: saving as a share of the ideal saving",
         box=SIMPLE,
     )
     headings = ["k", "nothing\nfrozen\nms", "idle\nms", "ideal\nms", "saves"]
@@ -171,8 +172,8 @@ def time_table(shapes: dict[str, Sequence[int]], rounds: int) -> Table:
         table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     for network, shape in shapes.items():
         for k in FROZEN:
-            found = [step_times(network, shape, k) for _ in range(rounds)]
-            times = {one: [step for times in found for step in times[one]] for one in found[0]}
+            by_round = [step_times(network, shape, k) for _ in range(rounds)]
+            times = {name: [step for times in by_round for step in times[name]] for name in by_round[0]}
             ms = {contender: f"{median(steps):.1f}" for contender, steps in times.items()}
             start = {"ProgressiveFreeze": times["idle"], "lr 0": times["idle"]}
             saved = {
@@ -188,7 +189,7 @@ def time_table(shapes: dict[str, Sequence[int]], rounds: int) -> Table:
 
 
 class Memory(Callback):
-    """Bytes of gradients, optimizer state, and what the forward pass keeps for the backward pass, in each step."""
+    """Record bytes of gradients, optimizer state, and tensors kept for the backward pass, for each step."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[int, int, int]] = []
@@ -218,7 +219,7 @@ def memory_table(shapes: dict[str, Sequence[int]], k: int) -> Table:
     table = Table("network", "", title=f"Memory of a training step in MiB, k = {k}", box=SIMPLE)
     for heading in ("gradients", "optimizer state", "kept for backward", "sum"):
         table.add_column(heading, justify="right")
-    phases = [("all", 0, 1.0, 1.0, 0), ("frozen", 3, 0.0, 1.0, k)]  # it freezes when the third step is over
+    phases = [("all", 0, 1.0, 1.0, 0), ("frozen", 3, 0.0, 1.0, k)]  # freezes after the third step
     for network, shape in shapes.items():
         rows = {}
         for contender, callbacks in {
@@ -237,19 +238,23 @@ def memory_table(shapes: dict[str, Sequence[int]], k: int) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4, help=f"fits of each contender, {STEPS} steps each (default 4)")
-    parser.add_argument("--tiny", action="store_true", help="tiny networks, only to see that it runs")
+    parser.add_argument(
+        "--rounds", type=int, default=4, help=f"fits of each contender, {MEASURED_STEPS} steps each (default 4)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="use tiny networks, as a quick check that the script runs")
     args = parser.parse_args()
 
     for name in ("lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # nothing has to be loaded
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between lightning 2.6 and torch 2.13
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the data are random numbers in memory
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6 calls an API that torch 2.13 deprecates
     warnings.filterwarnings("ignore", message=".*has changed no learning rate.*")  # k = 0
-    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the ideal's norms
+    warnings.filterwarnings(
+        "ignore", message=".*in eval mode at the start of training.*"
+    )  # the norms of the ideal contender
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
-    shapes = {name: [min(size, 8) for size in shape] if args.tiny else shape for name, shape in SHAPES.items()}
+    shapes = {name: [min(size, 8) for size in shape] if args.tiny else shape for name, shape in BATCH_SHAPES.items()}
     console = Console(width=max(Console().width, 120))
     console.print(time_table(shapes, args.rounds))
     console.print(memory_table(shapes, k=9))

@@ -1,4 +1,4 @@
-"""What is older learns slower."""
+"""AgeDecay: scale the lr of a component down with its age."""
 
 from collections.abc import Sequence
 
@@ -8,20 +8,20 @@ from structurenet_pl.structure.events import Component, Unit, check_unit
 
 
 class AgeDecay(LRFactor):
-    r"""Lower the learning rate of a component exponentially with its age.
+    r"""Scale the lr of a component down exponentially with its age.
 
     .. math:: f(a) = \max\left(m, \gamma^{\lfloor a / p \rfloor}\right)
 
-    where :math:`a` is the age of the component, :math:`p` the time that one decay takes and :math:`m` the floor. By
-    default age is counted in growth events: "10x decay per growth phase", as the seed's comment has it, where its code
-    counts epochs.
+    where :math:`a` is the age of the component, :math:`p` the length of a period and :math:`m` the floor. The default
+    unit of age is the growth event. The seed is ambiguous here: its comment says "10x decay per growth phase", and its
+    code counts epochs.
 
     Args:
         gamma: Decay :math:`\gamma` per period, >= 0.
         per: Length :math:`p` of a period in ``unit``, > 0.
-        unit: What age is counted in: ``"step"``, ``"epoch"`` or ``"generation"``.
-        floor: Least value :math:`m` of the factor, >= 0.
-        where: Roles or name patterns of the components that it acts on; None for all.
+        unit: Unit of age: ``"step"``, ``"epoch"`` or ``"generation"`` (growth events).
+        floor: Lower bound :math:`m` of the factor, >= 0.
+        where: Roles or name patterns of the components that the factor acts on; None for all components.
 
     Raises:
         ValueError: If ``gamma`` or ``floor`` is negative, ``per`` is not positive, or ``unit`` is unknown.
@@ -59,6 +59,7 @@ class AgeDecay(LRFactor):
         self.floor = floor
 
     def factor(self, component: Component, now: Moment) -> float:
-        """The factor at the component's age."""
+        """Return the factor for the component's age."""
         age = now.age(component).count(self.unit)
+        # an int gamma (from YAML) to the power of an int would be an int, and a factor is a float
         return max(self.floor, float(self.gamma) ** (age // self.per))

@@ -1,4 +1,4 @@
-"""Roles for the parts of any module."""
+"""Components: give roles to the components of any module."""
 
 from collections.abc import Mapping
 
@@ -6,24 +6,26 @@ from structurenet_pl.engine.attach import NeedsDriver
 
 
 class Components(NeedsDriver):
-    """Name the roles of components by pattern, without a change to the module.
+    """Give roles to components by name pattern, without a change to the module.
 
-    A role is any word; factors take it in ``where=`` and in their tables of roles. These have a meaning of their own:
+    A role is any word; factors read roles in ``where=`` and in their tables of roles. A pattern given here takes
+    precedence over the patterns in the module's own ``configure_components``. These roles have a fixed meaning:
 
     ============== ============================================================================================
-    ``scaffold``   the founding network, preserved by ``recommended()``
-    ``patch``      a dense part beside the scaffold, with a rate of its own in ``SedimentaryDecay``
+    ``scaffold``   the founding network; ``recommended()`` preserves it
+    ``patch``      a dense part beside the scaffold; ``SedimentaryDecay`` gives it a constant factor
     ``neck``       a part between scaffold and head
-    ``new``        freshly initialised, ``pretrained``: nearly frozen, ``adapter``: between the two (``RoleLR``)
-    ``head``       always the deepest component, wherever it is defined
+    ``new``        freshly initialised; ``pretrained``: nearly frozen; ``adapter``: between the two (``RoleLR``)
+    ``head``       always the deepest component, wherever the module defines it
     ============== ============================================================================================
 
     Args:
-        roles: Pattern -> role. A pattern is matched against the dotted names of modules and parameters, with ``*`` for
-            anything; the first match wins. One that reaches into a component splits it; one that matches nothing warns.
+        roles: Map from name pattern to role. A pattern is matched against the dotted names of modules and parameters;
+            ``*`` matches any characters, and the first match wins. A pattern that matches only a part of a component
+            splits the component. A pattern that matches nothing causes a warning.
 
     Raises:
-        ValueError: If ``roles`` is empty, or no mapping.
+        ValueError: If ``roles`` is empty or not a mapping.
 
     Example:
         >>> from structurenet_pl import Components
@@ -34,4 +36,4 @@ class Components(NeedsDriver):
     def __init__(self, roles: Mapping[str, str]) -> None:
         if not isinstance(roles, Mapping) or not roles:
             raise ValueError(f"roles must map at least one pattern to a role, as in {{'head': 'new'}}, got {roles!r}")
-        self.patterns = dict(roles)
+        self.patterns = dict(roles)  # the driver reads the patterns of all callbacks when the fit starts

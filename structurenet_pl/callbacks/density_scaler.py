@@ -1,4 +1,4 @@
-"""Few connections need larger steps."""
+"""DensityScaler: scale the lr of a component by the density of its connections."""
 
 from collections.abc import Sequence
 
@@ -8,21 +8,22 @@ from structurenet_pl.structure.events import Component
 
 
 class DensityScaler(LRFactor):
-    r"""Raise the learning rate of very sparse components, and lower that of dense ones.
+    r"""Scale the lr of very sparse components up, and the lr of dense components down.
 
     .. math:: f = \begin{cases} s & \rho < \rho_s \\ d & \rho > \rho_d \\ 1 & \text{otherwise} \end{cases}
 
-    where :math:`\rho` is the share of a component's connections that exist. Under ``torch.nn.utils.prune`` the mask
-    counts; else a module of the component that has ``get_density()`` is asked; else what is not zero counts. Only
-    tensors of several dimensions are connections: a component without any (a norm layer) has factor 1. Density is
-    measured at the start of each epoch and after growth.
+    where :math:`\rho` is the density: the share of a component's connections that exist. The density comes from the
+    first of these sources that a tensor has: the mask of ``torch.nn.utils.prune``, the method ``get_density()`` of a
+    module in the component, the share of entries that are not zero. Only tensors with several dimensions hold
+    connections; a component without such a tensor (a norm layer) has factor 1. Density is measured at the start of
+    each epoch and after each growth event.
 
     Args:
         sparse_below: Density :math:`\rho_s` below which a component is sparse, in [0, 1].
         sparse: Factor :math:`s` of sparse components, >= 0.
         dense_above: Density :math:`\rho_d` above which a component is dense, in [0, 1].
         dense: Factor :math:`d` of dense components, >= 0.
-        where: Roles or name patterns of the components that it acts on; None for all.
+        where: Roles or name patterns of the components that the factor acts on; None for all components.
 
     Raises:
         ValueError: If a density is outside [0, 1], ``sparse_below`` exceeds ``dense_above``, or a factor is negative.
@@ -40,7 +41,7 @@ class DensityScaler(LRFactor):
     """
 
     basis = "density"
-    unit = "epoch"
+    unit = "epoch"  # a measurement of the density reads every weight, which would be too slow in each step
 
     def __init__(
         self,
@@ -61,9 +62,9 @@ class DensityScaler(LRFactor):
         self.dense = dense
 
     def factor(self, component: Component, now: Moment) -> float:
-        """The factor at the component's density."""
+        """Return the factor for the component's density."""
         density = now.density(component)
-        if density is None:
+        if density is None:  # the component has no connections
             return 1.0
         if density < self.sparse_below:
             return self.sparse

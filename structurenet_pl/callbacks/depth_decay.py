@@ -1,4 +1,4 @@
-"""Early layers learn slower than late ones."""
+"""DepthDecay: scale the lr of a component by its depth in the network."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,22 +9,22 @@ from structurenet_pl.structure.events import Component
 
 
 class DepthDecay(LRFactor):
-    r"""Spread the learning rates over the depth of the network.
+    r"""Scale the lr of a component by its depth: by default the lr falls towards the input.
 
     .. math:: f = \gamma^{(n - 1 - i) / n} \quad\text{(slowest input)}, \qquad f = \gamma^{i / n}
         \quad\text{(slowest output)}
 
-    where :math:`i` is the index of the component's depth among the :math:`n` distinct depths of the components that it
-    acts on. The seed's formula is the second, which gives the *highest* rate to the earliest layer; its stated purpose,
-    to preserve early layers, is the first, and the default.
+    where :math:`i` is the index of the component's depth among the :math:`n` distinct depths of the components that
+    the factor acts on. The formula in the seed is the second one, which gives the *highest* lr to the earliest layer.
+    The purpose stated in the seed is to preserve early layers; the first formula does this, so it is the default.
 
     Args:
-        gamma: Total spread :math:`\gamma`, >= 0; neighbours differ by the n-th root of it.
-        slowest: ``"input"`` or ``"output"``: the end where the learning rate is lowest.
-        where: Roles or name patterns of the components that it acts on; None for all.
+        gamma: Total spread :math:`\gamma`, >= 0; the factors of neighbouring depths differ by the n-th root of gamma.
+        slowest: End of the network with the lowest lr: ``"input"`` or ``"output"``.
+        where: Roles or name patterns of the components that the factor acts on; None for all components.
 
     Raises:
-        ValueError: If ``gamma`` is negative or ``slowest`` is neither.
+        ValueError: If ``gamma`` is negative, or ``slowest`` is neither ``"input"`` nor ``"output"``.
 
     Example:
         >>> from structurenet_pl import Component, DepthDecay, Moment
@@ -39,7 +39,7 @@ class DepthDecay(LRFactor):
     """
 
     basis = "depth"
-    unit = "generation"
+    unit = "generation"  # depths change at growth events only
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class DepthDecay(LRFactor):
         self.slowest = slowest
 
     def factor(self, component: Component, now: Moment) -> float:
-        """The factor at the component's depth."""
+        """Return the factor for the component's depth."""
         index, n = now.rank(component)
         distance = n - 1 - index if self.slowest == "input" else index
         return float(self.gamma) ** (distance / n)

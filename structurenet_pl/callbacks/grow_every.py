@@ -1,35 +1,41 @@
-"""GrowEvery: growth at regular times."""
+"""GrowEvery: call a growth method at regular times."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from structurenet_pl.callbacks.trigger import Trigger
+from structurenet_pl.callbacks.growth_trigger import GrowthTrigger
 from structurenet_pl.lightning import LightningModule, Trainer
 from structurenet_pl.structure.events import check_count, check_unit
 
 
-class GrowEvery(Trigger):
-    """Call a growth method of the module at regular times.
+class GrowEvery(GrowthTrigger):
+    """Call a growth method of the module every so many epochs or steps.
 
-    The clock alone decides, so a resumed run grows exactly as one that never stopped. For the same reason a growth that
-    is due when the last epoch ends is carried out, too, although what it bears has no time to train: set ``limit``. And
-    for the same reason it may grow in the middle of an epoch under DDP: give every process the same trigger.
+    The clock alone decides. This has three consequences:
+
+    - A resumed run grows exactly as an uninterrupted run.
+    - A growth that is due at the end of the last epoch is carried out too, although its new components have no time to
+      train. Set ``limit`` to avoid this.
+    - Under DDP the module may grow in the middle of an epoch. Give every process the same trigger.
 
     Args:
         growth: Name of the growth method.
-        every: Number of epochs or steps from one growth to the next, and to the first.
-        unit: ``"epoch"``: at the end of the epoch; ``"step"``: after the optimizer step.
-        limit: Number of growths after which it stops, by the clock of the run; None for no end.
-        arguments: What the method is called with, plain values by name.
+        every: Interval between two growths, and before the first one, in ``unit``.
+        unit: ``"epoch"`` grows at the end of an epoch, ``"step"`` after an optimizer step.
+        limit: Number of growths after which the trigger stops, counted by the clock from the start of the run; None for
+            no limit.
+        arguments: Arguments of the growth method, plain values by name.
 
     Raises:
         ValueError: If ``every`` or ``limit`` is not a positive whole number, or ``unit`` is unknown.
         AttributeError: At the start of the fit, if the module has no growth method of this name.
-        TypeError: At the start of the fit, if the arguments do not fit the method.
+        TypeError: At the start of the fit, if the arguments do not fit the growth method.
 
     Example:
         >>> from structurenet_pl import GrowEvery
         >>> trigger = GrowEvery("add_patch", every=10, limit=3, arguments={"at": 2})
+        >>> trigger.due(before=29, after=30), trigger.due(before=39, after=40)
+        (1, 0)
     """
 
     by_clock = True
@@ -47,33 +53,34 @@ class GrowEvery(Trigger):
         check_unit(unit, ("epoch", "step"))
         self.every = every
         self.unit = unit
-        self._step_before = 0
+        self._step_at_batch_start = 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember where the batch began: a batch may take no step, or several."""
-        self._step_before = trainer.global_step
+        """Remember the step at which the batch starts."""
+        # A batch takes no step under accumulation, and several steps with several optimizers.
+        self._step_at_batch_start = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Grow when the batch has reached another multiple of ``every`` steps."""
+        """Grow if the batch has reached a multiple of ``every`` steps."""
         if self.unit == "step":
-            self._grow_if_due(pl_module, self._step_before, trainer.global_step)
+            self._grow_if_due(pl_module, self._step_at_batch_start, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Grow when the epoch is another multiple of ``every``."""
-        if self.unit == "epoch":
+        """Grow if the number of finished epochs is a multiple of ``every``."""
+        if self.unit == "epoch":  # in this hook, current_epoch still is the index of the epoch that ends
             self._grow_if_due(pl_module, trainer.current_epoch, trainer.current_epoch + 1)
 
     def due(self, before: int, after: int) -> int:
-        """How many growths are due when time moves on, in the trigger's unit.
+        """Return how many growths fall due while the time moves from ``before`` to ``after``, both in ``unit``.
 
         Example:
             >>> GrowEvery("add_patch", every=10, limit=3).due(before=9, after=20)
             2
         """
-        counts = range(before // self.every + 1, after // self.every + 1)
-        return len(counts) if self.limit is None else len([count for count in counts if count <= self.limit])
+        numbers = range(before // self.every + 1, after // self.every + 1)  # the first growth has number 1
+        return len(numbers) if self.limit is None else len([number for number in numbers if number <= self.limit])
 
     def _grow_if_due(self, pl_module: LightningModule, before: int, after: int) -> None:
         for _ in range(self.due(before, after)):

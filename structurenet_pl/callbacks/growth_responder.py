@@ -1,4 +1,4 @@
-"""Growth calms what is around it."""
+"""GrowthResponder: scale the lr of components down after growth events near them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,25 +9,26 @@ from structurenet_pl.structure.events import Component, Unit, check_unit
 
 
 class GrowthResponder(LRFactor):
-    r"""Lower learning rates after every growth event, by how near a component was to it.
+    r"""Scale the lr of a component down after each growth event, by its distance from the event.
 
     .. math:: f = \max\left(m, \prod_{e} 1 - (1 - d_e) \cdot 2^{-t_e / h}\right)
 
-    over the events :math:`e` since the birth of the component, its own included, where :math:`d_e` is the dip by
-    proximity (or by role), :math:`t_e` the time since the event, :math:`h` the recovery half-life and :math:`m` the
-    floor. Without recovery :math:`2^{-t_e/h}` is 1 and the factor only ever shrinks, as in the seed.
+    The product is over the events :math:`e` since the birth of the component, its own birth included. The dip
+    :math:`d_e` is the factor right after the event, by distance (or by role); :math:`t_e` is the time since the event,
+    :math:`h` the half-life of recovery and :math:`m` the floor. Without recovery, :math:`2^{-t_e/h}` is 1, and each
+    event with a dip below 1 lowers the factor further, as in the seed.
 
     Args:
-        grown: Dip of components that were born or widened in the event.
-        adjacent: Dip of components next to what was born or widened: those whose depth differed by at most 1 when the
-            event happened, or that ``@growth(adjacent=...)`` named.
-        distant: Dip of all others.
-        roles: Role -> dip, in place of proximity; 1 for a role that is not listed. The seed's strategy 6 is
-            ``{"scaffold": 0.5, "new": 1.0}``.
-        recovery: Half-life of a dip, in ``unit``, > 0; None for dips that stay.
-        unit: What time since an event is counted in: ``"step"``, ``"epoch"`` or ``"generation"``.
-        floor: Least value of the factor.
-        where: Roles or name patterns of the components that it acts on; None for all.
+        grown: Dip of components that were born or widened in the event, >= 0.
+        adjacent: Dip of components next to those, >= 0: the components that ``@growth(adjacent=...)`` names, or else
+            those whose depth differed by at most 1 when the event happened.
+        distant: Dip of all other components, >= 0.
+        roles: Map from role to dip, >= 0, in place of the dips by distance; 1 for a role that is not listed. The seed's
+            strategy 6 is ``{"scaffold": 0.5, "new": 1.0}``.
+        recovery: Half-life :math:`h` of a dip in ``unit``, > 0; None for permanent dips.
+        unit: Unit of the time since an event: ``"step"``, ``"epoch"`` or ``"generation"`` (growth events).
+        floor: Lower bound :math:`m` of the factor, >= 0.
+        where: Roles or name patterns of the components that the factor acts on; None for all components.
 
     Raises:
         ValueError: If a dip or the floor is negative, ``recovery`` is not positive, or ``unit`` is unknown.
@@ -64,7 +65,7 @@ class GrowthResponder(LRFactor):
         if negative := {name: value for name, value in values.items() if value < 0}:
             raise ValueError(f"dips and floor must be >= 0, got {negative}")
         if recovery is not None and recovery <= 0:
-            raise ValueError(f"recovery must be a half-life > 0, or None for dips that stay; got {recovery}")
+            raise ValueError(f"recovery must be a half-life > 0, or None for permanent dips; got {recovery}")
         check_unit(unit)
         self.grown = grown
         self.adjacent = adjacent
@@ -75,20 +76,24 @@ class GrowthResponder(LRFactor):
         self.floor = floor
 
     def factor(self, component: Component, now: Moment) -> float:
-        """The product of the dips of the component's lifetime, as far as they last."""
+        """Return the product of the dips since the component's birth, each as far as it has not recovered."""
         if self.roles is None:
             dip_of = {"grown": self.grown, "adjacent": self.adjacent, "distant": self.distant}
             dips = [dip_of[nearness] for nearness in now.nearness(component)]
         else:
             dips = [self.roles.get(component.role or "", 1.0)] * len(now.events_since_birth(component))
         if self.recovery is not None and dips:
-            lasting = now.once(self, self._lasting)[-len(dips) :]
-            dips = [1 - (1 - dip) * share for dip, share in zip(dips, lasting, strict=True)]
+            # the dips of a component belong to the last events of the log, because its lifetime lasts until now
+            remaining = now.once(self, self._remaining_shares)[-len(dips) :]
+            dips = [1 - (1 - dip) * share for dip, share in zip(dips, remaining, strict=True)]
         return max(self.floor, math.prod(dips, start=1.0))
 
-    def _lasting(self, now: Moment) -> list[float]:
-        """The share of each dip that is left, of all growth events so far."""
-        assert self.recovery is not None
+    def _remaining_shares(self, now: Moment) -> list[float]:
+        """Return the share of a dip that has not recovered yet, for each growth event so far.
+
+        The shares are the same for all components, so :meth:`Moment.once` computes them once for all components.
+        """
+        assert self.recovery is not None  # for the type checker
         clocks = [event.clock for event in now.log if event.clock.generation <= now.clock.generation]
         passed = [now.clock.since(clock).count(self.unit) for clock in clocks]
         return [0.5 ** (time / self.recovery) for time in passed]

@@ -1,4 +1,4 @@
-"""Steps in proportion to the weights."""
+"""LARSScaler: scale the lr of a component by the ratio of its weight norm to its gradient norm."""
 
 import math
 from collections.abc import Sequence
@@ -18,37 +18,41 @@ from structurenet_pl.structure.events import Component
 
 
 class LARSScaler(LRFactor):
-    r"""Scale steps by the ratio of weight norm to gradient norm.
+    r"""Scale the lr of a component by the ratio of its weight norm to its gradient norm.
 
     .. math:: f = \frac{\tau \lVert w \rVert}{\lVert g \rVert + \lambda \lVert w \rVert + \varepsilon}
 
-    1 where a norm is 0 or not finite. :math:`\lambda` is the weight decay that the optimizer adds to the gradient, 0
-    where it acts apart from it (AdamW).
+    where :math:`w` are the weights and :math:`g` the gradients. The ratio is 1 if a norm is 0 or not finite.
+    :math:`\lambda` is the weight decay that the optimizer adds to the gradient; it is 0 for an optimizer with decoupled
+    weight decay (AdamW).
 
-    With ``mode="lr"`` this is the factor of a component, over all its tensors that have a gradient, and works with any
-    optimizer; one that normalises gradients itself (Adam) wants ``clip``, or a gradient that nearly vanishes makes the
-    step huge. All norms cost one synchronisation with the device in a step.
+    ``mode="lr"``: the ratio is the factor of a component. The norms are over all tensors of the component that have a
+    gradient. This mode works with any optimizer. An optimizer that normalises gradients itself (Adam) needs ``clip``,
+    since a nearly vanishing gradient would otherwise give a huge step. All norms together cost one synchronisation with
+    the device per step.
 
-    With ``mode="grad"`` the factor is 1; gradients are scaled instead, tensor by tensor and without a synchronisation:
-    each becomes :math:`f (g + \lambda w) - \lambda w`, so that what plain ``torch.optim.SGD`` adds to its momentum is
-    :math:`f (g + \lambda w)`. That is the update of the paper to rounding while the lr of the group stands still. When
-    it changes, the paper rescales what the momentum has gathered by the new lr in proportion to the old, and this does
-    not, as no other implementation that we know of does. Parameters that the optimizer does not step are left alone.
+    ``mode="grad"``: the factor is 1, and the gradient of each tensor is scaled by the ratio of this tensor instead,
+    without a synchronisation. It becomes :math:`f (g + \lambda w) - \lambda w`, so that plain ``torch.optim.SGD`` adds
+    :math:`f (g + \lambda w)` to its momentum. Up to rounding this is the update of the paper, as long as the lr of the
+    group is constant. When the lr changes, the paper rescales the momentum by the ratio of the new lr to the old lr.
+    This callback does not, like all other implementations that we know of. Parameters that the optimizer does not step
+    are not changed.
 
-    Gradients are read (and in ``"grad"`` mode scaled) once before each update: with accumulation when the last batch
-    has been added, with a gradient scaler after unscaling. Clipping by the Trainer comes later: in ``"lr"`` mode it
-    sees plain gradients, in ``"grad"`` mode the scaled ones, so leave a bound out there that was tuned without LARS.
+    Gradients are read (and in ``"grad"`` mode scaled) once before each update: after the last of several accumulated
+    batches, and after a gradient scaler has unscaled them. The Trainer clips gradients later: plain gradients in
+    ``"lr"`` mode, scaled gradients in ``"grad"`` mode. Do not reuse a clipping bound in ``"grad"`` mode that was tuned
+    without LARS.
 
     Args:
-        trust_coefficient: :math:`\tau`, > 0. With 1.0 it is the seed's formula, which has none.
-        eps: :math:`\varepsilon`, >= 0.
-        mode: ``"lr"``: scale the learning rate of components; ``"grad"``: scale the gradients of tensors.
+        trust_coefficient: Trust coefficient :math:`\tau`, > 0. The seed's formula has none; 1.0 gives that formula.
+        eps: Small constant :math:`\varepsilon` in the denominator, >= 0.
+        mode: ``"lr"`` scales the lr of components, ``"grad"`` the gradients of tensors.
         clip: Upper bound of the ratio, > 0; None for no bound.
-        skip_1d: Whether tensors of one dimension (biases, norms) stand outside the norms and are left alone.
-        where: Roles or name patterns of the components that it acts on; None for all.
+        skip_1d: Whether to leave tensors with one dimension (biases, norms) out of the norms and not to scale them.
+        where: Roles or name patterns of the components that the factor acts on; None for all components.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If ``trust_coefficient`` or ``clip`` is not positive, ``eps`` is negative, or ``mode`` is unknown.
 
     Example:
         >>> from structurenet_pl import Component, LARSScaler, Moment, Norms
@@ -88,7 +92,7 @@ class LARSScaler(LRFactor):
         self.skip_1d = skip_1d
 
     def factor(self, component: Component, now: Moment) -> float:
-        """The trust ratio of the component."""
+        """Return the trust ratio of the component; 1 in ``"grad"`` mode."""
         if self.mode == "grad":
             return 1.0
         weight, grad, decay = now.norms(component, self.skip_1d)
@@ -98,25 +102,27 @@ class LARSScaler(LRFactor):
         return ratio if self.clip is None else min(ratio, self.clip)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where scaled gradients do not do what they are for."""
-        others = [type(optimizer).__name__ for optimizer in trainer.optimizers if normalises_gradients(optimizer)]
-        if self.mode == "lr" and self.clip is None and others:
+        """Warn about optimizers that normalise gradients themselves."""
+        normalising = ", ".join(
+            type(optimizer).__name__ for optimizer in trainer.optimizers if normalises_gradients(optimizer)
+        )
+        if self.mode == "lr" and self.clip is None and normalising:
             rank_zero_warn(
-                f"LARSScaler divides by the norm of the gradients, and {', '.join(others)} normalises them, too: where "
-                "they nearly vanish the lr has no bound. Use SGD, or bound the factor with clip=1.0."
+                f"LARSScaler divides by the norm of the gradients, and {normalising} normalises gradients, too: if "
+                "they nearly vanish, the lr has no bound. Use SGD, or bound the factor with clip=1.0."
             )
-        if self.mode == "grad" and others:
+        if self.mode == "grad" and normalising:
             rank_zero_warn(
-                f"LARSScaler(mode='grad') scales gradients for SGD; {', '.join(others)} normalises them itself, so "
-                "the scale is lost. Use mode='lr' there."
+                f"LARSScaler(mode='grad') scales gradients for SGD, but {normalising} normalises gradients, so the "
+                "scaling has no effect. Use SGD, or mode='lr'."
             )
 
     @torch.no_grad()
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Scale the gradients in ``"grad"`` mode: the one place in the package that touches them."""
+        """Scale the gradients in ``"grad"`` mode; no other place in the package changes gradients."""
         if self.mode == "lr":
             return
-        driver = cast(Driver, Driver.of(trainer))
+        driver = cast(Driver, Driver.of(trainer))  # the driver itself calls this hook, so there is one
         acting = {component.name for component in driver.factors.acting_of(self)}
         for group in optimizer.param_groups:
             weights = [
@@ -127,10 +133,15 @@ class LARSScaler(LRFactor):
                 and (weight.ndim > 1 or not self.skip_1d)
             ]
             if weights:
-                grads = [_values(weight) for weight in weights]
-                self._scale(weights, grads, coupled_weight_decay(optimizer, group), group.get("maximize", False))
+                grads = [_gradient_values(weight) for weight in weights]
+                decay = coupled_weight_decay(optimizer, group)
+                self._scale_gradients(weights, grads, decay, group.get("maximize", False))
 
-    def _scale(self, weights: list[Tensor], grads: list[Tensor], decay: float, maximize: bool) -> None:
+    def _scale_gradients(self, weights: list[Tensor], grads: list[Tensor], decay: float, maximize: bool) -> None:
+        """Scale gradients in place, each by the trust ratio of its tensor."""
+        # torch's _foreach functions are private, but torch's own optimizers use them: one kernel for all tensors.
+        # Nothing here may read a value on the host (such as float() or an `if` on a tensor), for it would wait for the
+        # device in each step.
         weight_norms = torch.stack(torch._foreach_norm(weights))
         grad_norms = torch.stack(torch._foreach_norm(grads))
         ratios = self.trust_coefficient * weight_norms / (grad_norms + decay * weight_norms + self.eps)
@@ -139,16 +150,16 @@ class LARSScaler(LRFactor):
         known = (weight_norms > 0) & (grad_norms > 0) & weight_norms.isfinite() & grad_norms.isfinite()
         ratios = torch.where(known, ratios, 1.0)
         torch._foreach_mul_(grads, ratios.unbind())
-        if decay:
-            sign = -1.0 if maximize else 1.0  # SGD turns the gradient around before it adds the decay
+        if decay:  # SGD adds the decay later, unscaled: add (f - 1) times the decay here, so that the sum is scaled
+            sign = -1.0 if maximize else 1.0  # SGD negates the gradient before it adds the decay
             shares = ((ratios - 1) * (sign * decay)).unbind()
             torch._foreach_add_(grads, torch._foreach_mul(weights, shares))
 
 
-def _values(weight: nn.Parameter) -> Tensor:
-    """The numbers of a gradient, to be changed in place; of a sparse one those that are there."""
+def _gradient_values(weight: nn.Parameter) -> Tensor:
+    """Return the tensor that holds the values of a gradient, for changes in place; of a sparse gradient its values."""
     grad = cast(Tensor, weight.grad)
     if not grad.is_sparse:
         return grad
-    weight.grad = grad.coalesce()
+    weight.grad = grad.coalesce()  # sums duplicate indices; without this, values() raises an error
     return weight.grad.values()

@@ -1,4 +1,4 @@
-"""LRFactor: one factor of the learning rate, as a callback."""
+"""LRFactor: the base of all callbacks that scale the lr of components."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,20 +12,25 @@ from structurenet_pl.structure.events import Component, Unit, as_list
 
 
 class LRFactor(NeedsDriver, ABC):
-    r"""One factor of the learning rate of every component.
+    r"""Scale the lr of each component by one factor; the abstract base class of all factors.
 
     .. math:: \eta_c(t) = \eta^{base}(t) \cdot \prod_k f_k(c, t)
 
-    A factor of one's own is a subclass with :meth:`factor`, a pure function of the component and the moment; drop it
-    into ``Trainer(callbacks=...)``. It keeps no state and touches no optimizer: clock and growth log are handed in, and
-    one writer multiplies the factors of all callbacks and sets the lr from the base lr. Nothing compounds, and the
-    order of callbacks does not matter.
+    where :math:`\eta_c(t)` is the effective lr of component :math:`c` at time :math:`t`, :math:`\eta^{base}(t)` the lr
+    that optimizer and LR scheduler give, and :math:`f_k` the factor of the :math:`k`-th callback.
+
+    To write your own factor, subclass this class, define :meth:`factor` as a pure function of the component and the
+    moment, and add the callback to ``Trainer(callbacks=...)``. A factor keeps no state and changes no optimizer. The
+    moment gives it the clock and the growth log; the package multiplies the factors of all callbacks and sets the lr,
+    always from the base lr and never from the previous lr. So factors do not accumulate over steps, and the order of
+    callbacks does not matter.
 
     Args:
-        where: Roles or name patterns of the components that it acts on; elsewhere its factor is 1. None for all.
+        where: Roles or name patterns of the components that the factor acts on; None for all components. The factor of
+            all other components is 1.
 
     Raises:
-        ValueError: If ``where`` is empty; in a fit, if a factor is negative or not finite.
+        ValueError: If ``where`` is empty. During the fit: if a factor is negative or not finite.
 
     Example:
         >>> from structurenet_pl import Clock, Component, LRFactor, Moment
@@ -39,47 +44,53 @@ class LRFactor(NeedsDriver, ABC):
     """
 
     needs_gradients = False
-    """Whether the factor reads ``now.norms``. It is then evaluated after backward, before the update."""
+    """Whether the factor reads ``now.norms``. The factor is then evaluated between the backward pass and the update."""
     skip_1d = False
-    """Whether tensors of one dimension (biases, norms) stand in a group of their own, where the factor is 1."""
+    """Whether the factor of tensors with one dimension (biases, norms) is 1. These get a param group of their own."""
     basis: str | None = None
-    """What it goes by, such as ``"age"``. If it says so, it is reported when another factor goes by the same on a
-    component, and when its factor was 1 all through a run."""
+    """Quantity that the factor depends on, such as ``"age"``. If set, the package reports when another factor with the
+    same basis acts on the same component, and when the factor has been 1 during a whole run."""
     unit: Unit = "step"
-    """The finest unit of time that the factor depends on: it is evaluated when that has moved, or the structure has."""
+    """Finest unit of time that the factor depends on. The factor is evaluated again when the time in this unit or the
+    structure of the network has changed."""
     freezes = False
-    """Whether a component at factor 0 is frozen for true: no gradients, no backward pass where nothing before it needs
-    one, and as ``norm`` and ``release_state`` say; see :class:`~structurenet_pl.ProgressiveFreeze`."""
+    """Whether a component with factor 0 is frozen: its parameters get no gradients, and the backward pass skips it if
+    no earlier component needs gradients; see :class:`~structurenet_pl.ProgressiveFreeze`."""
     norm: Literal["eval", "train"] = "eval"
-    """Whether norm layers of what it freezes keep their running statistics."""
+    """Whether norm layers in frozen components keep their running statistics (``"eval"``) or update them."""
     release_state: bool = False
-    """Whether the optimizer state of what it freezes leaves the memory until the thaw."""
-    where: str | Sequence[str] | None = None
+    """Whether the optimizer state of frozen parameters is moved from memory to a temporary file until the thaw."""
+    where: str | Sequence[str] | None = None  # a default, in case the __init__ of a subclass does not set it
 
     def __init__(self, where: str | Sequence[str] | None = None) -> None:
         if where is not None and not where:
-            raise ValueError("where must name roles or patterns, or be None to act everywhere; got nothing")
+            raise ValueError(f"where must name roles or patterns, or be None for all components; got {where!r}")
         self.where = where
 
     @abstractmethod
     def factor(self, component: Component, now: Moment) -> float:
-        """The factor of a component at a moment; finite, >= 0, and nothing but a function of the two.
+        """Return the factor of a component at a moment: finite, >= 0, and a function of these two arguments only.
 
-        It is evaluated once for all components that are alike in what it reads of them.
+        The package evaluates the factor once for all components with the same values of the attributes that it reads.
+
+        Args:
+            component: The component: name, role, depth, birth.
+            now: The moment: clock, growth log, all components, and methods such as ``now.age(component)``.
         """
 
     def acts_on(self, component: Component) -> bool:
-        """Whether ``where`` includes the component."""
+        """Return whether ``where`` includes the component."""
         return self.where is None or any(map(component.matches, as_list(self.where)))
 
     def applied(self, component: Component, now: Moment) -> float:
-        """The factor where the callback acts, in view of the components that it acts on; 1 elsewhere."""
+        """Return the factor of a component, 1 if ``where`` excludes it; the fit applies the same rule."""
         if not self.acts_on(component):
             return 1.0
+        # a factor sees only the components that it acts on, so that depths are ranked among these
         return self.checked(component, replace(now, components=tuple(filter(self.acts_on, now.components))))
 
     def checked(self, component: Component, now: Moment) -> float:
-        """The factor, if it is one."""
+        """Return the factor without regard to ``where``; raise a ``ValueError`` if it is negative or not finite."""
         value = self.factor(component, now)
         if not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise ValueError(

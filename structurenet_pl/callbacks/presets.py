@@ -1,4 +1,4 @@
-"""Compositions that are worth a name."""
+"""recommended(): named compositions of factors."""
 
 from typing import Literal
 
@@ -10,20 +10,20 @@ from structurenet_pl.callbacks.warmup import Warmup
 
 
 def recommended(form: Literal["evidence", "seed"] = "evidence") -> list[LRFactor]:
-    r"""A composition of factors, as a list to hand to ``Trainer(callbacks=...)`` as it is or edited.
+    r"""Return a list of factors for ``Trainer(callbacks=...)``, to use as it is or to edit.
 
-    - ``"evidence"``: a composition of ours. The scaffold slows down with each growth event and towards the input,
-      everything newborn warms up, and the head stays active:
-      ``DepthDecay(where="scaffold")``, ``AgeDecay(floor=0.01, where="scaffold")``, ``Warmup()``.
-      Our second pilot does not support it: at a base lr tuned for uniform training, final accuracy was .001 to .043
-      lower in seven of eight settings; old weights moved .6 to .9 times as far.
-    - ``"seed"``: the seed document's combined strategy as written, in which the earliest scaffold layer is the fastest:
+    - ``"evidence"``: a composition by the authors of this package: ``DepthDecay(where="scaffold")``,
+      ``AgeDecay(floor=0.01, where="scaffold")``, ``Warmup()``. The lr of the scaffold falls with each growth event and
+      towards the input, new components warm up, and the head keeps the base lr. Our second pilot study does not support
+      this composition: with a base lr tuned for uniform training, final accuracy was .001 to .043 lower in seven of
+      eight settings, and old weights moved .6 to .9 times as far.
+    - ``"seed"``: the seed document's combined strategy as written. The earliest scaffold layer has the highest lr:
 
       .. math:: f = 0.1^{\lfloor a / 20 \rfloor} \cdot 0.1^{i / n}
 
-      for scaffold layer :math:`i` of :math:`n` at age :math:`a` in epochs, 0.5 for patches, and a warm-up over 5 epochs
-      for what is newborn. A component's age is its own, where the seed has one epoch for all; a newborn patch has both
-      factors.
+      for scaffold layer :math:`i` of :math:`n` at age :math:`a` in epochs. Patches have factor 0.5, and new components
+      warm up over 5 epochs; a new patch has both factors. The age is that of each component, where the seed uses one
+      epoch for all components.
 
     Roles come from ``configure_components``, from ``@growth(role=...)`` or from a ``Components`` callback.
 
@@ -31,13 +31,14 @@ def recommended(form: Literal["evidence", "seed"] = "evidence") -> list[LRFactor
         form: ``"evidence"`` or ``"seed"``.
 
     Raises:
-        ValueError: If ``form`` is neither.
+        ValueError: If ``form`` is neither ``"evidence"`` nor ``"seed"``.
 
     Example:
         >>> from structurenet_pl import recommended
         >>> [type(factor).__name__ for factor in recommended("seed")]
         ['DepthDecay', 'AgeDecay', 'RoleLR', 'Warmup']
     """
+    # fresh factors in each call: a factor belongs to the Trainer that it is given to
     if form == "evidence":
         return [DepthDecay(where="scaffold"), AgeDecay(floor=0.01, where="scaffold"), Warmup()]
     if form == "seed":

@@ -1,4 +1,4 @@
-"""Early components come to rest first."""
+"""ProgressiveFreeze: scale the lr of components down and freeze them in phases, from the input on."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -9,7 +9,7 @@ from structurenet_pl.structure.events import Component, Unit, check_unit
 
 
 class Phase(NamedTuple):
-    """A stretch of time in which early and late components have one factor each."""
+    """An interval of time with one factor for early components and one for late components."""
 
     name: str
     start: float
@@ -18,7 +18,7 @@ class Phase(NamedTuple):
     split: float
 
 
-PHASES = (
+DEFAULT_PHASES = (
     ("warmup", 0, 1.0, 1.0, 0),
     ("refinement", 10, 0.01, 0.1, 2),
     ("final", 30, 0.0, 0.1, -1),
@@ -26,40 +26,45 @@ PHASES = (
 
 
 class ProgressiveFreeze(LRFactor):
-    r"""Slow down and freeze the network in phases, from the input on.
+    r"""Scale the lr of components down in phases, from the input on, and freeze components with factor 0.
 
     .. math:: f = \begin{cases} \text{early}_p & i < \text{split}_p \\ \text{late}_p & \text{otherwise} \end{cases}
 
     where :math:`p` is the last phase that has started and :math:`i` the index of the component's depth among the
     distinct depths of the network.
 
-    A component with factor 0 is frozen for true: its parameters have ``requires_grad=False`` and no gradient, so no
-    optimizer moves them, they take no part in the norm that gradients are clipped by, and the backward pass ends where
-    nothing before it is trained. What is frozen follows from phase and depth alone: at the start of a phase, after
-    growth has moved the depths, and when a run is resumed. A later phase thaws; what you have frozen yourself stays
-    frozen. When the fit is over, what was frozen last has ``requires_grad=False`` until the next fit with a callback or
-    module of this package.
+    The parameters of a frozen component have ``requires_grad=False`` and no gradient. So no optimizer changes them,
+    they do not count in the gradient norm for clipping, and the backward pass stops where no earlier component trains.
+    Phase and depth alone decide which components are frozen: this holds at the start of a phase, after growth has
+    changed the depths, and when a run is resumed. A later phase with another factor thaws a component. Parameters that
+    you froze yourself stay frozen. After the fit, components that were frozen at its end keep ``requires_grad=False``
+    until the next fit with a callback or module of this package.
 
-    Dropout inside a frozen component is left as it is: call ``eval()`` on it if it should be off, Lightning keeps that.
-    So are buffers that a module of your own updates in its forward pass. If every component of an optimizer is to be
-    frozen, the last one gets lr 0 and a warning instead: without any gradient the backward pass would raise. Under
-    strategies that cannot follow (FSDP, DeepSpeed) all are frozen by lr 0, with a warning. Reentrant gradient
-    checkpointing gives no gradients to what follows a frozen component: use ``use_reentrant=False``.
+    Limits:
+
+    - Dropout in a frozen component stays on. To switch it off, call ``eval()`` on it; Lightning keeps this mode.
+    - Buffers that your own module updates in its forward pass are still updated.
+    - If every component of an optimizer would be frozen, the last one gets lr 0 instead, with a warning, because the
+      backward pass raises an error if no parameter needs a gradient.
+    - Under strategies that do not support a change of ``requires_grad`` (FSDP, DeepSpeed), components get lr 0 instead,
+      with a warning.
+    - Reentrant gradient checkpointing gives no gradients to the components after a frozen one: use
+      ``use_reentrant=False``.
 
     Args:
-        phases: ``(name, start in unit, early factor, late factor, split)`` of each phase, in order of time, the first
-            one from 0. A split >= 1 or <= -1 counts depths, from the output if negative; one in (0, 1) is a share of
-            them; 0 means that all are late.
-        unit: What the start of a phase is counted in: ``"step"``, ``"epoch"`` or ``"generation"``.
-        norm: ``"eval"``: norm layers with running statistics use these in a frozen component, and leave them as they
-            are, whoever calls ``train()``; ``"train"``: they go on adapting to the data.
-        release_state: Whether the optimizer state of frozen parameters leaves the memory, for a temporary file. The
-            thaw brings it back, and checkpoints hold it in any case.
-        where: Roles or name patterns of the components that it acts on; None for all.
+        phases: Phases in order of time, each as ``(name, start in unit, early factor, late factor, split)``; the first
+            one starts at 0. A split ``k >= 0`` makes the first ``k`` depths early, a split ``-k`` makes the last ``k``
+            depths late, and a split in (0, 1) is the share of early depths.
+        unit: Unit of the start of a phase: ``"step"``, ``"epoch"`` or ``"generation"`` (growth events).
+        norm: ``"eval"``: norm layers in a frozen component use their running statistics and do not change them, even
+            after a call of ``train()``; ``"train"``: they continue to update their running statistics.
+        release_state: Whether the optimizer state of frozen parameters is moved from memory to a temporary file. The
+            thaw moves it back. Checkpoints contain it in either case.
+        where: Roles or name patterns of the components that the factor acts on; None for all components.
 
     Raises:
-        ValueError: If the phases do not start at 0 or are not sorted, a factor is negative, a split is neither a whole
-            number nor in (0, 1), or ``unit`` or ``norm`` is unknown.
+        ValueError: If the phases do not start at 0 or are not sorted by time, a factor is negative, a split is neither
+            a whole number nor in (0, 1), or ``unit`` or ``norm`` is unknown.
 
     Example:
         >>> from structurenet_pl import Clock, Component, Moment, ProgressiveFreeze
@@ -80,7 +85,7 @@ class ProgressiveFreeze(LRFactor):
 
     def __init__(
         self,
-        phases: Sequence[tuple[str, float, float, float, float]] = PHASES,
+        phases: Sequence[tuple[str, float, float, float, float]] = DEFAULT_PHASES,
         unit: Unit = "epoch",
         norm: Literal["eval", "train"] = "eval",
         release_state: bool = False,
@@ -94,7 +99,7 @@ class ProgressiveFreeze(LRFactor):
         if not starts or starts[0] != 0:
             raise ValueError(f"the first phase must start at 0, got starts {starts}")
         if starts != sorted(set(starts)):
-            raise ValueError(f"phases must be sorted by start, each another, got starts {starts}")
+            raise ValueError(f"phases must be sorted by start, without duplicates; got starts {starts}")
         for name, _, early, late, split in self.phases:
             if early < 0 or late < 0:
                 raise ValueError(f"factors must be >= 0, got {early} and {late} in phase {name!r}")
@@ -108,9 +113,10 @@ class ProgressiveFreeze(LRFactor):
         self.release_state = release_state
 
     def factor(self, component: Component, now: Moment) -> float:
-        """The early or late factor of the phase."""
+        """Return the early or the late factor of the current phase."""
         time = now.clock.count(self.unit)
-        _, _, early, late, split = [phase for phase in self.phases if phase.start <= time][-1]
+        phase = [phase for phase in self.phases if phase.start <= time][-1]
         index, n = now.rank(component)
-        first_late = split * n if 0 < split < 1 else n + split if split < 0 else split
-        return early if index < first_late else late
+        # index of the first late depth: from a share, from the output, or as given
+        first_late = phase.split * n if 0 < phase.split < 1 else n + phase.split if phase.split < 0 else phase.split
+        return phase.early if index < first_late else phase.late

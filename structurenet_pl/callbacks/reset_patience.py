@@ -1,4 +1,4 @@
-"""Patience with a network that has just grown."""
+"""ResetPatience: early stopping and plateau schedulers wait anew after each growth event."""
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -8,22 +8,26 @@ from structurenet_pl.structure.events import GrowthEvent
 
 
 class ResetPatience(Callback):
-    """Let early stopping and plateau schedulers wait anew after each growth event.
+    """Reset the patience of early stopping and of plateau schedulers after each growth event.
 
-    What counts validations without improvement takes the shock of growth for the end of progress. On a growth event
-    this sets ``wait_count`` of every ``EarlyStopping`` and ``num_bad_epochs`` of every ``ReduceLROnPlateau`` that
-    ``configure_optimizers`` returns, timm's included, to 0. Best values are kept: a network that has grown has to
-    beat what it was before, as it has for the best checkpoint. A cooldown that is under way goes on, since to end
-    it would be less patient.
+    Growth disturbs the metrics for a while, and callbacks that count validations without improvement could take this
+    for the end of progress. On each growth event this callback sets to 0:
 
-    Growth often happens at the end of an epoch, and the metric of that very epoch may be the first to count again.
+    - ``wait_count`` of every ``EarlyStopping``;
+    - ``num_bad_epochs`` of every ``ReduceLROnPlateau`` that ``configure_optimizers`` returns, also of one inside
+      another scheduler, such as timm's.
+
+    Best values are kept, as they are for the best checkpoint: the grown network has to beat the network before growth.
+    A cooldown that is under way continues, because its end would start the count of bad epochs earlier.
+
+    Growth often happens at the end of an epoch. The metric of this same epoch may then be the first that counts again.
 
     Args:
-        early_stopping: Whether ``EarlyStopping`` waits anew.
-        schedulers: Whether plateau schedulers do.
+        early_stopping: Whether to reset ``EarlyStopping``.
+        schedulers: Whether to reset plateau schedulers.
 
     Raises:
-        ValueError: If nothing is to wait anew.
+        ValueError: If both arguments are False.
 
     Example:
         >>> from structurenet_pl import GrowOnPlateau, ResetPatience
@@ -32,17 +36,21 @@ class ResetPatience(Callback):
 
     def __init__(self, early_stopping: bool = True, schedulers: bool = True) -> None:
         if not (early_stopping or schedulers):
-            raise ValueError("early_stopping and schedulers are both off, so there is nothing to reset")
+            raise ValueError(
+                "early_stopping and schedulers are both False, so there is nothing to reset: set one of them to True, "
+                "or leave the callback out"
+            )
         self.early_stopping = early_stopping
         self.schedulers = schedulers
 
     def on_growth(self, trainer: Trainer, pl_module: LightningModule, event: GrowthEvent) -> None:
-        """Forget what has been waited."""
+        """Set the counters to 0."""
         if self.early_stopping:
             for stopping in trainer.early_stopping_callbacks:
                 stopping.wait_count = 0
         if self.schedulers:
             for config in trainer.lr_scheduler_configs:
+                # a plateau scheduler may be an attribute of another one: timm and chained schedulers hold it so
                 for scheduler in reachable([config.scheduler]):
                     if isinstance(scheduler, ReduceLROnPlateau):
                         scheduler.num_bad_epochs = 0

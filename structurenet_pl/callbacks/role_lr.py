@@ -1,4 +1,4 @@
-"""Each role at its own rate."""
+"""RoleLR: scale the lr of a component by its role."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,25 +6,26 @@ from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.learning_rates.moment import Moment
 from structurenet_pl.structure.events import Component
 
-FACTORS = {"scaffold": 0.1, "patch": 0.5, "neck": 1.0, "new": 1.0, "pretrained": 0.01, "adapter": 0.5}
+DEFAULT_FACTORS = {"scaffold": 0.1, "patch": 0.5, "neck": 1.0, "new": 1.0, "pretrained": 0.01, "adapter": 0.5}
 
 
 class RoleLR(LRFactor):
-    r"""Give each role a factor of its own.
+    r"""Scale the lr of a component by a factor for its role.
 
     .. math:: f = \text{factors}[\text{role}], \qquad\text{or}\quad \text{factors}[\text{role}] / \eta
 
-    with a base lr :math:`\eta`, for tables of absolute learning rates; 1 for a role that is not listed. The defaults
-    are the tables of the seed at a base lr of 1e-3.
+    The second formula is for tables of absolute learning rates, with :math:`\eta` the base lr. A role that is not in
+    the table has factor 1. The default factors are the tables of the seed, divided by a base lr of 1e-3.
 
     Args:
-        factors: Role -> factor, or -> absolute lr if ``base_lr`` is given.
-        base_lr: The lr of the optimizer that absolute rates are divided by, > 0. The result still follows the LR
-            scheduler: the rates are those at the start of its schedule.
-        where: Roles or name patterns of the components that it acts on; None for all.
+        factors: Map from role to factor, >= 0; from role to absolute lr if ``base_lr`` is given.
+        base_lr: Base lr :math:`\eta` of the optimizer, > 0, by which absolute learning rates are divided; None if
+            ``factors`` holds factors. The effective lr still follows the LR scheduler: the absolute learning rates hold
+            at the start of the schedule.
+        where: Roles or name patterns of the components that the factor acts on; None for all components.
 
     Raises:
-        ValueError: If a factor is negative, there is none, or ``base_lr`` is not positive.
+        ValueError: If ``factors`` is empty or has a negative value, or ``base_lr`` is not positive.
 
     Example:
         >>> from structurenet_pl import Component, Moment, RoleLR
@@ -42,22 +43,22 @@ class RoleLR(LRFactor):
 
     def __init__(
         self,
-        factors: Mapping[str, float] = FACTORS,
+        factors: Mapping[str, float] = DEFAULT_FACTORS,
         base_lr: float | None = None,
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
         if not factors:
-            raise ValueError("factors must give a factor to at least one role, got none")
+            raise ValueError(f"factors must give a factor to at least one role, got {factors!r}")
         if negative := {role: factor for role, factor in factors.items() if factor < 0}:
             raise ValueError(f"factors must be >= 0, got {negative}")
         if base_lr is not None and base_lr <= 0:
-            raise ValueError(f"base_lr must be > 0, or None for factors that are relative; got {base_lr}")
+            raise ValueError(f"base_lr must be > 0, or None if the factors are relative; got {base_lr}")
         self.factors = dict(factors)
         self.base_lr = base_lr
 
     def factor(self, component: Component, now: Moment) -> float:
-        """The factor of the component's role."""
+        """Return the factor for the component's role."""
         if component.role not in self.factors:
             return 1.0
         return self.factors[component.role] / (1.0 if self.base_lr is None else self.base_lr)

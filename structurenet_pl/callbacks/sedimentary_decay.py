@@ -1,4 +1,4 @@
-"""Old strata learn slowly."""
+"""SedimentaryDecay: scale the lr of a component down in steps as it ages."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,34 +9,34 @@ from structurenet_pl.structure.events import Component, Unit, check_unit
 
 
 class Stratum(NamedTuple):
-    """An interval of ages with one factor."""
+    """An interval of ages with one factor; it ends where the next one starts."""
 
     name: str
     start: float
     factor: float
 
 
-STRATA = (("active", 0, 1.0), ("sediment", 20, 0.1), ("geological", 100, 0.01))
-ROLES = {"patch": 0.5}
+DEFAULT_STRATA = (("active", 0, 1.0), ("sediment", 20, 0.1), ("geological", 100, 0.01))
+DEFAULT_ROLE_FACTORS = {"patch": 0.5}
 
 
 class SedimentaryDecay(LRFactor):
-    r"""Lower the learning rate of a component in steps as it ages.
+    r"""Scale the lr of a component down in steps as it ages.
 
     .. math:: f(a) = s_k, \qquad k = \max \{ j : A_j \le a \}
 
     where :math:`a` is the age of the component, and stratum :math:`j` starts at age :math:`A_j` with factor
-    :math:`s_j`. A component born late sinks through the same strata later. The seed gives absolute rates, 1e-3, 1e-4,
-    1e-5 and 5e-4 for patches: these are the defaults at a base lr of 1e-3.
+    :math:`s_j`. A component born later passes through the same strata later. The seed gives absolute learning rates:
+    1e-3, 1e-4 and 1e-5 for the strata, 5e-4 for patches. The default factors give these at a base lr of 1e-3.
 
     Args:
-        strata: ``(name, start age in unit, factor)`` of each stratum, in order of age, the first one from age 0.
-        unit: What age is counted in: ``"step"``, ``"epoch"`` or ``"generation"``.
-        roles: Role -> constant factor that takes the place of the strata for components of that role.
-        where: Roles or name patterns of the components that it acts on; None for all.
+        strata: Strata in order of age, each as ``(name, start age in unit, factor)``; the first one starts at age 0.
+        unit: Unit of age: ``"step"``, ``"epoch"`` or ``"generation"`` (growth events).
+        roles: Map from role to a constant factor, >= 0; components with such a role do not pass through the strata.
+        where: Roles or name patterns of the components that the factor acts on; None for all components.
 
     Raises:
-        ValueError: If the strata do not start at age 0 or are not sorted by age, a name comes twice, a factor is
+        ValueError: If the strata do not start at age 0 or are not sorted by age, two have the same name, a factor is
             negative, or ``unit`` is unknown.
 
     Example:
@@ -58,9 +58,9 @@ class SedimentaryDecay(LRFactor):
 
     def __init__(
         self,
-        strata: Sequence[tuple[str, float, float]] = STRATA,
+        strata: Sequence[tuple[str, float, float]] = DEFAULT_STRATA,
         unit: Unit = "epoch",
-        roles: Mapping[str, float] = ROLES,
+        roles: Mapping[str, float] = DEFAULT_ROLE_FACTORS,
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
@@ -72,7 +72,7 @@ class SedimentaryDecay(LRFactor):
         if not starts or starts[0] != 0:
             raise ValueError(f"the first stratum must start at age 0, got starts {starts}")
         if starts != sorted(set(starts)):
-            raise ValueError(f"strata must be sorted by the age they start at, each another, got starts {starts}")
+            raise ValueError(f"strata must be sorted by start age, without duplicates; got starts {starts}")
         if len(set(names)) < len(names):
             raise ValueError(f"strata must have different names, got {names}")
         factors = {**{stratum.name: stratum.factor for stratum in self.strata}, **roles}
@@ -83,19 +83,19 @@ class SedimentaryDecay(LRFactor):
         self.roles = dict(roles)
 
     def stratum(self, component: Component, now: Moment) -> str:
-        """Name of the stratum that the component has reached, or its role if that has a factor of its own."""
-        return component.role if component.role in self.roles else self._reached(component, now).name
+        """Return the name of the component's stratum, or its role if this role has a constant factor."""
+        return component.role if component.role in self.roles else self._stratum_at(component, now).name
 
     def stratum_number(self, component: Component, now: Moment) -> int | None:
-        """Number of that stratum, 0 for the first; None for a role with a factor of its own."""
-        return None if component.role in self.roles else self.strata.index(self._reached(component, now))
+        """Return the number of the component's stratum, 0 for the first; None if its role has a constant factor."""
+        return None if component.role in self.roles else self.strata.index(self._stratum_at(component, now))
 
     def factor(self, component: Component, now: Moment) -> float:
-        """The factor of the component's role, or of the stratum it has reached."""
+        """Return the constant factor of the component's role, or else the factor of its stratum."""
         if component.role in self.roles:
             return self.roles[component.role]
-        return self._reached(component, now).factor
+        return self._stratum_at(component, now).factor
 
-    def _reached(self, component: Component, now: Moment) -> Stratum:
+    def _stratum_at(self, component: Component, now: Moment) -> Stratum:
         age = now.age(component).count(self.unit)
-        return [stratum for stratum in self.strata if stratum.start <= age][-1]
+        return [stratum for stratum in self.strata if stratum.start <= age][-1]  # the first one starts at age 0

@@ -1,4 +1,4 @@
-"""What is born starts slowly."""
+"""Warmup: scale the lr of a new component up from its birth on."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,19 @@ from structurenet_pl.structure.events import Component, Unit, check_unit
 
 
 class Warmup(LRFactor):
-    r"""Raise the learning rate of a component linearly over the first part of its life.
+    r"""Scale the lr of a component up linearly from its birth on.
 
     .. math:: f(a) = s + (1 - s) \cdot \min\left(1, \frac{a + 1}{L}\right)
 
-    where :math:`a` is the age of the component, :math:`L` the length and :math:`s` the start. The count begins at 1:
-    with :math:`a / L`, as the seed has it, nothing would be learned at age 0.
+    where :math:`a` is the age of the component, :math:`L` the length of the warm-up and :math:`s` the start. The seed
+    has :math:`a / L` in place of :math:`(a + 1) / L`; with that formula a component would learn nothing at age 0.
 
     Args:
         length: Duration :math:`L` of the warm-up in ``unit``, > 0.
-        unit: What age is counted in: ``"step"``, ``"epoch"`` or ``"generation"``.
-        start: Factor :math:`s` that the line starts from, in [0, 1].
-        newborn_only: Whether components that were there before the first growth event keep factor 1.
-        where: Roles or name patterns of the components that it acts on; None for all.
+        unit: Unit of age: ``"step"``, ``"epoch"`` or ``"generation"`` (growth events).
+        start: Factor :math:`s` at which the line starts, in [0, 1].
+        newborn_only: Whether founding components, those older than the first growth event, keep factor 1.
+        where: Roles or name patterns of the components that the factor acts on; None for all components.
 
     Raises:
         ValueError: If ``length`` is not positive, ``start`` is outside [0, 1] or ``unit`` is unknown.
@@ -49,7 +49,7 @@ class Warmup(LRFactor):
     ) -> None:
         super().__init__(where)
         if length <= 0:
-            raise ValueError(f"length must be > 0, got {length}; to do without warm-up leave the callback out")
+            raise ValueError(f"length must be > 0, got {length}; for no warm-up, leave the callback out")
         if not 0 <= start <= 1:
             raise ValueError(f"start must be in [0, 1], got {start}")
         check_unit(unit)
@@ -59,7 +59,7 @@ class Warmup(LRFactor):
         self.newborn_only = newborn_only
 
     def factor(self, component: Component, now: Moment) -> float:
-        """The factor at the component's age."""
+        """Return the factor for the component's age."""
         if self.newborn_only and component.founding:
             return 1.0
         age = now.age(component).count(self.unit)

@@ -262,7 +262,7 @@ def test_two_that_a_checkpoint_could_not_tell_apart():
         def configure_callbacks(self):
             return [*super().configure_callbacks(), *(GrowOnPlateau("add_neck", "metric", p) for p in (2, 3))]
 
-    with pytest.raises(MisconfigurationException, match=r"two GrowOnPlateau\{'growth': 'add_neck'.*tell apart"):
+    with pytest.raises(MisconfigurationException, match=r"two GrowOnPlateau\{'growth': 'add_neck'.*tell them apart"):
         fit(Brings([1.0]))
     with pytest.raises(RuntimeError, match="more than one stateful callback of type `GrowOnPlateau`"):
         Trainer(callbacks=[GrowOnPlateau("add_neck", "metric", patience) for patience in (2, 3)])
@@ -276,5 +276,5 @@ def test_two_that_a_checkpoint_could_not_tell_apart():
 
 
 def test_fit_without_validation_is_told():
-    with pytest.warns(UserWarning, match="GrowOnPlateau will never grow, for there is no validation"):
+    with pytest.warns(UserWarning, match="GrowOnPlateau will never grow, because this fit has no validation"):
         fit(Net(), [GrowOnPlateau("add_neck", "metric")], epochs=1)

@@ -220,7 +220,7 @@ def test_gradients_are_scaled_without_a_read_from_the_device():
 
 
 def test_gradients_of_other_optimizers_are_warned_of():
-    with pytest.warns(UserWarning, match="Adam normalises them itself.*Use mode='lr'"):
+    with pytest.warns(UserWarning, match="Adam normalises gradients, so .* has no effect.*mode='lr'"):
         fit(Plain(optimizer=lambda params: torch.optim.Adam(params)), [LARSScaler(mode="grad")], epochs=1)
 
 
@@ -258,6 +258,6 @@ def test_sparse_gradients_are_scaled_like_dense_ones():
 
 def test_lr_without_bound_is_warned_of():
     adam = Plain(optimizer=lambda params: torch.optim.Adam(params))
-    with pytest.warns(UserWarning, match=r"Adam normalises them, too: where they nearly vanish.*clip=1\.0"):
+    with pytest.warns(UserWarning, match=r"Adam normalises gradients, too: if they nearly vanish.*clip=1\.0"):
         fit(adam, [LARSScaler()], epochs=1)
     fit(adam, [LARSScaler(clip=1.0)], epochs=1)

@@ -11,17 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from helpers import EXAMPLES, Half, LRTrace, Net, Plain, assert_same, fit, loader, slow_but_for, weights
-from structurenet_pl import Components, GrowEvery, GrowOnPlateau, ResetPatience, StrataMonitor
 from structurenet_pl.engine.callback_order import LastHook
 from structurenet_pl.engine.driver import Driver
-
-ARGUMENTS = EXAMPLES | {
-    Components: {"roles": {"body.*": "scaffold"}},
-    GrowEvery: {"growth": "add_neck", "every": 2},
-    GrowOnPlateau: {"growth": "add_neck", "monitor": "metric", "patience": 1},
-    ResetPatience: {},
-    StrataMonitor: {"norms": True},
-}
 
 
 def through_joblib(value):
@@ -88,7 +79,7 @@ no_logger = pytest.mark.filterwarnings("ignore:StrataMonitor has no logger")
 
 @no_logger
 @pytest.mark.parametrize("way", slow_but_for(["pickle"], COPIES))
-@pytest.mark.parametrize("kind", ARGUMENTS)
+@pytest.mark.parametrize("kind", EXAMPLES)
 def test_copies_before_during_and_after_a_fit_train_the_same(kind, way):
     def train(callbacks):
         torch.manual_seed(0)
@@ -96,7 +87,7 @@ def test_copies_before_during_and_after_a_fit_train_the_same(kind, way):
         fit(net, callbacks, epochs=3)
         return weights(net)
 
-    new, duplicate = lambda: kind(**ARGUMENTS[kind]), COPIES[way]
+    new, duplicate = lambda: kind(**EXAMPLES[kind]), COPIES[way]
     expected = train([new()])
     during = Copies(duplicate)
     used = new()
@@ -108,9 +99,9 @@ def test_copies_before_during_and_after_a_fit_train_the_same(kind, way):
 
 
 @no_logger
-@pytest.mark.parametrize("kind", ARGUMENTS)
+@pytest.mark.parametrize("kind", EXAMPLES)
 def test_copies_take_nothing_of_a_fit_along(kind):
-    callback = kind(**ARGUMENTS[kind])
+    callback = kind(**EXAMPLES[kind])
     fit(Stagnant(), [callback], epochs=3)
     found = {}
     reachable(copy.copy(callback), found)

@@ -7,7 +7,7 @@ from dataclasses import asdict, astuple, replace
 import numpy as np
 import pytest
 
-from helpers import EXAMPLES
+from helpers import FACTORS, example_factors
 from structurenet_pl import Clock, Component, GrowthEvent, GrowthResponder, LRFactor, Warmup
 from structurenet_pl.learning_rates.evaluation import Evaluation
 from structurenet_pl.learning_rates.factors import Factors
@@ -96,8 +96,8 @@ USERS = {
 
 @pytest.mark.parametrize(
     "factor",
-    [*(kind(**arguments) for kind, arguments in EXAMPLES.items()), *map(by, USERS.values())],
-    ids=[*(kind.__name__ for kind in EXAMPLES), *USERS],
+    [*example_factors(), *map(by, USERS.values())],
+    ids=[*(kind.__name__ for kind in FACTORS), *USERS],
 )
 def test_values_are_those_of_every_component_on_its_own(factor):
     check_unit(factor.unit)

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from helpers import BATCHES, EXAMPLES, LRTrace, Net, Plain, assert_same, fit, weights
+from helpers import BATCHES, LRTrace, Net, Plain, assert_same, example_factors, fit, weights
 from structurenet_pl import (
     AgeDecay,
     Clock,
@@ -36,7 +36,7 @@ TRIGGERS = [
     GrowEvery("add_neck", 2),
     GrowEvery("remove_patch", 4, limit=1),
 ]
-FORESEEN = [kind(**arguments) for kind, arguments in EXAMPLES.items() if kind not in (LARSScaler, DensityScaler)]
+FORESEEN = [one for one in example_factors() if not one.needs_gradients and one.basis != "density"]
 
 
 class Changing(Net):

@@ -1,4 +1,4 @@
-"""Trigger: a callback that asks the module to grow."""
+"""GrowthTrigger: the base of the callbacks that call a growth method."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,11 +9,20 @@ from structurenet_pl.structure.events import check_count
 from structurenet_pl.structure.growth_methods import GrowthRequest, request_by_name
 
 
-class Trigger(Callback):
-    """Calls a growth method of the module by name; what is derived from it says when."""
+class GrowthTrigger(Callback):
+    """Call a growth method of the module by name; subclasses decide when.
+
+    Args:
+        growth: Name of the growth method.
+        limit: Largest number of growths; None for no limit.
+        arguments: Arguments of the growth method, plain values by name.
+
+    Raises:
+        ValueError: If ``limit`` is not a positive whole number, or ``arguments`` is not a mapping.
+    """
 
     by_clock = False
-    """Whether the clock alone says when, so that under DDP the processes need not agree first."""
+    """Whether the clock alone decides. All processes of a DDP run then decide the same without communication."""
 
     def __init__(self, growth: str, limit: int | None, arguments: Mapping[str, Any]) -> None:
         if limit is not None:
@@ -22,22 +31,22 @@ class Trigger(Callback):
             raise ValueError(f"arguments must be given by name, as in {{'at': 2}}, got {arguments!r}")
         self.growth = growth
         self.limit = limit
-        self.arguments = dict(arguments)
+        self.arguments = dict(arguments)  # a copy: callers share the default {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look the growth method up before anything is trained."""
+        """Check the growth method and its arguments, so that errors come before training."""
         if stage == "fit":
-            self.complete(pl_module)
+            self.complete_arguments(pl_module)
 
-    def complete(self, pl_module: LightningModule) -> dict[str, Any]:
-        """The arguments as the log has them, with defaults."""
+    def complete_arguments(self, pl_module: LightningModule) -> dict[str, Any]:
+        """Return the arguments with the defaults of the growth method, as the growth log holds them."""
         return dict(request_by_name(pl_module, self.growth, self.arguments).arguments)
 
     def grow(self, pl_module: LightningModule) -> None:
-        """Ask for the growth."""
+        """Request the growth; the module grows now or at the next safe moment."""
         pl_module.request_growth(self.request(pl_module))
 
     def request(self, pl_module: LightningModule) -> GrowthRequest:
-        """What it asks for."""
+        """Return the request that the module receives."""
         request = request_by_name(pl_module, self.growth, self.arguments)
         return replace(request, by_clock=self.by_clock, asked_by=type(self).__name__)
