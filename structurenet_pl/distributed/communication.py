@@ -1,4 +1,4 @@
-"""What ranks tell each other: values that they gather, reduce, compare and broadcast."""
+"""Communication of ranks: values that they gather, reduce, compare and broadcast."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -17,7 +17,7 @@ def gather_from_all_ranks(value: Any, when: str) -> list[Any]:
 
     Args:
         value: The value of this rank.
-        when: What is under way, for the error message.
+        when: The moment, for the error message, such as ``"at step 8"``.
 
     Raises:
         RuntimeError: If another process has ended, or does not answer in the time that the process group allows.
@@ -58,7 +58,7 @@ def check_equal_reports(reports: Sequence[Mapping[str, Any]], when: str) -> None
 
     Args:
         reports: One report for each rank, sorted by rank. All ranks hold the same list, so that all of them raise.
-        when: What is under way, for the error message.
+        when: The moment, for the error message, such as ``"at step 8"``.
 
     Raises:
         RuntimeError: If a report differs.

@@ -71,7 +71,7 @@ class GrowthAgreement(SingleProcess):
 
     def confirm_reactions(self) -> None:
         """Wait until ``on_growth`` has returned on every rank."""
-        gather_from_all_ranks(None, f"after {self._request}, in what reacts to it by on_growth")
+        gather_from_all_ranks(None, f"after {self._request}, in the on_growth hooks")
 
     def report_failure(self, error: Exception) -> None:
         """Send an error to the ranks that wait for the next report of this one."""

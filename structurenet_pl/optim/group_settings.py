@@ -33,7 +33,7 @@ class Stamp(NamedTuple):
         return cls(value, value._version if isinstance(value, Tensor) else 0, copy_if_mutable(value))
 
     def matches(self, value: Any) -> bool:
-        """Whether nobody has written to the value since.
+        """Whether no code has written to the value since.
 
         Writing an equal value does not count: when a scheduler is made, it writes back the values that it has read. A
         tensor is compared, which reads it from its device, only if it may have been written.

@@ -15,7 +15,7 @@ class NewbornPiece:
     """A piece to be added to one optimizer, with newborn tensors and the settings of an existing piece.
 
     Args:
-        info: What the new piece stands for.
+        info: The info of the new piece.
         template: Name of the piece whose settings it gets.
         tensors: The newborn tensors by name.
     """

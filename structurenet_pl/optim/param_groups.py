@@ -1,4 +1,4 @@
-"""Param groups by component: what each group stands for, how groups are made, and a check that none loses a tensor."""
+"""Param groups by component: their names and components, making them, and a check that no tensor is lost."""
 
 import copy
 from collections import Counter
@@ -20,13 +20,13 @@ OUTSIDE = "outside"  # stands for the component, and the name, of tensors that a
 
 @dataclass(frozen=True)
 class GroupInfo:
-    """What a param group stands for.
+    """The component and the origin of a param group.
 
     Args:
         name: Unique name of the group.
         component: Name of the component whose tensors it holds.
         origin: Position of the user's group that it is a piece of.
-        suffix: Distinguishes pieces of this user's group from pieces of the others in names.
+        suffix: Distinguishes pieces of this user's group from pieces of other groups in names.
         is_1d: Whether it holds one-dimensional tensors, set apart for a factor that does not act on them.
     """
 

@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 from structurenet_pl.optim.small_copies import COPY_LR, START_VALUES, Recipe, train
 
-TINY_LR = 1e-6  # parameters hardly move, so gradients stay what they are
+TINY_LR = 1e-6  # parameters hardly move, so gradients hardly change
 STEPS_BEFORE_UPDATE = 12  # an optimizer may normalise late, as RAdam does from the sixth step on
 STEEP_SLOPE = 10.0
 # relative to the usual update; an update that grows by less, although gradients grow by STEEP_SLOPE, is normalised
@@ -16,7 +16,7 @@ MAX_NORMALISED_UPDATE = 2.0
 
 @dataclass(frozen=True)
 class LRBehaviour:
-    """How an optimizer treats its lr and its groups. What cannot be observed has the usual value, True.
+    """How an optimizer treats its lr and its groups. A field that cannot be observed is True, as usual.
 
     Args:
         follows_lr: Its updates change when the lr changes after the first steps.

@@ -118,9 +118,8 @@ def _change(roots: Iterable[object], change: Callable[[Any], Any]) -> list[tuple
                 # a tuple cannot be changed in place, so another one replaces it in its own place
                 items = [change(item) if isinstance(item, Optimizer) else item for item in value]
                 if any(item is not before for item, before in zip(items, value, strict=True)):
-                    new = tuple.__new__(
-                        type(value), items
-                    )  # keeps the class of a named tuple, whatever its __new__ takes
+                    # not type(value)(...): the constructor of a named tuple has other arguments
+                    new = tuple.__new__(type(value), items)
             if new is not value:
                 place.put(new)
                 changed.append((place, new, value))
@@ -146,6 +145,7 @@ def _search(roots: Iterable[object]) -> Iterator[tuple[object, bool]]:
 @lru_cache(maxsize=1000)
 def _traits(kind: Any) -> tuple[bool, bool, bool]:
     """Whether objects of a class are searched, are transparent, and compare optimizers, as modules and callbacks do."""
+    # isinstance() would follow a weak proxy, and a stand-in would pass for an optimizer: only the class is asked
     return (
         not (kind in ProxyTypes or issubclass(kind, TYPES_NOT_SEARCHED)),
         issubclass(kind, TRANSPARENT_TYPES),
@@ -153,53 +153,53 @@ def _traits(kind: Any) -> tuple[bool, bool, bool]:
     )
 
 
-def _contents(one: object) -> Iterable[object]:
+def _contents(holder: object) -> Iterable[object]:
     """The objects to which an object leads."""
-    if isinstance(one, dict | list | deque):
-        return [place.get() for place in _places(one)]
-    if isinstance(one, tuple | set | frozenset):
-        return list(one) if len(one) <= MAX_ITEMS_SEARCHED else ()
-    if isinstance(one, MethodType):
-        return (one.__self__,)
-    if isinstance(one, partial):
-        return (one.func, *one.args, *one.keywords.values())
-    if isinstance(one, ref):
-        return (one(),)
-    if isinstance(one, FunctionType):
+    if isinstance(holder, dict | list | deque):
+        return [place.get() for place in _places(holder)]
+    if isinstance(holder, tuple | set | frozenset):
+        return list(holder) if len(holder) <= MAX_ITEMS_SEARCHED else ()
+    if isinstance(holder, MethodType):
+        return (holder.__self__,)
+    if isinstance(holder, partial):
+        return (holder.func, *holder.args, *holder.keywords.values())
+    if isinstance(holder, ref):
+        return (holder(),)
+    if isinstance(holder, FunctionType):
         contents = []
-        for cell in one.__closure__ or ():
+        for cell in holder.__closure__ or ():
             with suppress(ValueError):  # the cell is empty
                 contents.append(cell.cell_contents)
         return contents
-    if isinstance(one, nn.Module):
+    if isinstance(holder, nn.Module):
         # without torch's own attributes, such as parameters and hooks; _modules, because children() may be overridden
-        own = [value for name, value in vars(one).items() if name not in ATTRIBUTES_OF_ANY_MODULE]
-        return [*own, *one._modules.values()]
-    return [place.get() for place in _attributes(one)]
+        own = [value for name, value in vars(holder).items() if name not in ATTRIBUTES_OF_ANY_MODULE]
+        return [*own, *holder._modules.values()]
+    return [place.get() for place in _attributes(holder)]
 
 
-def _places(one: object) -> list[Place]:
+def _places(holder: object) -> list[Place]:
     """The places in which an object holds other objects and in which these can be replaced."""
-    if isinstance(one, dict):
-        return [Place(one, key) for key in dict.keys(one)] if len(one) <= MAX_ITEMS_SEARCHED else []
-    if isinstance(one, list | deque):
-        return [Place(one, index) for index in range(len(one))] if len(one) <= MAX_ITEMS_SEARCHED else []
-    if isinstance(one, tuple | set | frozenset | MethodType | FunctionType | partial | ref):
+    if isinstance(holder, dict):
+        return [Place(holder, key) for key in dict.keys(holder)] if len(holder) <= MAX_ITEMS_SEARCHED else []
+    if isinstance(holder, list | deque):
+        return [Place(holder, index) for index in range(len(holder))] if len(holder) <= MAX_ITEMS_SEARCHED else []
+    if isinstance(holder, tuple | set | frozenset | MethodType | FunctionType | partial | ref):
         return []
-    return _attributes(one)
+    return _attributes(holder)
 
 
-def _attributes(one: object) -> list[Place]:
+def _attributes(holder: object) -> list[Place]:
     try:
-        # not vars(one), which reads the attribute through a stand-in's or a user's __getattribute__
-        entries: Any = object.__getattribute__(one, "__dict__")
+        # not vars(holder), which reads the attribute through a stand-in's or a user's __getattribute__
+        entries: Any = object.__getattribute__(holder, "__dict__")
     except AttributeError:
         entries = {}
     places = [Place(entries, name) for name in entries] if isinstance(entries, dict) else []
-    for slot in _slots(cast(Any, type(one))):
+    for slot in _slots(cast(Any, type(holder))):
         with suppress(AttributeError):  # the slot is empty
-            slot.__get__(one)
-            places.append(Place(one, slot))
+            slot.__get__(holder)
+            places.append(Place(holder, slot))
     return places
 
 

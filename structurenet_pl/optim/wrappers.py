@@ -1,4 +1,4 @@
-"""What a step passes through on its way to the update: optimizers inside other optimizers, and the closure."""
+"""The parts of an optimizer's step: the optimizers inside the optimizer, and the closure that computes gradients."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress

@@ -89,7 +89,7 @@ def test_every_rank_raises_and_none_has_grown(ranks, name):
 
 GONE = {
     "growth": r"in add_and_leave\(\), another process has ended or did not answer",
-    "on_growth": r"after add_neck\(\), in what reacts to it by on_growth, another process has ended",
+    "on_growth": r"after add_neck\(\), in the on_growth hooks, another process has ended",
     "freeze": r"at step 8, another process has ended",
     "checkpoint": r"writing a checkpoint, another process has ended",
     "file": "Connection",  # Lightning waits there, and says no more than gloo does
