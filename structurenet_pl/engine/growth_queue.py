@@ -105,7 +105,7 @@ class GrowthQueue:
 
     def grow_if_single_process(self, module: LightningModule) -> None:
         """On one process: carry waiting growth out."""
-        if not is_ddp(self._trainer):
+        if self.waiting and not is_ddp(self._trainer):
             self._carry_out_waiting(module)
 
     def _carry_out_waiting(self, module: LightningModule) -> None:

@@ -48,7 +48,7 @@ class RatesInFit:
 
     def moment(self, trainer: Trainer) -> Moment:
         """Everything that a factor may know now."""
-        return self._moment_at(self._clock(trainer))
+        return self._moment_at(Clock(trainer.global_step, trainer.current_epoch, len(self._log)))
 
     def update_structure(self, trainer: Trainer, module: LightningModule) -> None:
         """Find the components anew: the module has grown, or a callback has changed its patterns."""
@@ -69,7 +69,8 @@ class RatesInFit:
             trainer: The Trainer.
             with_gradients: The optimizer about to step: its gradients are known, so that factors may read them.
         """
-        self.factors.evaluate_at(self._clock(trainer), self._moment_at)
+        clock = Clock(trainer.global_step, trainer.current_epoch, len(self._log))
+        self.factors.evaluate_at(clock, self._moment_at)  # builds the moment only if a factor has to be evaluated
         if list(self.tables) != trainer.optimizers:  # a user may replace optimizers in mid-fit
             self.tables.split_groups(self.structure, self.factors)
         for optimizer, table in self.tables.items():
@@ -86,9 +87,6 @@ class RatesInFit:
         self.refresh(trainer)
         if not self.in_batch:
             self.freezing.update(self.structure, self.factors.frozen)
-
-    def _clock(self, trainer: Trainer) -> Clock:
-        return Clock(trainer.global_step, trainer.current_epoch, len(self._log))
 
     def _moment_at(self, clock: Clock) -> Moment:
         return Moment(clock, self._log, self.structure.by_depth, density=self._density)
