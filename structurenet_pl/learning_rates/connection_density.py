@@ -20,7 +20,7 @@ class Densities:
         structure: The components of the module.
 
     Example:
-        >>> from structurenet_pl.structure.grow import structure_of
+        >>> from structurenet_pl.structure.module_structure import structure_of
         >>> module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
         >>> _ = nn.init.eye_(module[0].weight)
         >>> structure = structure_of(module)

@@ -370,7 +370,7 @@ def test_groups_that_are_replaced_by_copies_are_refused():
             optimizer = self.trainer.optimizers[0]
             optimizer.param_groups = [dict(group) for group in optimizer.param_groups]
 
-    with pytest.raises(MisconfigurationException, match="have been taken out or replaced in the middle of the fit"):
+    with pytest.raises(MisconfigurationException, match="were removed or replaced during the fit"):
         fit(Replaces(), [Half()], epochs=2)
 
 
