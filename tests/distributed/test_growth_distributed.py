@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import nn
 
@@ -154,6 +155,18 @@ def test_a_run_of_two_processes_is_resumed_on_one(ranks, folder):
     alone = train(TRAINS["epoch"], ckpt_path=folder / "epoch" / "half.ckpt")
     assert alone["error"] is None
     assert largest_difference(alone, ranks[0]["epoch"]) < 1e-5
+
+
+def test_a_run_of_one_process_is_resumed_on_two(ranks, folder):
+    save = ModelCheckpoint(folder / "alone", filename="half", save_on_train_epoch_end=True)
+    assert train(TRAINS["epoch"], more=[save], epochs=EPOCHS // 2)["error"] is None
+    first, second = run_ranks(ddp_worker, "from_one", folder)
+    assert first["error"] is second["error"] is None
+    assert_same(first["weights"], second["weights"])
+    assert_same(first["optimizer"], second["optimizer"])
+    assert first["log"] == ranks[0]["epoch"]["log"]
+    # the same global batches, but gradients are summed in another order in the first half
+    assert largest_difference(first, ranks[0]["epoch"]) < 1e-5
 
 
 def test_spawned_and_forked_processes_return_the_grown_module(folder):

@@ -100,5 +100,5 @@ def test_groups_that_are_added_late_have_factors(order):
 def test_resume_without_the_groups_that_were_added_late_is_refused(tmp_path):
     _, _, trainer = run([Half(), Unfreezes()], make=HeadFirst, max_epochs=2)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
-    with pytest.raises(ValueError, match=r"has 2 param groups, this run's optimizer has 1.*groups that a callback adds"):
+    with pytest.raises(ValueError, match=r"this run's optimizer has 1.*groups that a callback adds"):
         trainer.fit(HeadFirst(), loader(8), loader(2, shuffle=False), ckpt_path=tmp_path / "half.ckpt")

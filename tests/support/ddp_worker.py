@@ -359,6 +359,11 @@ def second(folder, rank):
     return resume_halves({name: TRAINS[name] for name in RESUMED}, folder, rank)
 
 
+def from_one(folder, rank):
+    """The second half of a run that one process began."""
+    return train(TRAINS["epoch"], rank, WORLD, ckpt_path=folder / "alone" / "half.ckpt")
+
+
 def launched(strategy):
     """What a main process is given that does not train itself."""
     torch.manual_seed(1)
@@ -386,4 +391,6 @@ if __name__ == "__main__":
         torch.save(found, folder / "launch.pt")
     else:
         rank = int(os.environ["LOCAL_RANK"])
-        torch.save({"first": first, "second": second}[part](folder, rank), folder / f"{part}-{rank}.pt")
+        torch.save(
+            {"first": first, "second": second, "from_one": from_one}[part](folder, rank), folder / f"{part}-{rank}.pt"
+        )
