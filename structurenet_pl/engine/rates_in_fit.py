@@ -59,7 +59,7 @@ class RatesInFit:
                 set_outer_patterns(copy, patterns)
         self.structure = structure_of(module, patterns)
         self._log = growth_log(module)
-        self.factors.set_components(self.structure.by_depth, self._log)
+        self.factors.set_components(self.structure.by_depth, self._log, self.structure.cohorts)
         self._density = Densities(module, self.structure)
 
     def refresh(self, trainer: Trainer, with_gradients: Optimizer | None = None) -> None:

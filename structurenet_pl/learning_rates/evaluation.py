@@ -107,20 +107,29 @@ class Evaluation:
         factor: The factor.
         components: The components that it acts on, in order of depth.
         log: The growth log.
+        cohorts: The cohorts that it acts on. The factor is asked for a cohort as for a component, but a moment lists
+            components only.
     """
 
-    def __init__(self, factor: Evaluated, components: Sequence[Component], log: tuple[GrowthEvent, ...]) -> None:
+    def __init__(
+        self,
+        factor: Evaluated,
+        components: Sequence[Component],
+        log: tuple[GrowthEvent, ...],
+        cohorts: Sequence[Component] = (),
+    ) -> None:
         self._factor = factor
-        self._components = tuple(components)
-        self._cache = GrowthCache(log, self._components)
-        self._recording = tuple(map(RecordingComponent.of, components))
+        self._listed = tuple(components)
+        self._components = (*components, *cohorts)
+        self._cache = GrowthCache(log, self._listed)
+        self._recording = tuple(map(RecordingComponent.of, self._components))
         self._fields_read: set[str] = set()  # in all evaluations so far: it only grows
         self._representatives, self._classes = self._classify(0)
 
     def values(self, now: Moment) -> NDArray[np.float64]:
-        """The factor of each component."""
+        """The factor of each component, then of each cohort."""
         while len(self._representatives) < len(self._components):
-            moment = RecordingMoment.of(now, self._cache, self._recording)
+            moment = RecordingMoment.of(now, self._cache, self._recording[: len(self._listed)])
             values = [self._factor.checked(self._recording[index], moment) for index in self._representatives]
             read = {name for index in self._representatives for name in self._recording[index].fields_read}
             if read <= self._fields_read:
@@ -128,7 +137,7 @@ class Evaluation:
             self._fields_read |= read
             self._representatives, self._classes = self._classify(now.clock.generation)
         # each component is a class of its own: nothing is left to record
-        plain = replace(now, components=self._components)
+        plain = replace(now, components=self._listed)
         vars(plain).update(_cache=self._cache)  # in place of the cached property, which would make a new one each time
         return np.array([self._factor.checked(component, plain) for component in self._components], dtype=np.float64)
 

@@ -1,6 +1,6 @@
 """Evaluates the factors of a Trainer, each only when its unit of time has moved."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Protocol, runtime_checkable
 
@@ -52,8 +52,8 @@ class Factors(dict[str, Factor]):
     """Factors by label, and their values for all components.
 
     A label is the name of the class, with a number if there are several factors of one class. The values of a factor
-    are a vector with an entry for each component, in order of depth. The last entry is 1: the factor of tensors that
-    belong to no component.
+    are a vector with an entry for each component, in order of depth, then one for each cohort that was born after its
+    component. The last entry is 1: the factor of tensors that belong to no component.
 
     Args:
         factors: The factors in the order of the callbacks.
@@ -79,6 +79,7 @@ class Factors(dict[str, Factor]):
         self.need_gradients = any(factor.needs_gradients for factor in factors)
         self.order = {label: column for column, label in enumerate(self)}
         self.rows: dict[str, int] = {}  # by name of the component: its entry in the vectors
+        self.cohort_rows: dict[str, dict[int, int]] = {}  # by name and generation: the entries of the cohorts
         self.acting: dict[str, tuple[Component, ...]] = {}  # by label: the components that the factor acts on
         self.vectors: dict[str, Vector] = {}  # by label; a changed value makes a new vector
         self.version = 0  # increases whenever a vector has changed
@@ -87,6 +88,7 @@ class Factors(dict[str, Factor]):
         self._units = [(label, factor.unit) for label, factor in self.items() if not factor.needs_gradients]
         self._clock: Clock | None = None  # of the last evaluation
         self._times: dict[str, tuple[int, ...]] = {}  # by label: the time of its last evaluation, in its own unit
+        self._size = 1  # of the vectors
         self._inert = set(self)  # the labels of factors that have been 1 in all evaluations
 
     @property
@@ -113,20 +115,33 @@ class Factors(dict[str, Factor]):
         """The labels of the factors that declare a basis, and yet were 1 for all components in each evaluation."""
         return [label for label, factor in self.items() if factor.basis is not None and label in self._inert]
 
-    def set_components(self, components: Sequence[Component], log: tuple[GrowthEvent, ...]) -> None:
+    def set_components(
+        self,
+        components: Sequence[Component],
+        log: tuple[GrowthEvent, ...],
+        cohorts: Mapping[str, Sequence[Component]] = {},
+    ) -> None:
         """Set the components of now. The next :meth:`evaluate_at` evaluates all factors.
 
         Args:
             components: The components in order of depth.
             log: The growth log.
+            cohorts: The cohorts of components with entries of several generations.
         """
         self.rows = {component.name: row for row, component in enumerate(components)}
         self.acting = {label: tuple(filter(factor.acts_on, components)) for label, factor in self.items()}
+        added = [cohort for some in cohorts.values() for cohort in some if cohort != components[self.rows[cohort.name]]]
+        row_of = {id(cohort): row for row, cohort in enumerate(added, len(components))}
+        self.cohort_rows = {
+            name: {cohort.born.generation: row_of.get(id(cohort), self.rows[name]) for cohort in some}
+            for name, some in cohorts.items()
+        }
         for label, factor in self.items():
-            acting = self.acting[label]
-            rows = np.array([self.rows[component.name] for component in acting], dtype=np.intp)
-            self._evaluations[label] = Evaluation(factor, acting, log), rows
-        self.vectors = {label: np.ones(len(components) + 1) for label in self}
+            acting, acting_cohorts = self.acting[label], tuple(filter(factor.acts_on, added))
+            rows = [self.rows[component.name] for component in acting] + [row_of[id(one)] for one in acting_cohorts]
+            self._evaluations[label] = Evaluation(factor, acting, log, acting_cohorts), np.array(rows, dtype=np.intp)
+        self._size = len(components) + len(added) + 1
+        self.vectors = {label: np.ones(self._size) for label in self}
         self._times.clear()
         self._clock = None
         self.version += 1
@@ -166,18 +181,19 @@ class Factors(dict[str, Factor]):
         return {label: self._evaluate(label, now) for label, factor in self.items() if factor.needs_gradients}
 
     def _find_frozen(self) -> dict[str, list[Factor]]:
-        """The components with a factor of 0 that freezes, and these factors."""
+        """The components with a factor of 0 that freezes, for all of their cohorts, and these factors."""
         frozen: dict[str, list[Factor]] = {}
         for label, factor in self.items():
             if factor.freezes:
-                for component in self.acting[label]:
-                    if self.vectors[label][self.rows[component.name]] == 0:
-                        frozen.setdefault(component.name, []).append(factor)
+                vector = self.vectors[label].tolist()
+                for name, row in self.rows.items():
+                    if all(vector[row] == 0 for row in self.cohort_rows.get(name, {0: row}).values()):
+                        frozen.setdefault(name, []).append(factor)
         return frozen
 
     def _evaluate(self, label: str, now: Moment) -> Vector:
         evaluation, rows = self._evaluations[label]
-        vector = np.ones(len(self.rows) + 1)
+        vector = np.ones(self._size)
         vector[rows] = evaluation.values(now)
         if label in self._inert and (vector != 1).any():
             self._inert.remove(label)

@@ -9,6 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from structurenet_pl.learning_rates.base_lrs import BaseLRs
+from structurenet_pl.learning_rates.cohort_updates import CohortUpdates
 from structurenet_pl.learning_rates.factor_matrix import FactorMatrix
 from structurenet_pl.learning_rates.factors import Factors, Vector
 from structurenet_pl.learning_rates.foreign_writes import LastWrite
@@ -57,6 +58,7 @@ class LRTable:
             stepping.register_step_pre_hook(self._refresh_before_update),
             stepping.register_step_post_hook(self._check_after_update),
         ]
+        self.cohort_updates = CohortUpdates(self.groups, self.matrix)
         _TABLES[optimizer] = self
         self.refresh()
 
@@ -107,6 +109,7 @@ class LRTable:
                 write_setting(piece, "lr", base)
         self.groups.release()
         self.state_dict_hooks.remove()
+        self.cohort_updates.remove()
         for hook in self._step_hooks:
             hook.remove()
         del _TABLES[self.optimizer]
@@ -134,6 +137,7 @@ class LRTable:
 
     def _write(self) -> None:
         """Write base lr × product of factors to every piece: no other place assigns an effective lr."""
+        self.cohort_updates.update()
         pieces, base_lrs = self.optimizer.param_groups, self.base_lrs.of_pieces()
         if set(map(type, base_lrs)) | {type(piece.get("lr")) for piece in pieces} <= {float, int}:
             lrs: list[Any] = (np.array(base_lrs, dtype=np.float64) * self.matrix.product).tolist()

@@ -79,10 +79,11 @@ class GrowthCache:
         if key not in self._nearness:
             name, paths = component.name, set(lineage(component.name))
             self._nearness[key] = tuple(
+                # the entries that a widening added are a cohort, born in that event; the old entries are next to them
                 "grown"
-                if name in event.widened or not paths.isdisjoint(event.born)
+                if event.clock.generation == component.born.generation or not paths.isdisjoint(event.born)
                 else "adjacent"
-                if name in event.adjacent
+                if name in event.widened or name in event.adjacent
                 else "distant"
                 for event in self.lifetime(component.born.generation, now)
             )

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 import torch
 from torch.optim import Optimizer
 
-from structurenet_pl.optim.small_copies import COPY_LR, START_VALUES, Recipe, train
+from structurenet_pl.optim.small_copies import COPY_LR, START_VALUES, TRAINING_STEPS, Recipe, train
+from structurenet_pl.optim.state_kinds import state_kinds
 
 TINY_LR = 1e-6  # parameters hardly move, so gradients hardly change
 STEPS_BEFORE_UPDATE = 12  # an optimizer may normalise late, as RAdam does from the sixth step on
 STEEP_SLOPE = 10.0
 # relative to the usual update; an update that grows by less, although gradients grow by STEEP_SLOPE, is normalised
 MAX_NORMALISED_UPDATE = 2.0
+UPDATE_SHARE = 0.5  # of an update, or of the lr
+MAX_SCALING_ERROR = 1e-4  # absolute; updates are of the size of COPY_LR, and ASGD differs by 1e-7
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,31 @@ def _late_update_norm(recipe: Recipe, slope: float) -> float:
     made = recipe.make(START_VALUES, lr=TINY_LR)
     before = train(made, slope=slope, steps=STEPS_BEFORE_UPDATE)
     return float((train(made, slope=slope, steps=1) - before).norm())
+
+
+def update_can_be_scaled(optimizer: Optimizer) -> bool:
+    """Whether the parameters may be changed after a step, although the state holds a copy of them.
+
+    Scaling each update must then give the same as a smaller lr. Without a copy of the parameters in the state, nothing
+    can contradict the scaled parameters.
+
+    Returns:
+        True, too, if that cannot be observed.
+    """
+    kinds = state_kinds(optimizer).of(START_VALUES[0].ndim, {})
+    if not any(kind.follows == "weight" for kind in kinds.values()):
+        return True
+    try:
+        recipe = Recipe.of(optimizer)
+        slow_end = train(recipe.make(START_VALUES, lr=COPY_LR * UPDATE_SHARE))
+        scaled = recipe.make(START_VALUES)
+        weights = [weight for group in scaled.param_groups for weight in group["params"]]
+        for _ in range(TRAINING_STEPS):
+            before = [weight.detach().clone() for weight in weights]
+            train(scaled, steps=1)
+            for weight, old in zip(weights, before, strict=True):
+                weight.data.lerp_(old, 1 - UPDATE_SHARE)
+        scaled_end = torch.cat([weight.detach().flatten() for weight in weights])
+    except Exception:  # as in probe_lr_behaviour
+        return True
+    return torch.allclose(slow_end, scaled_end, rtol=0.0, atol=MAX_SCALING_ERROR)

@@ -53,7 +53,7 @@ class SplitGroups:
 
     def __init__(self, optimizer: Optimizer, structure: Structure, split_1d: bool) -> None:
         self._optimizer = ref(optimizer)  # weak, so that this object does not keep its optimizer alive
-        self._structure, self._split_1d = structure, split_1d
+        self.structure, self._split_1d = structure, split_1d
         self.user: list[Group] = optimizer.param_groups
         self.pieces: list[list[Group]] = []  # of each of the user's groups
         self.group_infos: dict[str, GroupInfo] = {}
@@ -155,7 +155,7 @@ class SplitGroups:
             successors: The tensors that continue others, None for a removed tensor.
             structure: The structure after the growth.
         """
-        self._structure = structure
+        self.structure = structure
         for origin, pieces in enumerate(self.pieces):
             for piece in pieces:
                 now = [tensor_after_growth(tensor, successors) for tensor in piece["params"]]
@@ -205,7 +205,7 @@ class SplitGroups:
         any_decays = any(other.get("weight_decay") for other in self.user)
         suffix = group.get("name") or ("no_decay" if any_decays and group.get("weight_decay") == 0 else "")
         pieces = []
-        runs = list(component_runs(group["params"], self._structure, self._split_1d))
+        runs = list(component_runs(group["params"], self.structure, self._split_1d))
         for component, is_1d, run in runs or [(EMPTY, False, [])]:
             name = unique_name(component, suffix, self.group_infos, is_1d)
             self.group_infos[name] = GroupInfo(name, component, origin, suffix, is_1d)

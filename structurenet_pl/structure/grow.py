@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from structurenet_pl.structure.affected_components import with_affected_components
+from structurenet_pl.structure.cohorts import generations_after
 from structurenet_pl.structure.diff import BeforeGrowth, compare
 from structurenet_pl.structure.events import Clock, GrowthEvent
 from structurenet_pl.structure.founding import Founding, founding_of, set_founding
@@ -117,10 +118,12 @@ def carry_out(module: HasGrowthLog, request: GrowthRequest, clock: Clock) -> tup
         numbered = replace(clock, generation=len(module.growth_log) + 1)
         names = parameters_by_all_names(module)
         event, successors = compare(module, names, before, request, numbered)
+    generations = generations_after(module._generations, structure, successors, names, numbered.generation)
+    log, module.growth_log, module._generations = module.growth_log, (*module.growth_log, event), generations
     specs = apply_event(specs, event)
     after = cached_structure(module, names, specs, all_patterns(module))
     event = with_affected_components(event, request, structure, after, successors)
-    module.growth_log = (*module.growth_log, event)
+    module.growth_log = (*log, event)
     module._is_growing = False  # an error leaves it True until the snapshot is restored
     cache_specs(module, specs)
     copied = pop_copied(chain(module.parameters(), module.buffers()))

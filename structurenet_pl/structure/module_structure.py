@@ -8,10 +8,12 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from structurenet_pl.structure.cohorts import with_cohorts
 from structurenet_pl.structure.component_inference import founding_specs
 from structurenet_pl.structure.events import Clock, GrowthEvent
 from structurenet_pl.structure.partition import (
     ComponentSpec,
+    Generations,
     Structure,
     apply_event,
     build_structure,
@@ -29,6 +31,7 @@ class HasGrowthLog(nn.Module):
 
     growth_log: tuple[GrowthEvent, ...] = ()
     _founders: Mapping[str, ComponentSpec] | None = None  # None until the first growth: then inferred each time
+    _generations: Mapping[str, Generations] = {}  # by name of the tensor, if its entries are of several generations
     _outer_patterns: Mapping[str, str] = {}  # roles that a Components callback gives
     _is_growing: bool = False
 
@@ -107,6 +110,8 @@ def cached_structure(
     in_order = list(patterns.items())  # a list, because dicts in another order are equal, and the first match wins
     if known is None or known_specs is not specs or known_patterns != in_order or not known.has_same_parameters(names):
         known = build_structure(names, apply_patterns(module, specs, patterns))
+        if module._generations:
+            known = with_cohorts(known, module._generations, module.growth_log)
         _STRUCTURES[module] = specs, in_order, known
     return known
 

@@ -10,6 +10,9 @@ from torch.nn.parameter import is_lazy
 
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent, lineage
 
+# For each dimension of a tensor, the number of the growth event in which each index was born; 0 for the founding.
+Generations = tuple[tuple[int, ...], ...]
+
 
 @dataclass(frozen=True, slots=True)  # with slots, because snapshots search dataclasses that have a __dict__
 class ComponentSpec:
@@ -40,12 +43,17 @@ class Structure:
         tied: Second names of parameters that are shared between components -> the component that owns them, which
             is the first in order of definition.
         names: All names of parameters in the module, also second ones.
+        generations: The generations of the indices of tensors that have entries of several generations.
+        cohorts: The cohorts of components with entries of several generations, the oldest first: each is the component
+            with another birth.
     """
 
     components: Mapping[str, Component]
     parameters: Mapping[str, Mapping[str, nn.Parameter]]
     tied: Mapping[str, str]
     names: Mapping[str, nn.Parameter]
+    generations: Mapping[nn.Parameter, Generations] = field(default_factory=dict)
+    cohorts: Mapping[str, tuple[Component, ...]] = field(default_factory=dict)
 
     def has_same_parameters(self, names: Mapping[str, nn.Parameter]) -> bool:
         """Whether these are all its parameters, under these names, in this order."""

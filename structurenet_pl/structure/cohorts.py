@@ -1,0 +1,125 @@
+"""Cohorts: the entries of a component's tensors that were born in the same growth event."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import groupby, product
+
+from torch import nn
+
+from structurenet_pl.structure.events import GrowthEvent
+from structurenet_pl.structure.partition import Generations, Structure
+from structurenet_pl.structure.tensor_mapping import NEW_ENTRY, Successor
+
+Block = tuple[slice, ...]
+
+
+def generations_after(
+    known: Mapping[str, Generations],
+    before: Structure,
+    successors: Mapping[nn.Parameter, Successor | None],
+    names: Mapping[str, nn.Parameter],
+    generation: int,
+) -> dict[str, Generations]:
+    """The generations of the indices of tensors after a growth, by name of the tensor.
+
+    A tensor whose entries were all born with its component is left out, so the result does not grow with the number of
+    events.
+
+    Args:
+        known: The generations before the growth.
+        before: The structure before the growth.
+        successors: The successors of tensors that were replaced, reshaped or removed; None for a removed tensor.
+        names: The parameters after the growth, by all their names.
+        generation: The number of the growth event.
+    """
+    name_of: dict[nn.Parameter, str] = {}
+    for name, tensor in names.items():
+        name_of.setdefault(tensor, name)
+    old = _by_tensor(known, before.names)
+    after = {name_of[tensor]: generations for tensor, generations in old.items() if tensor not in successors}
+    for tensor, successor in successors.items():
+        if successor is None:
+            continue
+        birth = before.components[before.owner[tensor]].born.generation
+        sources = old.get(tensor) or tuple((birth,) * size for size in successor.old_shape)
+        generations = tuple(
+            tuple(generation if place == NEW_ENTRY else source[place] for place in places)
+            for places, source in zip(successor.origin, sources, strict=True)
+        )
+        if any(set(indices) - {birth} for indices in generations):
+            after[name_of[successor.tensor]] = generations
+    return after
+
+
+def with_cohorts(structure: Structure, known: Mapping[str, Generations], log: Iterable[GrowthEvent]) -> Structure:
+    """The structure with the cohorts of its components.
+
+    A cohort is the component with the clock of the event in which its entries were born, and with the role that the
+    event gives, if it gives one.
+
+    Args:
+        structure: The structure.
+        known: The generations of the indices of tensors, by name.
+        log: The growth log.
+    """
+    generations = _by_tensor(known, structure.names)
+    events = {event.clock.generation: event for event in log}
+    cohorts = {}
+    for name in {structure.owner[tensor]: None for tensor in generations}:
+        component = structure.components[name]
+        birth = component.born.generation
+        born = {
+            generation
+            for tensor in structure.parameters[name].values()
+            for generation in (entry_generations(generations[tensor]) if tensor in generations else {birth})
+        }
+        cohorts[name] = tuple(
+            component
+            if generation == birth
+            else replace(component, born=events[generation].clock, role=events[generation].role or component.role)
+            for generation in sorted(born)
+        )
+    return replace(structure, generations=generations, cohorts=cohorts)
+
+
+def _by_tensor(known: Mapping[str, Generations], names: Mapping[str, nn.Parameter]) -> dict[nn.Parameter, Generations]:
+    """The generations by tensor, without tensors that were replaced by others outside a growth."""
+    tensors = {names[name]: indices for name, indices in known.items() if name in names}
+    return {tensor: indices for tensor, indices in tensors.items() if tuple(map(len, indices)) == tensor.shape}
+
+
+def entry_generations(generations: Generations) -> set[int]:
+    """The generations of the entries of a tensor. An entry is as old as its youngest index.
+
+    Args:
+        generations: For each dimension, the generation of each index.
+
+    Example:
+        >>> entry_generations(((0, 0, 2), (1, 1)))
+        {1, 2}
+    """
+    oldest = max((min(indices, default=0) for indices in generations), default=0)
+    return {generation for indices in generations for generation in indices if generation >= oldest}
+
+
+def blocks(generations: Generations) -> list[tuple[Block, int]]:
+    """The blocks of a tensor whose entries were born in one event, and the generation of each.
+
+    Args:
+        generations: For each dimension, the generation of each index.
+
+    Example:
+        >>> [generation for _, generation in blocks(((0, 0, 2), (0, 1)))]
+        [0, 1, 2, 2]
+    """
+    runs = []
+    for indices in generations:
+        end, runs_of_dim = 0, []
+        for generation, run in groupby(indices):
+            start, end = end, end + len(list(run))
+            runs_of_dim.append((slice(start, end), generation))
+        runs.append(runs_of_dim)
+    return [
+        (tuple(part for part, _ in combination), max(generation for _, generation in combination))
+        for combination in product(*runs)
+    ]
