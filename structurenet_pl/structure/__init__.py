@@ -11,6 +11,12 @@ entries a new tensor continues, where these are not the first ones; ``@growth(se
 second moments of new entries start. :func:`~structurenet_pl.widen` and :func:`~structurenet_pl.identity_like` change
 the shape and keep the function of the network.
 
+**Cohorts.** The entries that a growth adds to an existing tensor are a cohort: they have the age of that growth, and
+the role that ``@growth(role=...)`` gives. Every factor is asked for a cohort as for a component. So after a widening
+``Warmup`` warms up the new units only, and ``RoleLR({"new": 1.0}, ...)`` trains new rows of an embedding at full rate.
+An entry is as old as its youngest index: the weight from an old unit to a new one is new. A tensor that is widened by
+hand continues its old entries by position, or as ``came_from`` says.
+
 **Decisions by data.** If a growth method computes a size from data, let it return that as a dict of its own arguments
 (``return {"width": 12}``). The log stores the decision, so loading a checkpoint does not decide again.
 
