@@ -28,6 +28,6 @@ optimizer and log as they were, except for values of existing tensors that the m
 
 **How one growth travels.** ``GrowthMethod.__call__`` (growth_methods) makes a request -> ``Growable.request_growth``
 (growable) -> in a fit the growth handler, which waits for a safe moment -> ``one_growth`` (grow), which undoes it after
-an error -> ``carry_out`` (grow) runs the user's method -> ``compare`` (diff) finds what is different -> the event is
+an error -> ``grow_and_log`` (grow) runs the user's method -> ``compare`` (diff) finds what is different -> the event is
 logged, and ``Change`` (grow) tells optimizer, learning rates and averaged copies what to do.
 """
