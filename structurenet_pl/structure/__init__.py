@@ -8,8 +8,9 @@ optimizer and no Lightning.
 the module before and after. It may add modules, and it may widen, narrow or remove a layer by giving the module
 another ``Parameter`` under the same name or by deleting one. :func:`~structurenet_pl.came_from` says which old
 entries a new tensor continues, where these are not the first ones; ``@growth(second_moments=...)`` says how Adam's
-second moments of new entries start. :func:`~structurenet_pl.widen` and :func:`~structurenet_pl.identity_like` change
-the shape and keep the function of the network.
+second moments of new entries start. :func:`~structurenet_pl.widen`, with new units that are
+copies, unread or paired, and :func:`~structurenet_pl.identity_like` change the shape and keep the function of the
+network.
 
 **Decisions by data.** If a growth method computes a size from data, let it return that as a dict of its own arguments
 (``return {"width": 12}``). The log stores the decision, so loading a checkpoint does not decide again.
