@@ -2,8 +2,10 @@
 
 The validation loss decides. On the first plateau every layer gets more channels (`widen`); on the second plateau a new
 layer is added that starts as the identity (`identity_like`); the two alternate from then on. Both change the output of
-the network very little. A new layer warms up, and the other layers have a lower lr for an epoch or two after each
-growth. At the end the script prints the growth log and a table that explains each learning rate.
+the network very little. All that growth adds warms up, a new layer as well as the new channels of an old layer, and all
+that is older has a lower lr for an epoch or two. `StrataMonitor` prints after each growth why each learning rate is
+what it is, for old and new channels apart: `blocks.0@1` are the channels that event 1 added to `blocks.0`. At the end
+the script prints the growth log, and this table once more.
 
     python examples/growing_cnn.py --epochs 10
     python examples/growing_cnn.py --epochs 20 --resume
@@ -148,7 +150,7 @@ def main() -> None:
         log_every_n_steps=10,
         callbacks=[
             GrowOnPlateau("expand", "val_loss", patience=2, min_delta=0.01, limit=4),
-            Warmup(length=3),
+            Warmup(length=3),  # of new layers, and of new channels in old layers
             GrowthResponder(grown=0.5, adjacent=0.3, distant=0.3, recovery=2),
             StrataMonitor(),
             ModelCheckpoint(

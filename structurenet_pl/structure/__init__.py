@@ -8,8 +8,9 @@ optimizer and no Lightning.
 the module before and after. It may add modules, and it may widen, narrow or remove a layer by giving the module
 another ``Parameter`` under the same name or by deleting one. :func:`~structurenet_pl.came_from` says which old
 entries a new tensor continues, where these are not the first ones; ``@growth(second_moments=...)`` says how Adam's
-second moments of new entries start. :func:`~structurenet_pl.widen` and :func:`~structurenet_pl.identity_like` change
-the shape and keep the function of the network.
+second moments of new entries start. :func:`~structurenet_pl.widen`, with new units that are
+copies, unread or paired, and :func:`~structurenet_pl.identity_like` change the shape and keep the function of the
+network.
 
 **Cohorts.** The entries that a growth adds to an existing tensor are a cohort: they have the age of that growth, and
 the role that ``@growth(role=...)`` gives. Every factor is asked for a cohort as for a component. So after a widening

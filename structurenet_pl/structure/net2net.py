@@ -6,46 +6,79 @@ import torch
 from torch import Tensor, nn
 
 from structurenet_pl.structure.net2net_checks import (
-    PER_UNIT,
     Conv,
     Layer,
     Norm,
+    Scheme,
     check_kind,
     check_noise,
     check_widen,
     units_of,
 )
-from structurenet_pl.structure.tensor_mapping import Copying, note_copying
+from structurenet_pl.structure.new_units import initialize_new, initialize_new_features, read_units, select_units
+from structurenet_pl.structure.tensor_mapping import NEW_ENTRY
 
 CONVOLUTIONS: Mapping[int, Callable[..., Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 @torch.no_grad()
 def widen(
-    layer: Layer, following: Layer | Sequence[Layer], width: int, norm: Norm | None = None, noise: float = 0.0
+    layer: Layer,
+    following: Layer | Sequence[Layer],
+    width: int,
+    norm: Norm | None = None,
+    noise: float = 0.0,
+    scheme: Scheme = "copy",
+    rescale: bool = False,
 ) -> None:
     r"""Give a layer more units, such that the output of the network stays the same.
 
-    .. math::
-        h'_i = h_{g(i)}, \qquad
-        w'_{ki} = \frac{w_{k g(i)}}{\lvert \{ j : g(j) = g(i) \} \rvert}, \qquad
-        g(i) = i \text{ for } i < n
+    The :math:`n` old units (features or channels) keep their positions, and the new units follow behind them, up to
+    :math:`m`, the ``width``. Let :math:`v_i` be the incoming weights and the bias of unit :math:`i`, and :math:`w_{ki}`
+    the weights with which the following layers read it; their biases stay. The new units are
 
-    where :math:`h_i` are the :math:`n` units of the layer (features or channels) and :math:`w_{ki}` the weights with
-    which the following layers read them. The old units keep their positions. The new units follow behind them: each
-    is a copy of an old unit :math:`g(i)`, drawn uniformly with the global random number generator of torch. The
-    following layers divide the weight of a unit among its copies; their biases stay. The output is the same up to
-    rounding.
+    ``"copy"``: copies of old units :math:`g(i)`, drawn uniformly, which share the outgoing weight of the old unit,
+
+    .. math::
+        v'_i = v_{g(i)}, \qquad w'_{ki} = \frac{w_{k g(i)}}{c_{g(i)}}, \qquad
+        c_j = \lvert \{ i : g(i) = j \} \rvert, \qquad g(i) = i \text{ for } i \le n;
+
+    ``"zero"``: units with random incoming weights that nobody reads yet,
+
+    .. math::
+        v'_i \sim \text{initialization of the layer}, \qquad w'_{ki} = 0 \qquad \text{for } i > n;
+
+    ``"pair"``: pairs of equal units with random weights, which the following layers read with opposite signs,
+
+    .. math::
+        V' = (V, X, X), \qquad W' = (W, Z, -Z), \qquad
+        X, Z \sim \text{initialization of the layers at their new sizes}.
+
+    The output is the same up to rounding. Training starts from different points: copies have equal gradients, so
+    without noise (or dropout) they stay copies; units that nobody reads have no gradient on their incoming weights in
+    the first step; the two units of a pair have opposite gradients and part at once. The random numbers are those of
+    torch's global generators.
+
+    With ``rescale=True``, the weights with which old units are read get the size that belongs to the larger width,
+    :math:`m \, \overline{w'^2} = n \, \overline{w^2}`: the readers' pre-activations would keep their variance if all
+    weights were drawn anew at this size, so old and new units can have one lr. The incoming weights get the inverse, so
+    that the function stays:
+
+    .. math::
+        w' \to w' / a_i, \qquad v' \to a_i \, v', \qquad a_i =
+        \begin{cases} 1 / \sqrt{c_{g(i)}} & \text{``copy''} \\ \sqrt{m / n} & \text{else, for } i \le n \end{cases}
+
+    This holds if everything between the layers maps :math:`a x` to :math:`a` times the image of :math:`x` for
+    :math:`a > 0`: ReLU, LeakyReLU, PReLU, pooling, dropout. Behind others (Tanh, GELU, SiLU) the output **changes**.
+    With a ``norm``, its weight and bias are scaled in place of those of the layer. The momentum of an optimizer is not.
 
     The modules stay and change in place. Parameters whose shape changes are replaced by new ones of the same dtype,
     device and ``requires_grad``, without gradients, so call it in a growth method. A tensor tied to another module is
     no longer tied.
 
     Modules between the layers must act on each unit separately: activations, pooling, flattening, and the given
-    ``norm``. Dropout in training does so, too, but then the output is the same in expectation only. A layer cannot be
-    widened if a residual connection adds to its output.
-
-    Copies have equal gradients: without noise (or dropout) they stay copies during all further training.
+    ``norm``. Dropout in training does so, too, but then the output is the same in expectation only, except for
+    ``"zero"``. A layer cannot be widened if a residual connection adds to its output.
 
     Args:
         layer: Linear or convolution in one group; weight of shape ``(n, inputs, ...)``.
@@ -54,14 +87,20 @@ def widen(
         width: New number of units, > n.
         norm: The norm of n features in between, if there is one: BatchNorm or InstanceNorm, for which the output stays
             the same in train and eval mode. It would not for norms that average over units (LayerNorm, GroupNorm).
-        noise: Standard deviation of Gaussian noise on the incoming weights of each new unit, relative to their root
-            mean square; >= 0. The output then changes a little; 0.01 is enough for the copies to part in training.
+            Its entries for new units are copied, or those of a new norm (weight 1, bias 0, mean 0, variance 1).
+        noise: Standard deviation of Gaussian noise on the incoming weights of each copy, relative to their root
+            mean square; >= 0, for ``"copy"`` only. The output then changes a little; 0.01 is enough for the copies to
+            part in training.
+        scheme: ``"copy"``, ``"zero"`` or ``"pair"``.
+        rescale: Whether to rescale the weights of old units; behind a positively homogeneous activation only.
 
     Raises:
         TypeError: If a module is of another kind, or holds tensors that torch did not give it (pruning,
             parametrizations, masks).
         ValueError: If sizes do not fit, ``width`` is not larger, a convolution has groups, modules share a
-            parameter, ``following`` is empty, or ``noise`` is negative or not finite. The modules are then unchanged.
+            parameter, ``following`` is empty, ``noise`` is negative or not finite, or other than 0 without copies,
+            ``scheme`` is unknown, ``"pair"`` would add an odd number of units, or ``rescale`` meets a norm without
+            weight. The modules are then unchanged.
 
     Example:
         >>> from structurenet_pl import widen
@@ -71,30 +110,55 @@ def widen(
         >>> widen(net[0], net[2], width=5)
         >>> net[0], net[2]
         (Linear(in_features=4, out_features=5, bias=True), Linear(in_features=5, out_features=2, bias=True))
-        >>> torch.allclose(net(x), before, atol=1e-6)
+        >>> widen(net[0], net[2], width=9, scheme="pair", rescale=True)
+        >>> bool((net[2].weight[:, 5:7] == -net[2].weight[:, 7:]).all())
+        True
+        >>> torch.allclose(net(x), before, atol=1e-5)
         True
 
     References:
-        Chen et al., `Net2Net: Accelerating Learning via Knowledge Transfer <https://arxiv.org/abs/1511.05641>`_,
-        2015, Net2WiderNet.
+        ``"copy"``: Chen et al., `Net2Net: Accelerating Learning via Knowledge Transfer
+        <https://arxiv.org/abs/1511.05641>`_, 2015, Net2WiderNet. ``"zero"``: as in Evci et al., `GradMax: Growing
+        Neural Networks using Gradient Information <https://arxiv.org/abs/2201.05125>`_, 2022, new units have zeros on
+        one side; there on the incoming side, and the outgoing weights maximize the gradient. ``"pair"`` and
+        ``rescale``: Yuan et al., `Accelerated Training via Incrementally Growing Neural Networks
+        <https://arxiv.org/abs/2306.12700>`_, 2023; there the outgoing weights are rescaled by the same factor and the
+        incoming weights are not, so the output changes its scale. On the scale of widened layers also Yu et al.,
+        `SPARKLING <https://arxiv.org/abs/2602.02472>`_, 2026.
     """
     readers = [following] if isinstance(following, nn.Module) else list(following)
-    check_widen(layer, readers, width, norm, noise)
+    check_widen(layer, readers, width, norm, noise, scheme, rescale)
     old = units_of(layer)
-    # by the generator of the CPU: the same units on every device
-    source = torch.cat([torch.arange(old), torch.randint(old, (width - old,))])
-
-    _copy_units(layer, source)
-    layer.weight[old:].add_(_noise(layer.weight[old:], noise))
+    if scheme == "copy":
+        # by the generator of the CPU: the same units on every device
+        source = torch.cat([torch.arange(old), torch.randint(old, (width - old,))])
+        copies = source.new_zeros(old).index_add(0, source, torch.ones_like(source))[source]
+        divisor = copies.double().sqrt()
+    else:
+        source = torch.cat([torch.arange(old), torch.full((width - old,), NEW_ENTRY)])
+        copies = torch.ones_like(source)
+        divisor = torch.full((width,), (old / width) ** 0.5, dtype=torch.float64)
+    incoming = divisor if rescale else None
+    # a norm would undo a scale of its input, so its own weight and bias take the scale
+    select_units(layer, source, incoming if norm is None else None)
     if isinstance(layer, nn.Linear):
         layer.out_features = width
     else:
         layer.out_channels = width
     if norm is not None:
-        _copy_units(norm, source)
+        select_units(norm, source, incoming)
         norm.num_features = width
     for reader in readers:
-        _share_weights(reader, source, old)
+        read_units(reader, source, copies if incoming is None else copies / incoming, old)
+
+    if scheme == "copy":
+        layer.weight[old:].add_(_noise(layer.weight[old:], noise))
+        return
+    initialize_new(layer, 0, old, repeated=1 if scheme == "pair" else None)
+    if norm is not None:
+        initialize_new_features(norm, old)
+    for reader in readers if scheme == "pair" else ():
+        initialize_new(reader, 1, old * (reader.weight.shape[1] // width), repeated=-1)
 
 
 def identity_like(layer: Layer, noise: float = 0.0) -> Layer:
@@ -147,34 +211,6 @@ def identity_like(layer: Layer, noise: float = 0.0) -> Layer:
     if identity.bias is not None:
         nn.init.zeros_(identity.bias)
     return identity
-
-
-def _copy_units(module: Layer | Norm, source: Tensor) -> None:
-    """Make unit i of a module a copy of its unit ``source[i]``."""
-    for name in PER_UNIT:
-        if getattr(module, name, None) is not None:
-            _replace(module, name, Copying(0, source))
-
-
-def _share_weights(reader: Layer, source: Tensor, old: int) -> None:
-    """Make a following layer read the copies: the weight of each old unit is divided evenly among its copies."""
-    counts = source.new_zeros(old).index_add(0, source, torch.ones_like(source))
-    positions = reader.weight.shape[1] // old  # inputs for each channel, > 1 for a Linear behind a convolution
-    read = (source[:, None] * positions + torch.arange(positions)).flatten()
-    _replace(reader, "weight", Copying(1, read, counts[source].repeat_interleave(positions)))
-    if isinstance(reader, nn.Linear):
-        reader.in_features = len(read)
-    else:
-        reader.in_channels = len(read)
-
-
-def _replace(module: nn.Module, name: str, step: Copying) -> None:
-    """Replace a parameter by a new parameter, or a buffer by a new buffer."""
-    old: Tensor = getattr(module, name)
-    value = step.of(old)
-    new = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
-    note_copying(new, old, step)
-    setattr(module, name, new)
 
 
 def _noise(weight: Tensor, noise: float) -> Tensor:

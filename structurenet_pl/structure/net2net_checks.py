@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import chain
 from math import inf
-from typing import TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from torch import nn
 
@@ -18,6 +18,7 @@ Norm: TypeAlias = (
     | nn.InstanceNorm2d
     | nn.InstanceNorm3d
 )
+Scheme: TypeAlias = Literal["copy", "zero", "pair"]
 
 PER_UNIT = ("weight", "bias", "running_mean", "running_var")  # tensors with one entry for each unit along dim 0
 
@@ -27,12 +28,20 @@ def units_of(layer: Layer) -> int:
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
-def check_widen(layer: Layer, readers: Sequence[Layer], width: int, norm: Norm | None, noise: float) -> None:
+def check_widen(
+    layer: Layer,
+    readers: Sequence[Layer],
+    width: int,
+    norm: Norm | None,
+    noise: float,
+    scheme: Scheme,
+    rescale: bool,
+) -> None:
     """Check all arguments of ``widen`` before it changes anything.
 
     Raises:
         TypeError: If a module is of an unsupported kind.
-        ValueError: If sizes, groups, sharing or noise do not allow it.
+        ValueError: If sizes, groups, sharing, noise or scheme do not allow it.
     """
     if not readers:
         raise ValueError(
@@ -55,6 +64,27 @@ def check_widen(layer: Layer, readers: Sequence[Layer], width: int, norm: Norm |
     if not isinstance(width, int) or width <= units_of(layer):
         raise ValueError(f"width must be an int larger than the {units_of(layer)} units of the layer, got {width!r}")
     check_noise(noise)
+    _check_scheme(scheme, width - units_of(layer), noise)
+    if rescale and norm is not None and norm.weight is None:
+        raise ValueError(
+            f"rescale=True scales the weight and the bias of the norm, and this {type(norm).__name__} has none "
+            "(affine=False): give a norm with affine=True, or leave rescale out"
+        )
+
+
+def _check_scheme(scheme: Scheme, added: int, noise: float) -> None:
+    if scheme not in get_args(Scheme):
+        raise ValueError(f"scheme must be one of {get_args(Scheme)}, got {scheme!r}")
+    if scheme == "pair" and added % 2:
+        raise ValueError(
+            f"scheme='pair' adds units in pairs, and this width would add {added}: give a width that adds an even "
+            "number of units"
+        )
+    if noise and scheme != "copy":
+        raise ValueError(
+            f"noise={noise} parts copies from each other, and scheme={scheme!r} makes none that stay alike: leave "
+            "noise out, or take scheme='copy'"
+        )
 
 
 def check_kind(name: str, module: nn.Module) -> None:

@@ -19,7 +19,8 @@ class Copying:
 
     Args:
         dim: The dimension of the entries.
-        source: An old position for each new entry; a position may come several times.
+        source: An old position for each new entry; a position may come several times. -1 for an entry that continues
+            no old entry: its value is 0 here, and whatever the caller adds to that.
         share: The divisor of each new entry; None for 1.
     """
 
@@ -29,10 +30,12 @@ class Copying:
 
     def of(self, old: Tensor) -> Tensor:
         """The new values that follow from old ones."""
-        new = old.index_select(self.dim, self.source.to(old.device))
-        if self.share is None:
-            return new
-        return new / self.share.to(old).view([-1 if dim == self.dim else 1 for dim in range(old.ndim)])
+        along_dim = [-1 if dim == self.dim else 1 for dim in range(old.ndim)]
+        source = self.source.to(old.device)
+        new = old.index_select(self.dim, source.clamp(min=0))
+        if self.share is not None:
+            new = new / self.share.to(old).view(along_dim)
+        return new.masked_fill((source == NEW_ENTRY).view(along_dim), 0)
 
 
 @dataclass(frozen=True, eq=False)

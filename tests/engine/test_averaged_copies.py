@@ -451,9 +451,9 @@ class Measured(Net):
         self.net[1] = nn.BatchNorm1d(len(keep))
 
     @growth()
-    def wider(self, noise: float = 0.0):
-        widen(self.net[0], self.net[3], 13, norm=self.net[1], noise=noise)
-        widen(self.net[3], self.body[1], 11, noise=noise)
+    def wider(self, noise: float = 0.0, scheme: str = "copy", rescale: bool = False):
+        widen(self.net[0], self.net[3], 13, self.net[1], noise, "zero" if scheme == "pair" else scheme, rescale)
+        widen(self.net[3], self.body[1], 12, None, noise, scheme, rescale)
 
 
 def scrambled(copy):
@@ -482,15 +482,21 @@ def test_a_growth_method_is_called_once_and_what_it_chose_holds_for_the_average(
     fit(Measured(), [average, Hook("on_train_epoch_start", look)])
 
 
+@pytest.mark.parametrize("rescale", [False, True], ids=["", "rescaled"])
+@pytest.mark.parametrize("scheme", ["copy", "zero", "pair"])
 @NAMES
-def test_the_average_computes_what_it_did_when_a_layer_is_widened(name):
+def test_the_average_computes_what_it_did_when_a_layer_is_widened(name, scheme, rescale):
     def look(net):
         copy = scrambled(copy_in(average))
         x = torch.rand(5, 6, dtype=torch.float64)
         before, live = copy(x), net.eval()(x)
-        net.wider()
+        net.wider(scheme=scheme, rescale=rescale)
         copy = copy_in(average)
-        assert [layer.out_features for layer in (copy.net[0], copy.net[3])] == [13, 11]
+        assert [layer.out_features for layer in (copy.net[0], copy.net[3])] == [13, 12]
+        if scheme != "copy":  # then new units are of no old unit, so they start at their values in the module
+            of_copy, of_net = tensors(copy), tensors(net)
+            for key in ("0.weight", "0.bias", "1.weight", "1.running_mean", "3.bias"):
+                assert torch.equal(of_copy[f"body.0.{key}"][8:], of_net[f"body.0.{key}"][8:])
         # to rounding: sums of more terms
         torch.testing.assert_close(copy(x), before, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(net(x), live, rtol=1e-12, atol=1e-12)

@@ -599,15 +599,16 @@ class Plain(GrowthMixin, LightningModule):
         return [at for at, layer in enumerate(self.net) if isinstance(layer, nn.Linear | nn.Conv1d)]
 
     @growth()
-    def widen(self, index: int, by: int):
+    def widen(self, index: int, by: int, scheme: str, rescale: bool):
         *inner, _ = places = self.places()
         at = inner[index % len(inner)]
         layer, reader = self.net[at], self.net[places[places.index(at) + 1]]
         norm = self.net[at + 1] if isinstance(self.net[at + 1], nn.BatchNorm1d) else None
-        widen(layer, reader, (layer.out_channels if self.conv else layer.out_features) + by, norm)
+        old = layer.out_channels if self.conv else layer.out_features
+        widen(layer, reader, old + (2 * by if scheme == "pair" else by), norm, scheme=scheme, rescale=rescale)
 
     @growth()
-    def deepen(self, index: int, by: int):
+    def deepen(self, index: int):
         rectified = [at for at, layer in enumerate(self.net) if isinstance(layer, nn.ReLU)]
         at = rectified[index % len(rectified)]
         before = self.net[max(place for place in self.places() if place < at)]
@@ -622,7 +623,19 @@ class Plain(GrowthMixin, LightningModule):
     conv=st.booleans(),
     train_mode=st.booleans(),
     plan=st.lists(
-        st.tuples(st.sampled_from(["widen", "deepen"]), st.integers(0, 5), st.integers(1, 3)), min_size=1, max_size=5
+        st.one_of(
+            st.fixed_dictionaries(
+                {
+                    "index": st.integers(0, 5),
+                    "by": st.integers(1, 3),
+                    "scheme": st.sampled_from(["copy", "zero", "pair"]),
+                    "rescale": st.booleans(),
+                }
+            ),
+            st.fixed_dictionaries({"index": st.integers(0, 5)}),
+        ),
+        min_size=1,
+        max_size=5,
     ),
 )
 def test_widening_and_identities_keep_the_function(widths, normed, conv, train_mode, plan):
@@ -631,8 +644,8 @@ def test_widening_and_identities_keep_the_function(widths, normed, conv, train_m
     fresh = copy.deepcopy(net)
     x = torch.randn(6, 3, *([5] if conv else []), dtype=torch.float64)
     before = net(x)
-    for method, index, by in plan:
-        getattr(net, method)(index=index, by=by)
+    for arguments in plan:
+        (net.widen if "by" in arguments else net.deepen)(**arguments)
         torch.testing.assert_close(net(x), before, rtol=1e-9, atol=1e-9)
     fresh.load_state_dict(net.state_dict())
     torch.testing.assert_close(fresh(x), before, rtol=1e-9, atol=1e-9)

@@ -80,6 +80,43 @@ def test_growing_cnn_lists_its_arguments(tmp_path):
 
 
 @pytest.mark.slow
+def test_growing_vocabulary():
+    done = run(EXAMPLES / "growing_vocabulary.py", "--epochs", 2, "--more-epochs", 4, "--words", 200)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert "The 200 most frequent" in done.stdout
+    cells = {
+        title.strip(): [float(number) for number in re.findall(r"[\d.]+", rest)]
+        for title, rest in re.findall(r"^│([^│]+)│(.+)│$", done.stdout, re.MULTILINE)
+    }
+    start, full, slow, parts, alone = (
+        cells[title]
+        for title in (
+            "after growth",
+            "all at the full lr",
+            "all at 0.1",
+            "new rows at 1, the rest at 0.1",
+            "new rows alone",
+        )
+    )
+    # with new rows alone least is forgotten and least is learned, with the full lr for all most
+    old, new, drift = zip(alone, parts, full, strict=True)
+    assert list(old) == sorted(old)
+    assert start[1] > new[0] > new[1] > new[2]
+    assert drift[0] == 0
+    assert drift[2] > 3 * drift[1] > 0
+    assert slow[1] > parts[1]  # a low lr for all learns new words more slowly
+    assert re.search(r"old words moved 0\.\d+ times as far", done.stdout)
+
+
+@pytest.mark.slow
+def test_growing_vocabulary_lists_its_arguments():
+    done = run(EXAMPLES / "growing_vocabulary.py", "--help")
+    assert done.returncode == 0
+    assert {"--epochs", "--more-epochs", "--words", "--slow", "--seed"} <= set(re.findall(r"--[\w-]+", done.stdout))
+
+
+@pytest.mark.slow
 def test_twelve_strategies():
     done = run(EXAMPLES / "twelve_strategies.py")
     assert done.returncode == 0, done.stdout + done.stderr

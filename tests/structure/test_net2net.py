@@ -82,15 +82,36 @@ def drawn(layer, old):
     return torch.tensor([next(i for i in range(old) if torch.equal(rows[i], row)) for row in rows])
 
 
+SCHEMES = ["copy", "zero", "pair"]
+WIDTHS = [("copy", 7), ("copy", 12), ("copy", 40), ("zero", 7), ("zero", 40), ("pair", 8), ("pair", 40)]
+# those in which everything between the layers is positively homogeneous, and a norm has a weight
+HOMOGENEOUS = [
+    name
+    for name, (make, _) in NETS.items()
+    if not any(isinstance(module, nn.Tanh | nn.GELU) or getattr(module, "affine", True) is False for module in make())
+]
+
+
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("width", [7, 12, 40])
+@pytest.mark.parametrize(("scheme", "width"), WIDTHS)
 @pytest.mark.parametrize("name", NETS)
-def test_output_stays(name, width, train):
+def test_output_stays(name, scheme, width, train):
+    assert_output_stays(name, width, train, scheme=scheme)
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("scheme", "width"), WIDTHS)
+@pytest.mark.parametrize("name", HOMOGENEOUS)
+def test_output_stays_with_rescaled_weights(name, scheme, width, train):
+    assert_output_stays(name, width, train, scheme=scheme, rescale=True)
+
+
+def assert_output_stays(name, width, train, **how):
     net, x = made(name)
     before = copy.deepcopy(net)
     for module in (net, before):
         module.train(train)
-    widen(net[0], net[-1], width, norm=norm_of(net))
+    widen(net[0], net[-1], width, norm=norm_of(net), **how)
     torch.testing.assert_close(net(x), before(x), **CLOSE)
     net.eval(), before.eval()  # after one step of the running statistics, if it was in train mode
     torch.testing.assert_close(net(x), before(x), **CLOSE)
@@ -114,12 +135,114 @@ def test_old_units_stay_where_they_are(name):
     assert copies[0, :, 0].sum() == 9
 
 
+@pytest.mark.parametrize("scheme", ["zero", "pair"])
 @pytest.mark.parametrize("name", NETS)
-def test_parameters_are_replaced_and_registered(name):
+def test_new_units_are_added_behind_the_old_ones(name, scheme):
+    """The old entries of all tensors are equal to the bit; the new ones are what the scheme says."""
+    net, _ = made(name)
+    before, norm = weights(net), norm_of(net)
+    widen(net[0], net[-1], 10, norm=norm, scheme=scheme)
+    after, reader = weights(net), f"{len(net) - 1}.weight"
+    for key, old in before.items():
+        if key == reader or old.ndim == 0:
+            continue
+        new = after[key]
+        assert torch.equal(new[: len(old)], old), key
+        added = new[len(old) :]
+        if key.startswith("0."):
+            assert len(added) == 4
+            bound = net[0].weight[0].numel() ** -0.5  # of torch's own initialization of Linear and convolutions
+            assert 0 < added.abs().min() <= added.abs().max() <= bound
+            assert torch.equal(added[:2], added[2:]) == (scheme == "pair")
+        elif not key.startswith(reader[:-6]):
+            assert set(added.tolist()) == {0.0 if key.endswith(("bias", "mean")) else 1.0}
+    old, new = (tensors[reader].reshape(3, units, -1) for tensors, units in ((before, 6), (after, 10)))
+    assert torch.equal(new[:, :6], old)
+    assert torch.equal(new[:, 6:8], -new[:, 8:])
+    bound = net[-1].weight[0].numel() ** -0.5 if scheme == "pair" else 0.0
+    assert bound / 2 < new[:, 6:].abs().max() <= bound or scheme == "zero"
+    assert new[:, 6:].any() == (scheme == "pair")
+
+
+class Constant(nn.Linear):
+    def reset_parameters(self):
+        nn.init.constant_(self.weight, 1 / self.weight.numel())
+        nn.init.constant_(self.bias, 5.0)
+
+
+def test_new_units_are_drawn_by_the_initialization_of_the_layers_own_class():
+    layer, reader = Constant(3, 4), Constant(4, 2)
+    for parameter in (*layer.parameters(), *reader.parameters()):
+        nn.init.zeros_(parameter)
+    widen(layer, reader, 6, scheme="pair")
+    assert layer.weight.tolist() == [[0.0] * 3] * 4 + [[pytest.approx(1 / 18)] * 3] * 2  # for the new size
+    assert layer.bias.tolist() == [0.0] * 4 + [5.0] * 2
+    assert reader.weight.tolist() == [[0.0] * 4 + [pytest.approx(1 / 12), pytest.approx(-1 / 12)]] * 2
+    assert reader.bias.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("normed", [False, True], ids=["", "normed"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_rescaled_weights(scheme, normed):
+    """The mean square of the weights that read old units is that of the larger width; the other side is inverse."""
+    layer, norm, reader = nn.Linear(5, 6).double(), nn.BatchNorm1d(6).double(), nn.Linear(6, 3).double()
+    nn.init.uniform_(norm.running_var)
+    nn.init.uniform_(norm.bias)
+    scaled, constant = (norm, layer) if normed else (layer, norm)  # a norm would undo any scale of its input
+    old = {key: tensor.clone() for key, tensor in [*scaled.named_parameters(), ("read", reader.weight)]}
+    torch.manual_seed(1)
+    copies = torch.bincount(torch.cat([torch.arange(6), torch.randint(6, (8,))]))
+    torch.manual_seed(1)
+    before = weights(constant) | {key: tensor.clone() for key, tensor in norm.named_buffers()}
+    widen(layer, reader, 14, norm if normed else None, scheme=scheme, rescale=True)
+    factor = copies.double().rsqrt() if scheme == "copy" else torch.full((6,), (14 / 6) ** 0.5, dtype=torch.float64)
+    read = reader.weight if scheme == "copy" else reader.weight[:, :6]
+    assert 14 * read.square().mean().item() == pytest.approx(6 * old["read"].square().mean().item(), rel=1e-12)
+    torch.testing.assert_close(scaled.bias[:6], factor * old["bias"], **CLOSE)
+    torch.testing.assert_close(scaled.weight[:6].movedim(0, -1), factor * old["weight"].movedim(0, -1), **CLOSE)
+    for key, tensor in [*constant.named_parameters(), *norm.named_buffers()]:
+        assert torch.equal(tensor[:6] if tensor.ndim else tensor, before[key]), key
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU])
+def test_rescaling_changes_the_output_behind_other_activations_as_documented(activation, scheme):
+    net = nn.Sequential(nn.Linear(5, 6), activation(), nn.Linear(6, 3)).double()
+    x = torch.randn(FLAT, dtype=torch.float64)
+    before = net(x)
+    widen(net[0], net[2], 24, scheme=scheme, rescale=True)
+    assert (net(x) - before).abs().max() > 1e-3
+
+
+def test_units_of_a_pair_part_at_once_and_units_that_nobody_reads_are_learned():
+    for scheme in ("zero", "pair"):
+        net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+        widen(net[0], net[2], 10, scheme=scheme)
+        net(torch.randn(FLAT, dtype=torch.float64)).square().sum().backward()
+        incoming, outgoing = net[0].weight.grad[6:], net[2].weight.grad[:, 6:]
+        assert outgoing.abs().min() > 0
+        if scheme == "zero":
+            assert not incoming.any()
+        else:
+            assert incoming.abs().min() > 0
+            torch.testing.assert_close(incoming[:2], -incoming[2:], **CLOSE)
+            torch.testing.assert_close(outgoing[:, :2], outgoing[:, 2:], **CLOSE)
+
+
+def test_counted_batches_of_a_norm_stay():
+    net, x = made("batch norm")
+    net(x)
+    widen(net[0], net[3], 10, net[1], scheme="pair")
+    assert net[1].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", NETS)
+def test_parameters_are_replaced_and_registered(name, scheme):
     net, x = made(name)
     net[0].weight.requires_grad = False
     modules, before = list(net), dict(net.named_parameters())
-    widen(net[0], net[-1], 9, norm=norm_of(net))
+    widen(net[0], net[-1], 10, norm=norm_of(net), scheme=scheme)
     assert list(net) == modules
     after = dict(net.named_parameters())
     assert list(after) == list(before)  # names and order
@@ -140,17 +263,17 @@ def test_parameters_are_replaced_and_registered(name):
 
 
 def _wide(module, first):
-    """The same kind of module made for 9 units in place of 6."""
+    """The same kind of module made for 10 units in place of 6."""
     same = {"bias": getattr(module, "bias", None) is not None}
     if isinstance(module, nn.Linear):
-        return nn.Linear(5, 9, **same) if first else nn.Linear(module.in_features * 9 // 6, 3, **same)
+        return nn.Linear(5, 10, **same) if first else nn.Linear(module.in_features * 10 // 6, 3, **same)
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         names = ("kernel_size", "stride", "padding", "padding_mode")
-        sizes = (2, 9) if first else (9, 3)
+        sizes = (2, 10) if first else (10, 3)
         return type(module)(*sizes, **{name: getattr(module, name) for name in names})
     if "Norm" in type(module).__name__:
         names = ("affine", "track_running_stats")
-        return type(module)(9, **{name: getattr(module, name) for name in names})
+        return type(module)(10, **{name: getattr(module, name) for name in names})
     return module
 
 
@@ -203,7 +326,9 @@ def test_units_are_drawn_from_the_global_generator():
     assert set(draw(1).tolist()) == set(range(8))  # each is missed with (7 / 8) ** 192 < 1e-11
 
 
-def test_several_layers_read_the_output():
+@pytest.mark.parametrize("rescale", [False, True], ids=["", "rescaled"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_several_layers_read_the_output(scheme, rescale):
     stem, left, right = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 3, 3), nn.Linear(4 * 9, 2)
     for module in (stem, left, right):
         module.double()
@@ -214,29 +339,37 @@ def test_several_layers_read_the_output():
         return left(hidden), right(hidden.flatten(1))
 
     before = outputs()
-    widen(stem, [left, right], 11)
+    widen(stem, [left, right], 12, scheme=scheme, rescale=rescale)
+    if scheme == "pair":
+        assert not torch.equal(left.weight[:2, 4:, 0, 0].abs(), right.weight[:, 4 * 9 :: 9].abs())  # drawn for each
     for one, other in zip(outputs(), before, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
 
 
-def test_widening_again_keeps_the_output():
+@pytest.mark.parametrize("rescale", [False, True], ids=["", "rescaled"])
+def test_widening_again_keeps_the_output(rescale):
     net, x = made("batch norm")
     before = net.eval()(x)
-    for width in (7, 9, 20):
-        widen(net[0], net[3], width, net[1])
+    for width, scheme in [(7, "copy"), (9, "pair"), (20, "copy"), (21, "zero"), (40, "copy"), (42, "pair")]:
+        widen(net[0], net[3], width, net[1], scheme=scheme, rescale=rescale)
     torch.testing.assert_close(net(x), before, **CLOSE)
 
 
+HOW = [{"noise": 0.1}, {"scheme": "zero", "rescale": True}, {"scheme": "pair"}, {"rescale": True}]
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dtype_stays(dtype):
+def test_dtype_stays(dtype, how):
     net = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 3)).to(dtype)
-    widen(net[0], net[1], 10, noise=0.1)
+    widen(net[0], net[1], 10, **how)
     assert {weight.dtype for weight in net.parameters()} == {dtype}
 
 
-def test_device_stays():
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_device_stays(how):
     net = nn.Sequential(nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.Flatten(), nn.Linear(12, 3)).to("meta")
-    widen(net[0], net[3], 10, net[1], noise=0.1)
+    widen(net[0], net[3], 10, net[1], **how)
     assert {tensor.device.type for tensor in net.state_dict().values()} == {"meta"}
     assert identity_like(net[0], noise=0.1).weight.device.type == "meta"
 
@@ -348,6 +481,31 @@ REFUSED = {
     "named twice": (lambda: (nn.Linear(5, 6), [nn.Linear(6, 3)] * 2, 8), ValueError, "give each module once"),
     "noise negative": (lambda: (nn.Linear(5, 6), nn.Linear(6, 3), 8, None, -0.1), ValueError, r"got -0\.1"),
     "noise nan": (lambda: (nn.Linear(5, 6), nn.Linear(6, 3), 8, None, float("nan")), ValueError, "got nan"),
+    "unknown scheme": (
+        lambda: (nn.Linear(5, 6), nn.Linear(6, 3), 8, None, 0.0, "split"),
+        ValueError,
+        r"scheme must be one of \('copy', 'zero', 'pair'\), got 'split'",
+    ),
+    "odd pair": (
+        lambda: (nn.Linear(5, 6), nn.Linear(6, 3), 9, None, 0.0, "pair"),
+        ValueError,
+        "in pairs, and this width would add 3: give a width that adds an even number",
+    ),
+    "noise on zero": (
+        lambda: (nn.Linear(5, 6), nn.Linear(6, 3), 8, None, 0.1, "zero"),
+        ValueError,
+        r"noise=0\.1 parts copies .* scheme='zero' makes none",
+    ),
+    "noise on pair": (
+        lambda: (nn.Linear(5, 6), nn.Linear(6, 3), 8, None, 0.1, "pair"),
+        ValueError,
+        r"noise=0\.1 parts copies .* scheme='pair' makes none",
+    ),
+    "rescale without affine": (
+        lambda: (nn.Linear(5, 6), nn.Linear(6, 3), 8, nn.BatchNorm1d(6, affine=False), 0.0, "zero", True),
+        ValueError,
+        r"this BatchNorm1d has none \(affine=False\): give a norm with affine=True",
+    ),
 }
 
 
