@@ -12,6 +12,7 @@ from structurenet_pl.engine.fit_warnings import shared_basis
 from structurenet_pl.freezing.component_freezer import Frozen
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.monitoring.group_lrs import GroupLR, group_lrs
+from structurenet_pl.structure.events import cohort_title
 
 UNLIMITED_WIDTH = 10_000  # characters, more than any table needs
 
@@ -31,7 +32,9 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
 
     Returns:
         An entry for each param group, with ``component``, ``title``, ``group``, ``age``, ``parameters``, ``base_lr``,
-        ``factors``, ``lr``, ``stratum`` and ``frozen``.
+        ``factors``, ``lr``, ``stratum`` and ``frozen``. A component that was widened has an entry for each cohort, such
+        as ``body.0`` and ``body.0@3`` for the entries that growth event 3 added, if their learning rates differ, or
+        have differed before in the record of a :class:`~structurenet_pl.StrataMonitor`.
 
     Raises:
         ValueError: If no callback of this package has acted in the Trainer.
@@ -58,10 +61,10 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
 
 
 def _as_table(entries: Sequence[GroupLR], title: str) -> Table:
-    """A row for each group; columns of words only where a group has a word for them."""
+    """A row for each group or cohort; columns of words only where one of them has a word."""
     labels = list(dict.fromkeys(label for entry in entries for label in entry.factors))
     words = {
-        "component, group": [entry.group for entry in entries],
+        "component, group": [cohort_title(entry.group, entry.cohort) for entry in entries],
         "role": [entry.component.role or "" for entry in entries],
         "stratum": [entry.stratum or "" for entry in entries],
     }

@@ -192,6 +192,25 @@ def titles(components: Iterable[Component], log: Iterable[GrowthEvent]) -> list[
     return result
 
 
+def cohort_number(component: Component, generation: int) -> int | None:
+    """The number of the growth event that added a cohort, None for the entries that were born with the component."""
+    return None if generation == component.born.generation else generation
+
+
+def cohort_title(title: str, cohort: int | None) -> str:
+    """The title of a component, with the number of the growth event that added the entries of a cohort.
+
+    Args:
+        title: Title of the component.
+        cohort: Number of the event, None for the component itself and its first entries.
+
+    Example:
+        >>> cohort_title("body.0", None), cohort_title("body.0", 3)
+        ('body.0', 'body.0@3')
+    """
+    return title if cohort is None else f"{title}@{cohort}"
+
+
 _TUPLE_FIELDS = ("born", "widened", "shrunk", "removed", "adjacent", "parameters")  # JSON gives them back as lists
 
 
