@@ -90,7 +90,7 @@ def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[Gr
             entries.append(
                 GroupLR(
                     component=part.component,
-                    title=cohort_title(titled[component.name], cohort),
+                    title=cohort_title(titled[component.name], cohort, now.log),
                     group=info.name,
                     cohort=cohort,
                     leads=info.name in leads,

@@ -1,7 +1,7 @@
 """The public ``preview``: the learning rates of a run without training, from callbacks and growth alone."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -110,7 +110,7 @@ def preview(
     lived = np.flatnonzero(np.isfinite(products).any(axis=1))  # rows; the log may go on after the last epoch
     titled = titles((components[stratum.component] for stratum in strata), log)
     return LRHistory(
-        components=tuple(cohort_title(titled[row], strata[row].cohort) for row in lived),
+        components=tuple(cohort_title(titled[row], strata[row].cohort, log) for row in lived),
         steps=steps,
         lrs=bases * products[lived],
         frozen=frozen[lived],
@@ -148,16 +148,15 @@ def _evaluate(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The product of the factors, and whether they freeze, by stratum and step; nan without the stratum."""
     labelled = Factors(factors)
-    row_of = {stratum: row for row, stratum in enumerate(strata)}
     products = np.full((len(strata), epochs * steps_per_epoch), np.nan)
     frozen = np.zeros(products.shape, dtype=bool)
-    by_cohort: set[int] = set()  # components whose cohorts have differed
+    by_cohort: set[int] = set()  # numbers of the components whose cohorts have differed
     generation = version = -1
     for step in range(epochs * steps_per_epoch):
         clock = Clock(step, step // steps_per_epoch, bisect_right(log, step, key=lambda event: event.clock.step))
-        if clock.generation != generation:
+        if grown := clock.generation != generation:
             generation = clock.generation
-            numbers = [row for row, component in enumerate(components) if _exists(component, log[:generation])]
+            numbers = [number for number, component in enumerate(components) if _exists(component, log[:generation])]
             numbers.sort(key=lambda number: components[number].depth)
             present = tuple(components[number] for number in numbers)
             cohorts = _cohorts(present, entries, log[:generation])
@@ -168,25 +167,49 @@ def _evaluate(
             version = labelled.version
             vectors = [vector[:-1] for vector in labelled.vectors.values()]  # without the 1 at the end
             product_now = product(np.array(vectors).T) if vectors else np.ones(size)
-            frozen_names = [component.name in labelled.frozen for component in present]
-            if frozen_names and all(frozen_names):
-                frozen_names[-1] = False  # as a run does: without any trainable tensor, backward would raise
-            rows: list[int] = []
-            vector_rows: list[int] = []
-            frozen_now: list[bool] = []
-            for number, component, rests in zip(numbers, present, frozen_names, strict=True):
-                born = component.born.generation
-                cohort_rows = labelled.cohort_rows.get(component.name, {born: labelled.rows[component.name]})
-                if len(set(product_now[list(cohort_rows.values())].tolist())) > 1:
-                    by_cohort.add(number)
-                if number not in by_cohort:
-                    cohort_rows = {born: next(iter(cohort_rows.values()))}  # all cohorts have one product
-                rows += [row_of[_Stratum(number, cohort_number(component, one))] for one in cohort_rows]
-                vector_rows += cohort_rows.values()
-                frozen_now += [rests] * len(cohort_rows)
-        products[rows, step] = product_now[vector_rows]
-        frozen[rows, step] = frozen_now
+            differing = {
+                numbers[labelled.rows[name]]
+                for name, rows in labelled.cohort_rows.items()
+                if len(set(product_now[list(rows.values())].tolist())) > 1
+            }
+            if grown or not differing <= by_cohort:
+                by_cohort |= differing
+                lines = _lines(strata, numbers, present, labelled, by_cohort)
+            frozen_now = [component.name in labelled.frozen for component in present]
+            if frozen_now and all(frozen_now):
+                frozen_now[-1] = False  # as a run does: without any trainable tensor, backward would raise
+        products[lines.rows, step] = product_now[lines.entries]
+        frozen[lines.rows, step] = np.array(frozen_now, dtype=bool)[lines.components]
     return products, frozen
+
+
+class _Lines(NamedTuple):
+    """The strata of one moment: rows of the preview, entries in the vectors of factors, places of the components."""
+
+    rows: list[int]
+    entries: list[int]
+    components: list[int]
+
+
+def _lines(
+    strata: Sequence[_Stratum],
+    numbers: Sequence[int],
+    present: Sequence[Component],
+    labelled: Factors,
+    by_cohort: Collection[int],
+) -> _Lines:
+    """The strata of the present components: each component, or each of its cohorts if these have differed."""
+    row_of = {stratum: row for row, stratum in enumerate(strata)}
+    lines = _Lines([], [], [])
+    for place, (number, component) in enumerate(zip(numbers, present, strict=True)):
+        born = component.born.generation
+        entry_of = labelled.cohort_rows.get(component.name, {born: place})
+        if number not in by_cohort:
+            entry_of = {born: next(iter(entry_of.values()))}  # all cohorts have one product
+        lines.rows.extend(row_of[_Stratum(number, cohort_number(component, one))] for one in entry_of)
+        lines.entries.extend(entry_of.values())
+        lines.components.extend([place] * len(entry_of))
+    return lines
 
 
 def _cohorts(

@@ -12,7 +12,6 @@ from structurenet_pl.engine.fit_warnings import shared_basis
 from structurenet_pl.freezing.component_freezer import Frozen
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.monitoring.group_lrs import GroupLR, group_lrs
-from structurenet_pl.structure.events import cohort_title
 
 UNLIMITED_WIDTH = 10_000  # characters, more than any table needs
 
@@ -64,7 +63,7 @@ def _as_table(entries: Sequence[GroupLR], title: str) -> Table:
     """A row for each group or cohort; columns of words only where one of them has a word."""
     labels = list(dict.fromkeys(label for entry in entries for label in entry.factors))
     words = {
-        "component, group": [cohort_title(entry.group, entry.cohort) for entry in entries],
+        "component, group": [_group_and_cohort(entry) for entry in entries],
         "role": [entry.component.role or "" for entry in entries],
         "stratum": [entry.stratum or "" for entry in entries],
     }
@@ -86,6 +85,11 @@ def _as_table(entries: Sequence[GroupLR], title: str) -> Table:
             "frozen" if entry.frozen else f"{entry.lr:.3g}",
         )
     return table
+
+
+def _group_and_cohort(entry: GroupLR) -> str:
+    """The name of a group; for a cohort with the end of its title, such as ``@3``."""
+    return entry.group if entry.cohort is None else f"{entry.group}@{entry.title.rpartition('@')[2]}"
 
 
 def _print_in_full_width(table: Table, console: Console) -> None:

@@ -77,7 +77,7 @@ class RunRecord:
                 None for the first entries. Columns of other cohorts of these components end.
         """
         wanted = {
-            cohort_title(self.title_of(name), cohort): self.title_of(name)
+            cohort_title(self.title_of(name), cohort, self.log): self.title_of(name)
             for name in names
             for cohort in cohorts.get(name, (None,))
         }

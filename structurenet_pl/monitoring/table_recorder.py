@@ -60,18 +60,19 @@ class TableRecorder:
             self._record_table(driver, optimizer, table, step, optimizer is logged)
 
     def _record_table(self, driver: Driver, optimizer: Optimizer, table: LRTable, step: int, logged: bool) -> None:
-        rows = self._rows.get(optimizer)
+        rows, matrix = self._rows.get(optimizer), table.matrix
         # a table makes a new list of names whenever its rows change, so identity is enough
-        if rows is None or rows.names is not table.matrix.piece_names:
+        if rows is None or rows.names is not matrix.piece_names:
             rows = self._rows[optimizer] = _RecordedRows.of(table, driver, self._record, step)
         elif rows.version == table.version:
             return
-        elif (rows.cohorts or table.matrix.cohorts) and rows.show_other_cohorts_than(table.matrix):
+        # looked at before the call, to spare a run in which no cohort differs the call
+        elif (matrix.slow or rows.cohorts is not matrix.cohorts) and rows.show_other_cohorts_than(matrix):
             rows = self._rows[optimizer] = _RecordedRows.of(table, driver, self._record, step)
         if rows.version == NEVER and rows.by_cohort and self._frozen:
             self._record.add_frozen(step, self._frozen)  # a new cohort of a frozen component is frozen, too
-        rows.version = table.version
-        factors = table.matrix.every_value[rows.factor_rows]
+        rows.version, rows.cohorts = table.version, matrix.cohorts
+        factors = matrix.every_value[rows.factor_rows]
         if rows.gradient_factors.size:
             if logged or rows.last_logged is None:
                 rows.last_logged = factors[:, rows.gradient_factors]
@@ -141,4 +142,4 @@ class _RecordedRows:
 
     def show_other_cohorts_than(self, matrix: FactorMatrix) -> bool:
         """Whether cohorts were added or removed, or differ for the first time."""
-        return self.cohorts != matrix.cohorts or bool(matrix.slow and matrix.differing - self.by_cohort)
+        return self.cohorts != matrix.cohorts or bool(matrix.differing - self.by_cohort)
