@@ -48,10 +48,18 @@ class StrataMonitor(NeedsDriver):
 
     If a component has several groups (decay / no decay, tensors of one dimension under LARS), its leading group is
     logged: the first with tensors of several dimensions; ``explain`` shows all groups. A component has no values before
-    its birth; a component with the name of a removed one is written as ``patches.0 (2)``. With more than
-    ``max_components`` components, the tags of components give way to tags of parts of the network: ``lr/<part>/min``,
-    ``mean`` and ``max`` and so on, and ``components/<part>``, the number of components in the part. The part is the
-    component's stratum, without :class:`SedimentaryDecay` its role, without a role ``others``.
+    its birth; a component with the name of a removed one is written as ``patches.0 (2)``.
+
+    Entries that widening added to a component have an age and factors of their own. From the step on at which their
+    learning rate differs from that of the old entries, they are a stratum beside their component, in rows, tables and
+    pictures: ``lr/body.0`` is the lr of the entries that were born with the component, ``lr/body.0@3`` that of the
+    entries that growth event 3 added. Norms, and ``frozen``, are those of the whole component: it is frozen only if all
+    of its entries have factor 0.
+
+    With more than ``max_components`` components, the tags of components give way to tags of parts of the network:
+    ``lr/<part>/min``, ``mean`` and ``max`` and so on, and ``components/<part>``, the number of components in the part,
+    where the entries of ``body.0@3`` count as one more. The part is the component's stratum, without
+    :class:`SedimentaryDecay` its role, without a role ``others``.
 
     A row is written every ``log_every_n_steps`` steps of the Trainer, at the first step, and after each growth, freeze
     and thaw. Apart from the rows, the monitor records base lr and product of factors of every component at every step.
@@ -119,6 +127,11 @@ class StrataMonitor(NeedsDriver):
     def strata(self) -> LRHistory:
         """The learning rates of the run so far, at all steps at which any has changed."""
         return self._record.to_history()
+
+    @property
+    def shown_by_cohort(self) -> set[str]:
+        """Titles of the components whose cohorts have had different learning rates in the run so far."""
+        return self._record.shown_by_cohort
 
     def state_dict(self) -> dict[str, Any]:
         """The record of the run, and the optimizers whose next step is logged in any case."""

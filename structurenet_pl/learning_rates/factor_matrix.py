@@ -59,6 +59,11 @@ class FactorMatrix:
             self._multiply()
         return bool(changed)
 
+    @property
+    def differing(self) -> set[str]:
+        """Names of the components whose cohorts have different products."""
+        return {self._groups.group_infos[self.piece_names[row]].component for row in self.slow}
+
     def set_columns(self, vectors: Mapping[str, Vector]) -> None:
         """Set the factors that need gradients, which :meth:`update` leaves as they are.
 

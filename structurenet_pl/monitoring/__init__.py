@@ -13,13 +13,15 @@ show them as logged.
 TensorBoard keeps a random 1000 points of each curve, in which short steps get lost, and 10 pictures and tables.
 
 - *Images*, ``strata/heat_map``: a row for each component, the oldest at the bottom. Bright rows learn fast, dark rows
-  slowly; hatched rows are frozen, red rows have lr 0, white rows are not born yet; dashed lines mark growth.
+  slowly; hatched rows are frozen, red rows have lr 0, white rows are not born yet; dashed lines mark growth. What event
+  3 added to ``body.0`` by widening is the row ``body.0@3`` above it, if its lr differs; before that, one row stands for
+  both.
 - *Custom scalars*: all learning rates in one chart, and their minimum, mean and maximum in another. The page opens
   with a smoothing of 0.6: set it to 0. Switch off 'Ignore outliers in chart scaling', which cuts off peaks. The
   button with the bars makes the axis logarithmic; an lr of 0 is invisible there. All curves of a run have one colour:
   'Matches' tells the markers.
 - *Text*, ``strata/growth``: for each growth event what was added and where, the number of parameters, and the
-  callback that asked.
+  callback that asked; for widening also by how many entries the network grew.
 
 **Preview.** :func:`~structurenet_pl.preview` gives the learning rates of a run to the last bit before the run, except
 for factors and triggers that depend on training (``LARSScaler``, ``DensityScaler``, ``GrowOnPlateau``), which a

@@ -37,9 +37,10 @@ def draw_heat_map(history: LRHistory) -> "Figure":
         history: The learning rates to draw.
 
     Returns:
-        A figure: x the step, y the component, the oldest at the bottom, as in rock; the colour is the logarithm of the
-        effective lr. It is white before birth, hatched where a component is frozen, and red where the lr is 0 but the
-        component is not frozen. Dashed lines are growth events. The labels are readable in a thumbnail, too.
+        A figure: x the step, y the component, the oldest at the bottom, as in rock, and above it the entries that
+        widening added, if their lr differs. The colour is the logarithm of the effective lr. It is white before birth,
+        hatched where a component is frozen, and red where the lr is 0 but the component is not frozen. Dashed lines are
+        growth events. The labels are readable in a thumbnail, too.
 
     Raises:
         ModuleNotFoundError: If matplotlib is missing.

@@ -31,9 +31,10 @@ def draw_curves(history: LRHistory) -> "Figure":
         history: The learning rates to draw.
 
     Returns:
-        A figure: x the step, y the effective lr, from blue for the oldest component to red for the youngest. Older
-        curves are broader, so that they show behind younger ones. An lr of 0, which a logarithmic axis does not have,
-        is a line in a strip below, dotted where the component is frozen. Dashed lines are growth events.
+        A figure: x the step, y the effective lr, from blue for the oldest component to red for the youngest; entries
+        that widening added follow their component. Older curves are broader, so that they show behind younger ones. An
+        lr of 0, which a logarithmic axis does not have, is a line in a strip below, dotted where the component is
+        frozen. Dashed lines are growth events.
 
     Raises:
         ModuleNotFoundError: If matplotlib is missing.

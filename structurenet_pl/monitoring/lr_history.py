@@ -18,7 +18,9 @@ class LRHistory:
     :func:`~structurenet_pl.plot_strata` draws it. Steps need not be evenly spaced: a value holds until the next step.
 
     Args:
-        components: Names of the components, by birth; components of one birth are in order of depth.
+        components: Names of the components, by birth; components of one birth are in order of depth. Entries that
+            widening added are a row of their own behind their component, such as ``body.0@3`` for those of growth event
+            3, from the first step on at which their lr differs from that of the old entries.
         steps: Optimizer steps, ascending.
         lrs: Effective lr by component and step, nan before birth and after removal.
         frozen: Whether the component was frozen, by component and step.

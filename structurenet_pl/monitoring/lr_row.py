@@ -91,15 +91,18 @@ class LRRow:
         Args:
             table: The table of this optimizer.
         """
-        tensors: dict[str, list[Tensor]] = {}
+        groups: dict[str, GroupLR] = {}
         for entry in self.own:
+            groups.setdefault(entry.group, entry)  # of several cohorts the oldest: norms are those of whole tensors
+        tensors: dict[str, list[Tensor]] = {}
+        for group, entry in groups.items():
             name = _part_of(entry) if self.by_part else entry.title
-            tensors.setdefault(name, []).extend(table.groups.tensors_of(entry.group))
+            tensors.setdefault(name, []).extend(table.groups.tensors_of(group))
         return tensors
 
 
 def _leading(entries: Sequence[GroupLR]) -> list[GroupLR]:
-    """One entry for each component: its leading group."""
+    """One entry for each component, or for each of its cohorts: of the leading group."""
     return [entry for entry in entries if entry.leads]
 
 

@@ -31,7 +31,9 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
 
     Returns:
         An entry for each param group, with ``component``, ``title``, ``group``, ``age``, ``parameters``, ``base_lr``,
-        ``factors``, ``lr``, ``stratum`` and ``frozen``.
+        ``factors``, ``lr``, ``stratum`` and ``frozen``. A component that was widened has an entry for each cohort, such
+        as ``body.0`` and ``body.0@3`` for the entries that growth event 3 added, if their learning rates differ, or
+        have differed before in the record of a :class:`~structurenet_pl.StrataMonitor`.
 
     Raises:
         ValueError: If no callback of this package has acted in the Trainer.
@@ -58,10 +60,10 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
 
 
 def _as_table(entries: Sequence[GroupLR], title: str) -> Table:
-    """A row for each group; columns of words only where a group has a word for them."""
+    """A row for each group or cohort; columns of words only where one of them has a word."""
     labels = list(dict.fromkeys(label for entry in entries for label in entry.factors))
     words = {
-        "component, group": [entry.group for entry in entries],
+        "component, group": [_group_and_cohort(entry) for entry in entries],
         "role": [entry.component.role or "" for entry in entries],
         "stratum": [entry.stratum or "" for entry in entries],
     }
@@ -83,6 +85,11 @@ def _as_table(entries: Sequence[GroupLR], title: str) -> Table:
             "frozen" if entry.frozen else f"{entry.lr:.3g}",
         )
     return table
+
+
+def _group_and_cohort(entry: GroupLR) -> str:
+    """The name of a group; for a cohort with the end of its title, such as ``@3``."""
+    return entry.group if entry.cohort is None else f"{entry.group}@{entry.title.rpartition('@')[2]}"
 
 
 def _print_in_full_width(table: Table, console: Console) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from structurenet_pl.monitoring.lr_history import LRHistory, growth_mark
 from structurenet_pl.monitoring.series import BYTES_PER_ENTRY, SeriesTable, Steps, Vector
-from structurenet_pl.structure.events import Component, GrowthEvent, titles
+from structurenet_pl.structure.events import Component, GrowthEvent, cohort_title, titles
 
 MAX_BYTES = 32_000_000  # bytes, an estimate, of a record in memory and on disk
 MAX_BYTES_IN_CHECKPOINT = 950_000  # bytes, an estimate, of a record in a checkpoint
@@ -23,15 +23,16 @@ class RunRecord:
     The record stores changes only and survives checkpoints; :meth:`to_history` unpacks it into an
     :class:`LRHistory`. It is exact unless it exceeds its limit of bytes: then older steps are thinned, and the note of
     the history says so. It has a column for each component that ever lived, under its title, because a removed name may
-    come back.
+    come back. A component whose cohorts have differed has a column for each cohort from then on.
     """
 
     def __init__(self) -> None:
         self._base, self._product, self._frozen = SeriesTable(), SeriesTable(), SeriesTable()
         self._names: list[str] = []  # title of each column
+        self._owners: list[str] = []  # title of the component that each column belongs to
         self._births: list[int] = []  # step at which each column starts
         self._ends: list[int] = []  # first step without the component, or STILL_PRESENT
-        self._columns: dict[str, int] = {}  # column of each present component, by title
+        self._columns: dict[str, int] = {}  # column of each present component or cohort, by title
         self._exact_from, self._stride = 0, 1  # before that step, only multiples of the stride are exact
         self.end_step = 0  # the step after the last recorded step
         self.components: tuple[Component, ...] = ()  # of the present structure, in order of depth
@@ -49,27 +50,51 @@ class RunRecord:
         self.components, self.log = tuple(components), tuple(log)
         names = [component.name for component in self.components]
         self._titles = dict(zip(names, titles(self.components, self.log), strict=True))
-        for title in self._columns.keys() - set(self._titles.values()):
-            self._ends[self._columns.pop(title)] = step
+        present = set(self._titles.values())
+        self._end_columns(
+            [title for title, column in self._columns.items() if self._owners[column] not in present], step
+        )
 
-    def columns_of(self, step: int, names: Sequence[str]) -> NDArray[np.intp]:
+    @property
+    def shown_by_cohort(self) -> set[str]:
+        """Titles of the components whose cohorts have, or had, columns of their own."""
+        return {owner for name, owner in zip(self._names, self._owners, strict=True) if name != owner}
+
+    def title_of(self, name: str) -> str:
+        """The title of a present component."""
+        # a component that appeared without a growth event, for example by a new pattern, has no title
+        return self._titles.get(name, name)
+
+    def columns_of(
+        self, step: int, names: Sequence[str], cohorts: Mapping[str, Sequence[int | None]] = {}
+    ) -> NDArray[np.intp]:
         """The columns of components; those without one get a new column.
 
         Args:
             step: The step at which new columns start.
             names: Names of the components.
+            cohorts: For components with a column for each cohort: the numbers of the growth events that added them,
+                None for the first entries. Columns of other cohorts of these components end.
         """
-        # a component that appeared without a growth event, for example by a new pattern, has no title
-        column_titles = [self._titles.get(name, name) for name in names]
-        new = [title for title in column_titles if title not in self._columns]
+        wanted = {
+            cohort_title(self.title_of(name), cohort, self.log): self.title_of(name)
+            for name in names
+            for cohort in cohorts.get(name, (None,))
+        }
+        by_cohort = {self.title_of(name) for name in cohorts}
+        self._end_columns(
+            [t for t, column in self._columns.items() if self._owners[column] in by_cohort and t not in wanted], step
+        )
+        new = [title for title in wanted if title not in self._columns]
         for title in new:
             self._columns[title] = len(self._names)
             self._names.append(title)
+            self._owners.append(wanted[title])
             self._births.append(step)
             self._ends.append(STILL_PRESENT)
         for table in self._tables:
             table.add_columns(len(new))
-        return np.array([self._columns[title] for title in column_titles], dtype=np.intp)
+        return np.array([self._columns[title] for title in wanted], dtype=np.intp)
 
     def add_lrs(self, step: int, columns: NDArray[np.intp], bases: Vector, products: Vector) -> None:
         """Add learning rates that changed at a step.
@@ -89,9 +114,12 @@ class RunRecord:
 
     def add_frozen(self, step: int, names: Iterable[str]) -> bool:
         """Add the set of frozen components from a step on, and return whether it changed."""
-        columns = self.columns_of(step, sorted(names))
+        frozen = {self.title_of(name): name for name in sorted(names)}
+        known = {self._owners[column] for column in self._columns.values()}
+        self.columns_of(step, [name for title, name in frozen.items() if title not in known])
         before, now = self._frozen.last, np.zeros(len(self._names))
-        now[columns] = 1.0
+        # a frozen component is frozen with all its cohorts
+        now[[column for column in self._columns.values() if self._owners[column] in frozen]] = 1.0
         self._frozen.add(step, now)
         return bool(((before == 1) != (now == 1)).any())
 
@@ -126,6 +154,7 @@ class RunRecord:
         saved._thin(max_bytes)
         return {
             "names": saved._names,
+            "owners": saved._owners,
             "births": saved._births,
             "ends": saved._ends,
             "exact_from": saved._exact_from,
@@ -138,7 +167,8 @@ class RunRecord:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace the content of the record by a state dict."""
-        self._names, self._births, self._ends = list(state["names"]), list(state["births"]), list(state["ends"])
+        self._names, self._owners = list(state["names"]), list(state["owners"])
+        self._births, self._ends = list(state["births"]), list(state["ends"])
         self._columns = {name: column for column, name in enumerate(self._names) if self._ends[column] == STILL_PRESENT}
         self._exact_from, self._stride, self.end_step = state["exact_from"], state["stride"], state["end"]
         for name, table in zip(("base", "product", "frozen"), self._tables, strict=True):
@@ -154,7 +184,10 @@ class RunRecord:
         return self._base.size + self._product.size + self._frozen.size
 
     def _by_birth_and_depth(self) -> list[int]:
-        """The columns in order of birth; of one birth removed components first, then the others by depth."""
+        """The columns in order of birth; of one birth removed components first, then the others by depth.
+
+        The columns of the cohorts of a component stand side by side.
+        """
         born = [Component(name, born=event.clock) for event in self.log for name in event.born]
         generations = (component.born.generation for component in born)
         births = dict(zip(titles(born, self.log), generations, strict=True))
@@ -163,8 +196,16 @@ class RunRecord:
             for depth, component in enumerate(self.components)
         }
         removed = -1  # the depth of a removed component is not known any more
-        keys = [present.get(name) or (births.get(name, 0), removed) for name in self._names]
+        first: dict[str, int] = {}
+        for column, owner in enumerate(self._owners):
+            first.setdefault(owner, column)
+        keys = [(*(present.get(owner) or (births.get(owner, 0), removed)), first[owner]) for owner in self._owners]
         return sorted(range(len(self._names)), key=keys.__getitem__)
+
+    def _end_columns(self, column_titles: Iterable[str], step: int) -> None:
+        """End columns: ``step`` is the first without them."""
+        for title in column_titles:
+            self._ends[self._columns.pop(title)] = step
 
     def _alive_at(self, steps: Steps) -> NDArray[np.bool_]:
         """Whether the component of each column existed, by column and step."""

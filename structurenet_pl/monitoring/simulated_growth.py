@@ -17,6 +17,7 @@ from structurenet_pl.structure.random_states import kept_rng
 from structurenet_pl.structure.replay_log import replay
 
 Log = tuple[GrowthEvent, ...]
+GenerationsByName = dict[str, tuple[int, ...]]  # of the entries of components, without components of one generation
 FOUNDING_NETWORK = Component("founding network", role="scaffold")  # stands for a module that is not given
 
 
@@ -49,8 +50,11 @@ def simulate_growth(
     patterns: Mapping[str, str],
     epochs: int,
     steps_per_epoch: int,
-) -> tuple[Log, list[Component]]:
-    """The growth log of a run, and all components that it would ever have; the module itself stays unchanged.
+) -> tuple[Log, list[Component], list[GenerationsByName]]:
+    """The growth log of a run, all components that it would ever have, and the generations of their entries.
+
+    The module itself stays unchanged. The generations are those after each number of growth events, from 0 on, of
+    components that have entries of other generations than their own. A growth log alone does not show them.
 
     Args:
         module: The module, None if it is not known.
@@ -60,17 +64,20 @@ def simulate_growth(
         epochs: Number of epochs of the run.
         steps_per_epoch: Number of optimizer steps in an epoch.
     """
-    known = ComponentsByBirth()
+    known, entries = ComponentsByBirth(), [GenerationsByName()]
     if module is None:
         known.add([FOUNDING_NETWORK])
     elif isinstance(module, Growable):
         module = deepcopy(module)
         set_outer_patterns(module, patterns)
         known.add(structure_of(module).by_depth)  # before growth, which may remove components
+        entries = _entries_so_far(module)
         if not module.growth_log:
-            replay(module, log)
+            for number in range(1, len(log) + 1):  # one by one: a later event may remove what an earlier one added
+                replay(module, log[:number])
+                entries.append(_generations_now(module))
         if triggers:
-            _grow_by_clock(module, triggers, epochs * steps_per_epoch, steps_per_epoch)
+            entries += _grow_by_clock(module, triggers, epochs * steps_per_epoch, steps_per_epoch)
             log = module.growth_log
     if module is not None:
         known.add(structure_of(module, patterns).by_depth)
@@ -81,9 +88,14 @@ def simulate_growth(
                 depth = event.depth if event.depth is not None else known.deepest(event.adjacent)
                 known.add([Component(name, event.role, depth, event.clock)])
     births = {event.clock.generation: event.clock for event in log}
-    return log, [
-        replace(component, born=births.get(component.born.generation, component.born)) for component in known.values()
-    ]
+    return (
+        log,
+        [
+            replace(component, born=births.get(component.born.generation, component.born))
+            for component in known.values()
+        ],
+        entries,
+    )
 
 
 class ComponentsByBirth(dict[tuple[str, int], Component]):
@@ -102,8 +114,28 @@ class ComponentsByBirth(dict[tuple[str, int], Component]):
         return max((component.depth for component in self.values() if component.name in names), default=0)
 
 
-def _grow_by_clock(module: Growable, triggers: Sequence[ClockTrigger], steps: int, steps_per_epoch: int) -> None:
-    """Grow a module at the steps at which a run would grow it; growth that is due at the end of the run is left out."""
+def _generations_now(module: Growable) -> GenerationsByName:
+    cohorts = structure_of(module).cohorts
+    return {name: tuple(cohort.born.generation for cohort in some) for name, some in cohorts.items()}
+
+
+def _entries_so_far(module: Growable) -> list[GenerationsByName]:
+    """The generations after each event of the module's own log, except of entries that later events removed."""
+    now = _generations_now(module)
+    return [
+        {name: tuple(one for one in some if one <= end) for name, some in now.items() if some[0] <= end}
+        for end in range(len(module.growth_log) + 1)
+    ]
+
+
+def _grow_by_clock(
+    module: Growable, triggers: Sequence[ClockTrigger], steps: int, steps_per_epoch: int
+) -> list[GenerationsByName]:
+    """Grow a module at the steps at which a run would grow it; growth that is due at the end of the run is left out.
+
+    Gives the generations of entries after each growth.
+    """
+    entries = []
     # a run grows at the end of a batch before it grows at the start of the next epoch
     steps_first = sorted(triggers, key=lambda trigger: trigger.unit == "epoch")
     for step in range(1, steps):
@@ -112,3 +144,5 @@ def _grow_by_clock(module: Growable, triggers: Sequence[ClockTrigger], steps: in
             for _ in range(trigger.due(before.count(trigger.unit), after.count(trigger.unit))):
                 with kept_rng(), one_growth(module, trigger.request(module), after):
                     pass
+                entries.append(_generations_now(module))
+    return entries

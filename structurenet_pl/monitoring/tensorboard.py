@@ -92,6 +92,9 @@ def growth_table(log: Sequence[GrowthEvent]) -> str:
     rows = []
     for event in log:
         outcome = "<br>".join(f"{kind}: {_code(names)}" for kind, names in event.outcome.items())
+        if event.widened and event.parameters:  # logs of earlier versions have no numbers
+            before, after = event.parameters
+            outcome += f"<br>{after - before:+,} entries"
         place = [] if event.depth is None else [f"depth {event.depth}"]
         if event.adjacent:
             place.append(f"next to {_code(event.adjacent)}")

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import groupby, product
+from math import prod
 
 from torch import nn
 
-from structurenet_pl.structure.events import GrowthEvent
+from structurenet_pl.structure.events import Component, GrowthEvent
 from structurenet_pl.structure.partition import Generations, Structure
 from structurenet_pl.structure.tensor_mapping import NEW_ENTRY, Successor
 
@@ -73,13 +74,26 @@ def with_cohorts(structure: Structure, known: Mapping[str, Generations], log: It
             for tensor in structure.parameters[name].values()
             for generation in (entry_generations(generations[tensor]) if tensor in generations else {birth})
         }
-        cohorts[name] = tuple(
-            component
-            if generation == birth
-            else replace(component, born=events[generation].clock, role=events[generation].role or component.role)
-            for generation in sorted(born)
-        )
+        cohorts[name] = cohorts_of(component, born, events)
     return replace(structure, generations=generations, cohorts=cohorts)
+
+
+def cohorts_of(
+    component: Component, generations: Iterable[int], events: Mapping[int, GrowthEvent]
+) -> tuple[Component, ...]:
+    """The cohorts of a component, the oldest first.
+
+    Args:
+        component: The component.
+        generations: The generations of its entries.
+        events: The growth events by number.
+    """
+    return tuple(
+        component
+        if generation == component.born.generation
+        else replace(component, born=events[generation].clock, role=events[generation].role or component.role)
+        for generation in sorted(generations)
+    )
 
 
 def _by_tensor(known: Mapping[str, Generations], names: Mapping[str, nn.Parameter]) -> dict[nn.Parameter, Generations]:
@@ -100,6 +114,23 @@ def entry_generations(generations: Generations) -> set[int]:
     """
     oldest = max((min(indices, default=0) for indices in generations), default=0)
     return {generation for indices in generations for generation in indices if generation >= oldest}
+
+
+def entry_counts(generations: Generations) -> dict[int, int]:
+    """The number of entries of a tensor by generation.
+
+    Args:
+        generations: For each dimension, the generation of each index.
+
+    Example:
+        >>> entry_counts(((0, 0, 2), (0, 1)))
+        {0: 2, 1: 2, 2: 2}
+    """
+    counts, before = {}, 0
+    for generation in sorted(entry_generations(generations)):
+        born_by_then = prod(sum(index <= generation for index in indices) for indices in generations)
+        counts[generation], before = born_by_then - before, born_by_then
+    return counts
 
 
 def blocks(generations: Generations) -> list[tuple[Block, int]]:

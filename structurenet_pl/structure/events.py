@@ -192,6 +192,34 @@ def titles(components: Iterable[Component], log: Iterable[GrowthEvent]) -> list[
     return result
 
 
+def cohort_number(component: Component, generation: int) -> int | None:
+    """The number of the growth event that added a cohort, None for the entries that were born with the component."""
+    return None if generation == component.born.generation else generation
+
+
+def cohort_title(title: str, cohort: int | None, log: Iterable[GrowthEvent]) -> str:
+    """The title of a component, with the number of the growth event that added the entries of a cohort.
+
+    An event that inserts a component in front of another names it in the same way, so a ``+`` is added if the same
+    event has widened the other.
+
+    Args:
+        title: Title of the component.
+        cohort: Number of the event, None for the component itself and its first entries.
+        log: The growth log.
+
+    Example:
+        >>> cohort_title("body.0", None, []), cohort_title("body.0", 3, [])
+        ('body.0', 'body.0@3')
+        >>> cohort_title("body.0", 1, [GrowthEvent("insert", {}, Clock(), born=("body.0@1",), widened=("body.0",))])
+        'body.0@1+'
+    """
+    if cohort is None:
+        return title
+    name = f"{title}@{cohort}"
+    return f"{name}+" if any(name in event.born for event in log) else name
+
+
 _TUPLE_FIELDS = ("born", "widened", "shrunk", "removed", "adjacent", "parameters")  # JSON gives them back as lists
 
 

@@ -25,8 +25,10 @@ from structurenet_pl import (
     StrataMonitor,
     Warmup,
     growth,
+    widen,
 )
 
+MONITORING = ("strata_monitor.", "table_recorder.", "run_record.", "series.", "row_writer.")
 ROOT = str(Path(structurenet_pl.__file__).parent)
 
 
@@ -45,6 +47,10 @@ class Blocks(GrowthMixin, Wide):
     @growth()
     def add(self):
         self.body.append(nn.Linear(6, 6, bias=False))
+
+    @growth()
+    def widen_first(self):
+        widen(self.body[0], self.body[1], width=9)
 
 
 class Counting(Callback):
@@ -114,6 +120,17 @@ def test_the_monitor_makes_as_many_calls_with_more_components():
         for n in (10, 300)
     )
     assert few == many <= 150
+
+
+def test_the_monitor_makes_as_many_calls_with_cohorts_that_are_equal():
+    def counted(net):
+        logger = CSVLogger("logs")
+        counted = calls(net, [MOVING, StrataMonitor(table=False)], logger=logger, log_every_n_steps=50)
+        return {name: count for name, count in counted.items() if name.startswith(MONITORING)}
+
+    founding, wider = Blocks(4), Blocks(4)
+    wider.widen_first()
+    assert counted(founding) == counted(wider) != {}
 
 
 def test_a_step_makes_few_calls_with_a_hundred_components_and_events():
