@@ -20,12 +20,10 @@ import argparse
 import logging
 import math
 import re
-import time
 import warnings
 from collections.abc import Sequence
 from operator import truediv
 from statistics import median
-from threading import Semaphore, Thread
 from typing import Any
 
 import torch
@@ -36,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.data import DataLoader, TensorDataset
+from turns import MEASURED_STEPS, WARM_UP_STEPS, Turns, fit
 
 from structurenet_pl import ProgressiveFreeze
 
@@ -44,7 +42,6 @@ BLOCKS = 12
 FROZEN = (0, 3, 6, 9, 11)
 CONTENDERS = ("ideal", "ProgressiveFreeze", "BackboneFinetuning", "lr 0")
 BATCH_SHAPES = {"CNN": (16, 32, 16, 16), "MLP": (128, 512), "transformer": (4, 32, 128)}
-WARM_UP_STEPS, MEASURED_STEPS = 3, 10  # in each fit
 
 
 def block(network: str, width: int) -> nn.Module:
@@ -97,53 +94,6 @@ def callbacks_of(contender: str, k: int) -> list[Callback]:
     freeze = ProgressiveFreeze([("frozen", 0, 0.0, 1.0, 0 if contender == "idle" else k)])
     freeze.freezes = contender != "lr 0"  # without it, factor 0 only sets the lr to 0
     return [freeze]
-
-
-def fit(net: Net, shape: Sequence[int], steps: int, callbacks: list[Callback]) -> None:
-    """Train on random data."""
-    data = TensorDataset(torch.randn(steps, *shape), torch.randint(10, (steps, shape[0])))
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(net, DataLoader(data, batch_size=None))
-
-
-class Turns(Callback):
-    """Wait for a turn before each batch, and measure the time from there to the next batch."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self._start = 0.0
-        self._mine, self._done = Semaphore(0), Semaphore(0)
-
-    def run(self, *arguments: Any) -> None:
-        """Start a fit in its own thread, and return when it reaches the first batch."""
-        Thread(target=self._fit, args=arguments, daemon=True).start()
-        self._done.acquire()
-
-    def step(self) -> None:
-        """Train one batch, and return before the next batch starts."""
-        self._mine.release()
-        self._done.acquire()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.times.append(1000 * (time.process_time() - self._start))
-        self._done.release()
-        self._mine.acquire()
-        self._start = time.process_time()
-
-    def _fit(self, *arguments: Any) -> None:
-        torch.set_num_threads(1)
-        try:
-            fit(*arguments)
-        finally:
-            self._done.release(WARM_UP_STEPS + MEASURED_STEPS + 2)  # end all waiting, also after an error
 
 
 def step_times(network: str, shape: Sequence[int], k: int) -> dict[str, list[float]]:

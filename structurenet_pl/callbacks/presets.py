@@ -16,7 +16,7 @@ def recommended(form: Literal["evidence", "seed"] = "evidence") -> list[LRFactor
       ``AgeDecay(floor=0.01, where="scaffold")``, ``Warmup()``. The lr of the scaffold falls with each growth event and
       towards the input, new components warm up, and the head keeps the base lr. Our second pilot study does not support
       this composition: with a base lr tuned for uniform training, final accuracy was .001 to .043 lower in seven of
-      eight settings, and old weights moved .6 to .9 times as far.
+      eight settings, and old weights moved only 60 to 90 % as far.
     - ``"seed"``: the seed document's combined strategy as written. The earliest scaffold layer has the highest lr:
 
       .. math:: f = 0.1^{\lfloor a / 20 \rfloor} \cdot 0.1^{i / n}

@@ -78,7 +78,7 @@ class StrataMonitor(NeedsDriver):
             numbers.
 
     Raises:
-        ValueError: If ``max_components`` is not a whole number.
+        ValueError: If ``max_components`` is not a whole number >= 0.
         MisconfigurationException: At the start of the fit, with ``norms=True`` under a strategy that splits
             tensors over processes.
 
@@ -112,8 +112,8 @@ class StrataMonitor(NeedsDriver):
         """Leave out the Trainer and the optimizers of a fit."""
         # projects copy callbacks in the middle of a fit, also by copy.copy, which copies no attribute on its own
         rows = copy(self._rows)
-        fresh = {"_recorder": copy(self._recorder), "_rows": rows, "_norm_rows": NormWriter(rows)}
-        return {**super().__getstate__(), **fresh}
+        copies = {"_recorder": copy(self._recorder), "_rows": rows, "_norm_rows": NormWriter(rows)}
+        return {**super().__getstate__(), **copies}
 
     @property
     def strata(self) -> LRHistory:
@@ -135,7 +135,7 @@ class StrataMonitor(NeedsDriver):
             self._begin_run()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn of output that cannot be written."""
+        """Warn of output that cannot be written, and refuse norms of tensors that are split over processes."""
         if not trainer.loggers:
             rank_zero_warn("StrataMonitor has no logger to write to: give the Trainer one, or leave the callback out")
         if self.norms and not holds_whole_module(trainer):

@@ -4,7 +4,6 @@ The driver and its Lightning hooks, growth at safe moments, checks and warnings,
 
 **Not supported yet**, each with an error or a warning that says so:
 
-- Rates for parts of a tensor: a widened component has one rate.
 - Growth under FSDP, DeepSpeed and ModelParallel, and under DDP with a communication hook that has a state of its own
   (PowerSGD, post-local SGD), raises; freezing there is by lr 0, with a warning. Factors work under any strategy.
 - Growth that changes a tensor's number of dimensions, or puts the tensors of one component in different places,

@@ -7,27 +7,29 @@ A fit, with the work of the driver in each hook::
     on_fit_start                 check the fit, split param groups by component; then Lightning loads optimizer states
     on_train_start               refresh lrs, because Lightning has restored its clock
     for each epoch:
-        on_train_epoch_start     refresh lrs, freeze and thaw
+        on_train_epoch_start     redirect new schedulers, find the components anew, carry out growth that all ranks
+                                 wait for; refresh lrs, freeze and thaw
         for each batch:          one training step, see below
-        on_validation_end        carry growth out for which all ranks wait (LastHook)
-        on_train_epoch_end       carry waiting growth out, refresh lrs, freeze and thaw
+        on_validation_end        carry out growth that all ranks wait for (LastHook)
+        on_train_epoch_end       carry out waiting growth, refresh lrs, freeze and thaw
         on_save_checkpoint       save layout of param groups, random numbers, waiting growth
     on_train_end                 refresh lrs; warn of factors and patterns without effect
     teardown, on_exception       undo what belongs to the fit alone
 
 One training step, and the way of an lr from the scheduler to the weights::
 
-    on_train_batch_start         evaluate the factors whose unit of time has moved;
+    on_train_batch_start         redirect new schedulers; evaluate the factors whose unit of time has moved;
                                  each table writes base lr x product of factors into group["lr"]; freeze and thaw;
                                  in_batch = True, so that growth waits
     training_step, backward
     on_before_optimizer_step     evaluate the factors that read gradients; the table writes lrs again
-      of other callbacks         may write an lr, which the table takes as the new base lr
+      other callbacks            on_before_optimizer_step may write an lr, which the table takes as the new base lr
     before_step (LastHook)       the table writes lrs again; call before_step of the package's own callbacks
     on_before_optimizer_step     of the module; then Lightning clips gradients
     optimizer.step               the table's own hook takes lrs written since; the optimizer reads group["lr"]
     scheduler.step               writes a new base lr into the user's param group
-    on_train_batch_end           in_batch = False if there was an update; carry waiting growth out; refresh lrs
+    on_train_batch_end           after an update or the last batch of the epoch: in_batch = False, carry out waiting
+                                 growth; after every batch: refresh lrs, freeze and thaw
 
 In manual optimization, ``ManualSteps`` does the work of on_before_optimizer_step and before_step in torch's hook.
 
@@ -35,11 +37,11 @@ One growth, from the call of a growth method to the next step::
 
     GrowthQueue.grow             wait for a safe moment, if this is none
     GrowthQueue._carry_out       at the safe moment:
-        Freezing.thaw            give all parameters the flags that the user has set
+        ComponentFreezer.thaw    give all parameters the flags that the user has set
         all_ranks_or_none        compare the ranks before the growth              | if any of these
         one_growth               call the method, find the change, log the event  | raises, module,
         LRTables.carry_growth    adapt optimizer states and param groups          | optimizers and log
-        compare_and_wrap         compare what the ranks did, wrap DDP anew        | are as before,
+        compare_and_rewrap       compare what the ranks did, wrap DDP anew        | are as before,
         AveragedCopies.apply     replace averaged copies                          | on every rank
         update_structure         evaluate the factors for the new components
         refresh_and_freeze       write lrs, freeze and thaw
@@ -165,7 +167,7 @@ class Driver(RatesInFit, Callback):
         self.refresh_and_freeze(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refresh lrs: the clock shows a new epoch."""
+        """Find schedulers and components anew, carry out growth that all ranks wait for, and refresh lrs."""
         self._growth.epoch_over = False
         self.tables.schedulers.redirect_new(everywhere=False)
         self.update_structure(trainer, pl_module)
@@ -200,7 +202,7 @@ class Driver(RatesInFit, Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Carry out waiting growth and refresh lrs, if the batch ended with an update or was the last of the epoch."""
+        """Carry out waiting growth after an update or the last batch of the epoch; refresh lrs after every batch."""
         self._growth.epoch_over = trainer.is_last_batch
         if trainer.is_last_batch or trainer.global_step != self._step_before_batch:
             self.in_batch = False
@@ -212,7 +214,8 @@ class Driver(RatesInFit, Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Carry out waiting growth: components born from here on have age 0 in the next epoch, also after a resume."""
         self.in_batch, self._growth.epoch_over = False, True
-        if not isinstance(pl_module, Growable):  # which calls it later, when its own hook has asked for growth, too
+        # a growable module carries out growth after its own on_train_epoch_end, which may ask for growth
+        if not isinstance(pl_module, Growable):
             self._growth.grow_when_all_ranks_wait(pl_module)
         self._growth.grow_if_single_process(pl_module)
         self.refresh_and_freeze(trainer)

@@ -1,6 +1,5 @@
 """Growth in a fit: requests wait for a safe moment, then module, optimizers, averaged copies and DDP follow."""
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 from structurenet_pl.distributed.communication import all_ranks_wait
@@ -8,6 +7,7 @@ from structurenet_pl.distributed.ddp import check_strategy, is_ddp
 from structurenet_pl.distributed.growth_agreement import all_ranks_or_none
 from structurenet_pl.engine.averaged_copies import AveragedCopies
 from structurenet_pl.engine.rates_in_fit import RatesInFit
+from structurenet_pl.learning_rates.lr_tables import LRTables
 from structurenet_pl.lightning import LightningModule, MisconfigurationException, Trainer, rank_zero_warn
 from structurenet_pl.structure.events import Clock
 from structurenet_pl.structure.grow import one_growth
@@ -31,13 +31,11 @@ class GrowthQueue:
         waiting: Growth that waits for a safe moment, in the order in which it was asked for.
         epoch_over: Whether the last batch of the current epoch is over, so that newborn components train from the next
             epoch on.
-        tables: The tables of the optimizers, empty before there are optimizers.
     """
 
     def __init__(self, driver: RatesInFit) -> None:
         self.waiting: list[GrowthRequest] = []
         self.epoch_over = False
-        self.tables: Mapping[Any, Any] = driver.tables
         self._driver = driver
         self._trainer: Trainer = None  # in a fit only
         self._clock_of_growth = Clock()
@@ -46,16 +44,20 @@ class GrowthQueue:
         """A copy is an empty queue, because a copy of the driver has no fit."""
         return GrowthQueue, (self._driver,)
 
+    @property
+    def tables(self) -> LRTables:
+        """The tables of the optimizers, empty before there are optimizers."""
+        return self._driver.tables  # structure asks the queue, because it must not know the driver
+
     def start_fit(self, trainer: Trainer, module: LightningModule) -> None:
         """Handle the growth of the module from here on."""
         self.waiting = []
         self.epoch_over = False
-        self.tables = self._driver.tables
         self._trainer = trainer
         set_growth_handlers(module, self)
 
     def end_fit(self, module: LightningModule) -> None:
-        """Leave the growth of the module to the module."""
+        """Stop handling growth: from here on the module grows at once."""
         self._trainer = None
         set_growth_handlers(module, None)
 
@@ -96,15 +98,15 @@ class GrowthQueue:
         return self._carry_out(growable, request)
 
     def grow_when_all_ranks_wait(self, module: LightningModule) -> None:
-        """On several processes: carry waiting growth out if all ranks wait for the same. All of them must call this."""
+        """On several processes: carry out growth if all ranks wait for the same growth. All ranks must call this."""
         trainer, driver = self._trainer, self._driver
         if is_ddp(trainer) and not driver.in_batch:
             driver.refresh(trainer)  # ranks also compare their lrs, which must be those of this moment
-            while all_ranks_wait(trainer, self.waiting, driver.tables.lrs()):
-                self._carry_out_waiting(module)  # in which a reaction to growth may ask for more
+            while all_ranks_wait(trainer, self.waiting, driver.tables.lr_report()):
+                self._carry_out_waiting(module)  # callbacks may ask for more growth while this runs
 
     def grow_if_single_process(self, module: LightningModule) -> None:
-        """On one process: carry waiting growth out."""
+        """On one process: carry out waiting growth."""
         if self.waiting and not is_ddp(self._trainer):
             self._carry_out_waiting(module)
 
@@ -114,10 +116,14 @@ class GrowthQueue:
             self._carry_out(module, self.waiting.pop(0))
 
     def _carry_out(self, module: Growable, request: GrowthRequest) -> Any:
-        """Grow the module and adapt everything that depends on its structure; if that raises, all is as it was."""
+        """Grow the module and adapt everything that depends on its structure.
+
+        An error in the method, in the optimizers, in the comparison of ranks or in averaged copies undoes the growth. A
+        later error, in a factor or in ``on_growth``, leaves the module grown.
+        """
         trainer, driver = self._trainer, self._driver
         self._clock_of_growth = Clock(trainer.global_step, trainer.current_epoch + self.epoch_over)
-        old, copies = set(module.modules()), AveragedCopies(trainer.callbacks, module)
+        old_modules, copies = set(module.modules()), AveragedCopies(trainer.callbacks, module)
         driver.freezing.thaw()  # a growth method must see the flags that the user has set; frozen anew below
         with (
             all_ranks_or_none(trainer, request) as agreement,
@@ -125,12 +131,12 @@ class GrowthQueue:
             driver.tables.carry_growth(change, driver.factors.split_1d),
         ):
             agreement.compare_and_rewrap(change)
-            # after compare_and_wrap, which gives newborn parameters the same values on all ranks
+            # after compare_and_rewrap, which gives newborn parameters the same values on all ranks
             copies.apply(module, change)
         driver.update_structure(trainer, module)
         if not module.training:
             # Lightning restores the modes after a validation, but only of modules that it saw before
-            for part in set(module.modules()) - old:
+            for part in set(module.modules()) - old_modules:
                 part.training = True
         if module.training and driver.freezing.begun:
             driver.refresh_and_freeze(trainer)

@@ -21,13 +21,13 @@ from structurenet_pl.structure.partition import Structure
 
 
 class RatesInFit:
-    """The learning rates in a fit; the driver calls it from Lightning's hooks.
+    """Base class of the driver: structure, factors, tables and freezing of a fit.
 
     Attributes:
         structure: The components and their parameters, as of the last :meth:`update_structure`.
         factors: The factors of the Trainer.
         tables: A table for each optimizer, empty until the fit starts.
-        freezing: Freezes the components whose factor is 0.
+        freezing: Freezes the components that a factor with ``freezes = True`` gives 0.
         in_batch: Whether gradients may be under way, so that nothing may be frozen and nothing may grow: from the start
             of a batch to the update, over several batches where gradients are accumulated.
     """
@@ -48,7 +48,7 @@ class RatesInFit:
 
     def moment(self, trainer: Trainer) -> Moment:
         """Everything that a factor may know now."""
-        return self._moment_at(Clock(trainer.global_step, trainer.current_epoch, len(self._log)))
+        return self._moment_at(self._clock(trainer))
 
     def update_structure(self, trainer: Trainer, module: LightningModule) -> None:
         """Find the components anew: the module has grown, or a callback has changed its patterns."""
@@ -69,8 +69,8 @@ class RatesInFit:
             trainer: The Trainer.
             with_gradients: The optimizer about to step: its gradients are known, so that factors may read them.
         """
-        clock = Clock(trainer.global_step, trainer.current_epoch, len(self._log))
-        self.factors.evaluate_at(clock, self._moment_at)  # builds the moment only if a factor has to be evaluated
+        # _moment_at is called only if a factor has to be evaluated
+        self.factors.evaluate_at(self._clock(trainer), self._moment_at)
         if list(self.tables) != trainer.optimizers:  # a user may replace optimizers in mid-fit
             self.tables.split_groups(self.structure, self.factors)
         for optimizer, table in self.tables.items():
@@ -87,6 +87,9 @@ class RatesInFit:
         self.refresh(trainer)
         if not self.in_batch:
             self.freezing.update(self.structure, self.factors.frozen)
+
+    def _clock(self, trainer: Trainer) -> Clock:
+        return Clock(trainer.global_step, trainer.current_epoch, len(self._log))
 
     def _moment_at(self, clock: Clock) -> Moment:
         return Moment(clock, self._log, self.structure.by_depth, density=self._density)

@@ -49,7 +49,7 @@ class ComponentFreezer:
         self.frozen = Frozen()
         self.begun = False  # set by the first update; before it, the clock of a resumed run is not yet restored
         self._last_update: tuple[object, ...] = ()  # the arguments of the last update, empty if it must run again
-        self._tensors: set[nn.Parameter] = set()  # that this object has frozen
+        self._frozen_tensors: set[nn.Parameter] = set()  # that this object has frozen
         self._ddp_is_stale = False  # whether tensors were thawed and DDP was not wrapped since
         self._norms = HeldNorms()
         self._offload = StateOffload()
@@ -89,7 +89,7 @@ class ComponentFreezer:
         offloaded = {name for name in names if any(options.release_state for options in wanted[name])}
         tensors = {tensor for name in offloaded for tensor in structure.parameters[name].values()}
         self._offload.offload_only(trainer.optimizers, tensors)
-        _mark_frozen(module, self._tensors)
+        _mark_frozen(module, self._frozen_tensors)
         if changed or self._ddp_is_stale:
             rewrap_after_freezing(trainer, names)
         self._ddp_is_stale = False
@@ -116,7 +116,7 @@ class ComponentFreezer:
 
         ``frozen`` stays, for reports after the fit.
         """
-        if self._tensors:
+        if self._frozen_tensors:
             self._set_frozen(set())
             _mark_frozen(module, set())
         self._norms.release(module.training)
@@ -134,7 +134,7 @@ class ComponentFreezer:
 
     def _set_frozen(self, frozen: set[nn.Parameter]) -> bool:
         """Freeze these tensors, and thaw all others that this object has frozen; return whether a flag changed."""
-        thawed = self._tensors - frozen
+        thawed = self._frozen_tensors - frozen
         # Lightning restores the flags in _param_requires_grad_state when it untoggles an optimizer, so a thaw
         # while an optimizer is toggled has to change these flags, too
         toggled = self._trainer.lightning_module._param_requires_grad_state
@@ -146,7 +146,7 @@ class ComponentFreezer:
         for tensor in stopped:
             tensor.requires_grad = False  # not requires_grad_(): uninitialised parameters of lazy modules refuse it
             tensor.grad = None  # otherwise the optimizer would go on to step with the last gradient
-        self._tensors = (self._tensors & frozen) | stopped
+        self._frozen_tensors = (self._frozen_tensors & frozen) | stopped
         return bool(thawed or stopped)
 
     def _components_to_spare(self, structure: Structure, wanted: Mapping[str, object]) -> set[str]:
@@ -160,7 +160,7 @@ class ComponentFreezer:
                 structure.owner[tensor]
                 for group in optimizer.param_groups
                 for tensor in group["params"]
-                if tensor in structure.owner and (tensor.requires_grad or tensor in self._tensors)
+                if tensor in structure.owner and (tensor.requires_grad or tensor in self._frozen_tensors)
             }
             if trainable and trainable <= wanted.keys():
                 last = [name for name in structure.components if name in trainable][-1]

@@ -10,6 +10,14 @@ write it to single pieces, it is their base lr until the lr of their group chang
 effective lr counts as no write. A scheduler that is made in the middle of a fit takes the effective lr for its base
 until its first step (with lrs in tensors for good): make it in ``configure_optimizers``.
 
+**Rates within one tensor.** A component that was widened has cohorts (see ``structure``). Its param group has the lr
+of the fastest cohort, and the updates of slower cohorts are scaled after each step, by the share :math:`s` of their
+product in the largest one: :math:`w \leftarrow w_{before} + s \cdot (w_{after} - w_{before})`. For optimizers that
+compute each entry by itself this equals parameters with lrs of their own, to rounding; for optimizers that use a norm
+over the tensor it is the definition. An optimizer that keeps a copy of the weights in its state is refused. A component
+is frozen only if all of its cohorts have factor 0. A single cohort at 0 stands still, but its optimizer state goes on,
+unlike that of a frozen component. Nothing is copied or scaled while all cohorts of a component have the same rate.
+
 From the driver to the optimizer, one lr takes this way:
 
 1. ``factors`` evaluates each factor for all components (``evaluation``) at a ``moment``, which may give norms

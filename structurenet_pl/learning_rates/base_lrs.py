@@ -52,7 +52,7 @@ class BaseLRs:
         changed_groups = set(self._user_stamps.changed(self._groups.user))
         if written:
             acted_on = [pieces[row] for row in written if product[row] != 1]
-            self.warning.warn_if_misleading([pieces[row] for row in written], acted_on, self._groups.pieces)
+            self.warning.warn_if_misleading([pieces[row] for row in written], acted_on, self._groups.pieces_by_group)
         if not (written or changed_groups):
             return False
         end = 0  # the pieces of one group follow each other in the optimizer

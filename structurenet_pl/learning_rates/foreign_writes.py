@@ -78,7 +78,8 @@ class LastWrite:
     def is_untouched(self) -> bool:
         """Whether certainly nobody has written to a group since; no if only a closer look would show that.
 
-        This check is all that a step at rest costs: identities of objects, and no tensor is read from its device.
+        In a step in which nothing has changed, this check is the only cost: it compares identities of objects, and
+        reads no tensor from its device.
         """
         if self.pieces_changed or self._objects is None:
             return False
@@ -95,7 +96,7 @@ class LastWrite:
         The first piece is enough: a setting counts for the user's group only if it was written to all of its pieces.
         """
         objects = list(map(LR_OF, cast(Optimizer, self._optimizer()).param_groups))
-        for group, pieces in zip(self._groups.user, self._groups.pieces, strict=False):
+        for group, pieces in zip(self._groups.user, self._groups.pieces_by_group, strict=False):
             objects.extend(group.values())
             objects.extend(pieces[0].values())
         return objects
@@ -136,7 +137,7 @@ class ForeignWriteWarning:
             )
 
     def warn_of_write_in_step(self, piece: Group, optimizer: str) -> None:
-        """Warn that an lr was written between the last refresh and the update.
+        """Warn that an lr was written in the step itself, over the effective lr.
 
         Args:
             piece: A piece whose lr was written.
@@ -144,9 +145,8 @@ class ForeignWriteWarning:
         """
         self._warn(
             f"the lr of param group {piece['name']!r} was written during the step, after the factors had been applied, "
-            f"so they had no effect: by {optimizer}.step() itself, or by on_before_optimizer_step or "
-            "configure_gradient_clipping of the module. Write it in optimizer_step or on_train_batch_start of the "
-            "module, or in an LR scheduler."
+            f"by {optimizer}.step() itself or by a hook on it: the factors do not act on this lr in this step. Write "
+            "it in an LR scheduler, or in optimizer_step or on_train_batch_start of the module."
         )
 
     def _warn(self, message: str) -> None:

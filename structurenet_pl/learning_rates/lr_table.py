@@ -74,11 +74,11 @@ class LRTable:
 
     def refresh(self) -> None:
         """Write the effective lr of every piece, if a base lr or a factor has changed."""
-        written = self._collect_writes()
-        # versions are compared here, and not in update(), to spare a step at rest the call
-        if written or self.matrix.version != self._factors.version:
+        must_write = self._collect_writes()
+        # versions are compared here, and not in update(), to save the call in steps in which nothing has changed
+        if must_write or self.matrix.version != self._factors.version:
             changed = self.matrix.update(self.last_write.pieces_changed)
-            if written or changed:
+            if must_write or changed:
                 self._write()
 
     def apply_gradient_factors(self, vectors: Mapping[str, Vector]) -> None:
@@ -152,12 +152,12 @@ class LRTable:
         self.version += 1
 
     def _refresh_before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        """Collect the lrs that the last hooks before the update have written, which come after all of our hooks."""
+        """Refresh lrs with those written after our callbacks: by hooks of the module or in a wrapped step."""
         # torch.compile traces the hooks along with the step, and cannot trace this code
         return None if torch.compiler.is_compiling() else after_closure(args, kwargs, self.refresh)
 
     def _check_after_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Warn if an lr was written between the last refresh and the update."""
+        """Warn if an lr was written in the step itself, after the last refresh."""
         if torch.compiler.is_compiling() or self.base_lrs.warning.given or self.last_write.is_untouched():
             return
         if acted_on := [row for row in self.last_write.rows_written_since() if self.matrix.product[row] != 1]:

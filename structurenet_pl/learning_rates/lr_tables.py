@@ -37,8 +37,8 @@ class LRTables(dict[Optimizer, LRTable]):
         self.schedulers = SchedulerRedirection(trainer, self)
         self.step_check = StepCheck()
 
-    def lrs(self) -> dict[str, float]:
-        """The effective lrs as they were last written, by optimizer and param group."""
+    def lr_report(self) -> dict[str, float]:
+        """The effective lrs as they were last written, by a description for messages: ranks compare these reports."""
         return {
             f"the lr of {name} in optimizer {number}": float(lr)
             for number, table in enumerate(self.values())
@@ -130,7 +130,7 @@ class LRTables(dict[Optimizer, LRTable]):
             yield
             return
         structure = change.structure
-        self.schedulers.redirect_new(everywhere=False)  # while the pieces that they were made on are still there
+        self.schedulers.redirect_new(everywhere=False)  # before growth removes pieces on which schedulers were made
         expected = Counter[Tensor]()
         for tensor, count in membership_counts(self).items():
             if (now := tensor_after_growth(tensor, change.successors)) is not None:
@@ -140,7 +140,7 @@ class LRTables(dict[Optimizer, LRTable]):
         expected.update(tensor for name in born for tensor in structure.parameters[name].values())
         with ExitStack() as undo:
             for optimizer, table in self.items():
-                table.refresh()  # collects lrs that somebody has written to pieces that may be gone in a moment
+                table.refresh()  # collects lrs that somebody has written to pieces, before growth removes pieces
                 undo.callback(table.growth.undo_point())
                 undo.callback(
                     carry_states(optimizer, change.successors, change.second_moments, structure.parameter_names)

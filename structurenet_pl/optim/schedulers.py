@@ -168,7 +168,7 @@ def _rewrite_entries(parts: Iterable[object], groups: SplitGroups, as_base: Call
         as_base: Gives the base lr of a piece if a value was read from the lr of this piece, else the value.
     """
     groups.absorb_new_groups()
-    pieces = [piece for split in groups.pieces for piece in split]
+    pieces = [piece for split in groups.pieces_by_group for piece in split]
     for group, split in groups:
         for piece in split:
             piece.update({key: as_base(piece, piece[key]) for key in settings_of(piece).keys() - group.keys()})
@@ -177,7 +177,7 @@ def _rewrite_entries(parts: Iterable[object], groups: SplitGroups, as_base: Call
         for name, value in attributes_of(part).items():
             if type(value) in (list, tuple) and len(value) == len(pieces):
                 entries = iter([as_base(piece, entry) for piece, entry in zip(pieces, value, strict=True)])
-                by_group = [[next(entries) for _ in split] for split in groups.pieces]
+                by_group = [[next(entries) for _ in split] for split in groups.pieces_by_group]
                 if all(settings_equal(entry, split[0]) for split in by_group for entry in split):
                     set_attribute(part, name, type(value)(split[0] for split in by_group))
 

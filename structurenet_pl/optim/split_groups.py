@@ -55,7 +55,7 @@ class SplitGroups:
         self._optimizer = ref(optimizer)  # weak, so that this object does not keep its optimizer alive
         self.structure, self._split_1d = structure, split_1d
         self.user: list[Group] = optimizer.param_groups
-        self.pieces: list[list[Group]] = []  # of each of the user's groups
+        self.pieces_by_group: list[list[Group]] = []  # of each of the user's groups
         self.group_infos: dict[str, GroupInfo] = {}
         self.settings = GroupSettings(lambda: self)
         # an inner optimizer shares its list with the outer one, or has a list of its own with the same dicts
@@ -66,7 +66,7 @@ class SplitGroups:
             self._lists_by_group = [(name, vars(optimizer)[name]) for name in Recipe.of(optimizer).lists_by_group()]
         self._installed: list[list[Tensor]] = []  # the tensors of each of the user's groups at the last _install
         for origin, group in enumerate(self.user):
-            self.pieces.append(self._make_pieces(group, origin))
+            self.pieces_by_group.append(self._make_pieces(group, origin))
         self._install()
         self.settings.mark_passed_on()
 
@@ -77,27 +77,27 @@ class SplitGroups:
 
     def __iter__(self) -> Iterator[tuple[Group, list[Group]]]:
         """Each of the user's groups with its pieces, without groups that were just appended and have no pieces yet."""
-        return zip(self.user, self.pieces, strict=False)
+        return zip(self.user, self.pieces_by_group, strict=False)
 
     def lists_of(self, optimizer: Optimizer) -> GroupLists:
-        """The user's groups and the pieces of the optimizer or of one inside it; its own groups if it came later."""
+        """The user's groups and the pieces of an optimizer; for an optimizer put inside later, its own groups twice."""
         own_groups = optimizer.param_groups
         return next((lists for known, lists in self._lists if known() is optimizer), GroupLists(own_groups, own_groups))
 
     def tensors_of(self, name: str) -> list[Tensor]:
         """The tensors of a piece."""
-        return next(piece["params"] for pieces in self.pieces for piece in pieces if piece["name"] == name)
+        return next(piece["params"] for pieces in self.pieces_by_group for piece in pieces if piece["name"] == name)
 
     def absorb_new_groups(self, thoroughly: bool = False) -> bool:
         """Split the groups and tensors that somebody else has added; return whether there were any.
 
         Args:
-            thoroughly: Whether to compare all tensors, and not only their numbers.
+            thoroughly: Whether to compare all tensors, and not only how many there are.
 
         Raises:
             MisconfigurationException: If somebody has removed or replaced pieces.
         """
-        known = {id(piece): piece for pieces in self.pieces for piece in pieces}
+        known = {id(piece): piece for pieces in self.pieces_by_group for piece in pieces}
         groups = self.optimizer.param_groups
         added = [group for group in groups if id(group) not in known]
         if groups is not self._lists[0][1].pieces or len(groups) - len(added) != len(known):
@@ -105,13 +105,13 @@ class SplitGroups:
                 f"param groups of {type(self.optimizer).__name__} were removed or replaced during the fit, in which "
                 "they are split by component: change them before the fit, or give the Trainer a new optimizer."
             )
-        differ = _tensors_differ if thoroughly else _numbers_differ
+        differ = _tensors_differ if thoroughly else _counts_differ
         changed = [
             origin
-            for origin, pieces in enumerate(self.pieces)
+            for origin, pieces in enumerate(self.pieces_by_group)
             if differ(self.user[origin]["params"], pieces, self._installed[origin])
         ]
-        if not (added or changed or len(self.user) > len(self.pieces)):
+        if not (added or changed or len(self.user) > len(self.pieces_by_group)):
             return False
         self.settings.pass_on()
         for lists in {id(lists): lists for _, lists in self._lists}.values():
@@ -119,25 +119,25 @@ class SplitGroups:
         for origin in changed:
             # tensors that were added to a piece alone reach the user's group in _install
             if not _same_tensors(self.user[origin]["params"], self._installed[origin]):
-                for piece in self.pieces[origin]:
+                for piece in self.pieces_by_group[origin]:
                     del self.group_infos[piece["name"]]
-                self.pieces[origin] = self._make_pieces(self.user[origin], origin)
-        for group in self.user[len(self.pieces) :]:
-            self.pieces.append(self._make_pieces(group, len(self.pieces)))
+                self.pieces_by_group[origin] = self._make_pieces(self.user[origin], origin)
+        for group in self.user[len(self.pieces_by_group) :]:
+            self.pieces_by_group.append(self._make_pieces(group, len(self.pieces_by_group)))
         self._install()
         self.settings.mark_passed_on()
         return True
 
     def undo_point(self) -> Callable[[], None]:
         """A function that restores all groups and tensors as they are now, but no settings."""
-        pieces, infos = [list(some) for some in self.pieces], dict(self.group_infos)
+        pieces, infos = [list(some) for some in self.pieces_by_group], dict(self.group_infos)
         piece_lists = [
             (piece, {key: piece[key] for key in PER_TENSOR_KEYS if key in piece}) for some in pieces for piece in some
         ]
         user_lists = [(group[key], list(group[key])) for group in self.user for key in PER_TENSOR_KEYS if key in group]
 
         def undo() -> None:
-            self.pieces, self.group_infos = pieces, infos
+            self.pieces_by_group, self.group_infos = pieces, infos
             for piece, lists in piece_lists:
                 piece.update(lists)
             for items, content in user_lists:
@@ -149,14 +149,15 @@ class SplitGroups:
     def replace(self, successors: Mapping[nn.Parameter, Successor | None], structure: Structure) -> None:
         """Replace tensors by their successors, and drop removed tensors.
 
-        A piece without tensors is dropped. The last piece of a user's group stays, named as a resumed run names it.
+        A piece without tensors is dropped. If all pieces of a user's group are empty, the first one stays, named as a
+        resumed run names it.
 
         Args:
             successors: The tensors that continue others, None for a removed tensor.
             structure: The structure after the growth.
         """
         self.structure = structure
-        for origin, pieces in enumerate(self.pieces):
+        for origin, pieces in enumerate(self.pieces_by_group):
             for piece in pieces:
                 now = [tensor_after_growth(tensor, successors) for tensor in piece["params"]]
                 if "param_names" in piece:
@@ -166,9 +167,9 @@ class SplitGroups:
                         if tensor is not None
                     ]
                 piece["params"] = [tensor for tensor in now if tensor is not None]
-            self.pieces[origin] = [piece for piece in pieces if piece["params"]] or pieces[:1]
+            self.pieces_by_group[origin] = [piece for piece in pieces if piece["params"]] or pieces[:1]
         before, self.group_infos = self.group_infos, {}
-        for piece in (piece for pieces in self.pieces for piece in pieces):
+        for piece in (piece for pieces in self.pieces_by_group for piece in pieces):
             info = before[piece["name"]]
             if not piece["params"]:
                 info = info_of_emptied_piece(info, self.group_infos)
@@ -184,11 +185,11 @@ class SplitGroups:
         """
         for new in new_pieces:
             origin = new.info.origin
-            template = next(piece for piece in self.pieces[origin] if piece["name"] == new.template)
+            template = next(piece for piece in self.pieces_by_group[origin] if piece["name"] == new.template)
             tensors = list(new.tensors.items()) if "param_names" in template else list(new.tensors.values())
             # the optimizer's own method checks and completes the group; it appends at the end, so the piece moves
             self.optimizer.add_param_group(make_piece(template, {"params": tensors}, new.info.name))
-            self.pieces[origin].append(self.optimizer.param_groups.pop())
+            self.pieces_by_group[origin].append(self.optimizer.param_groups.pop())
             self.group_infos[new.info.name] = new.info
         self._install()
 
@@ -216,7 +217,8 @@ class SplitGroups:
     def _install(self) -> None:
         """Give the pieces to the optimizers, and the tensors of the pieces to the user's groups.
 
-        All lists are changed in place: wrappers and the user's code hold references to them.
+        Lists of groups and of tensors are changed in place: wrappers and the user's code hold references to them. The
+        lists that an optimizer keeps by group are replaced by new ones.
         """
         pieces_of = {id(group): pieces for group, pieces in self}
         for _, lists in self._lists:
@@ -228,13 +230,13 @@ class SplitGroups:
                 if key in group:
                     group[key][:] = [item for piece in pieces for item in piece[key]]
         self._installed = [list(group["params"]) for group in self.user]
-        origins = [origin for origin, pieces in enumerate(self.pieces) for _ in pieces]
+        origins = [origin for origin, pieces in enumerate(self.pieces_by_group) for _ in pieces]
         for name, values in self._lists_by_group:
             entries = type(values)(copy_if_mutable(values[origin]) for origin in origins if origin < len(values))
             setattr(self.optimizer, name, entries)
 
 
-def _numbers_differ(tensors: Sequence[Tensor], pieces: Sequence[Group], installed: Sequence[Tensor]) -> bool:
+def _counts_differ(tensors: Sequence[Tensor], pieces: Sequence[Group], installed: Sequence[Tensor]) -> bool:
     return len(tensors) != len(installed)
 
 

@@ -11,6 +11,12 @@ entries a new tensor continues, where these are not the first ones; ``@growth(se
 second moments of new entries start. :func:`~structurenet_pl.widen` and :func:`~structurenet_pl.identity_like` change
 the shape and keep the function of the network.
 
+**Cohorts.** The entries that a growth adds to an existing tensor are a cohort: they have the age of that growth, and
+the role that ``@growth(role=...)`` gives. Every factor is asked for a cohort as for a component. So after a widening
+``Warmup`` warms up the new units only, and ``RoleLR({"new": 1.0}, ...)`` trains new rows of an embedding at full rate.
+An entry is as old as its youngest index: the weight from an old unit to a new one is new. A tensor that is widened by
+hand continues its old entries by position, or as ``came_from`` says.
+
 **Decisions by data.** If a growth method computes a size from data, let it return that as a dict of its own arguments
 (``return {"width": 12}``). The log stores the decision, so loading a checkpoint does not decide again.
 
@@ -22,6 +28,6 @@ optimizer and log as they were, except for values of existing tensors that the m
 
 **How one growth travels.** ``GrowthMethod.__call__`` (growth_methods) makes a request -> ``Growable.request_growth``
 (growable) -> in a fit the growth handler, which waits for a safe moment -> ``one_growth`` (grow), which undoes it after
-an error -> ``carry_out`` (grow) runs the user's method -> ``compare`` (diff) finds what is different -> the event is
+an error -> ``grow_and_log`` (grow) runs the user's method -> ``compare`` (diff) finds what is different -> the event is
 logged, and ``Change`` (grow) tells optimizer, learning rates and averaged copies what to do.
 """

@@ -16,8 +16,8 @@ def founding_specs(module: nn.Module) -> dict[str, ComponentSpec]:
     """The components that follow from the submodules of a module, before name patterns and growth.
 
     A module with a single child that holds parameters is replaced by that child. Then each child is a component, with
-    two exceptions: a container is replaced by its elements, once; a child with repeated blocks inside (such as the
-    backbone beside a head) is replaced by its own children, recursively.
+    two exceptions: a container is replaced by its elements, one level deep; a child with repeated blocks inside (such
+    as the backbone beside a head) is replaced by its own children, recursively.
     """
     return {path or "self": ComponentSpec(path) for path in parameters_by_path(module, set(_component_paths(module)))}
 

@@ -50,10 +50,11 @@ def compare(
     request: GrowthRequest,
     clock: Clock,
 ) -> tuple[GrowthEvent, dict[nn.Parameter, Successor | None]]:
-    """Describe the growth of a module as an event; move new tensors to the device and dtype of the old ones.
+    """Describe the growth of a module as an event, and adapt new tensors to the old ones.
 
-    The successor of a tensor that was removed is the new tensor of the same name, if there is one. If the component
-    has moved, its new path takes the place of the old one in this name.
+    The successor of a tensor that is gone is the new tensor of the same name, if there is one. If the component has
+    moved from ``old`` to ``new``, the successor of ``old.weight`` is ``new.weight``. A successor gets device, dtype and
+    ``requires_grad`` of the old tensor; newborn tensors get the device and dtype of the module.
 
     Args:
         module: The module after the growth.
@@ -67,7 +68,9 @@ def compare(
         that were replaced, reshaped or removed; None for a removed tensor.
 
     Raises:
-        ValueError: If nothing has changed, or a successor has another number of dimensions.
+        ValueError: If nothing has changed, or shapes, declared positions or the depth do not fit the old network.
+        TypeError: If the depth is neither a whole number nor the name of a component.
+        NotImplementedError: If growth has split a component: its tensors stand under different paths.
     """
     method, structure = request.method, before.structure
     now: dict[nn.Parameter, str] = {}
@@ -89,7 +92,7 @@ def compare(
         for name, tensor in named.items()
         if structure.names.get(name) is not tensor and tensor not in structure.owner and tensor not in predecessors
     }
-    # a name is for life: a newborn at the path of an older component is named after its event, too
+    # names are never reused: a newborn at the path of an older component is called path@generation
     born = {path if path not in paths else f"{path}@{clock.generation}": path for path in _newborn_paths(module, new)}
     _match_device_and_dtype(module, born.values(), structure)
     removed = [
@@ -191,7 +194,7 @@ def _current_paths(
 def _absorbed(
     structure: Structure, touched: Touched, paths: Mapping[str, str], now: Mapping[nn.Parameter, str]
 ) -> list[str]:
-    """The components of which only tensors remain that another component shared, and now owns alone."""
+    """The components whose path a later component now has, too: all their tensors left are shared with it."""
     gone = {name for name, tensors in touched.items() if now.keys().isdisjoint(tensors.values())}
     # the owner is the first of those that share a tensor, so the heir is the last
     heirs = {paths[name]: name for name in structure.parameters if name not in gone}
@@ -199,7 +202,7 @@ def _absorbed(
 
 
 def _newborn_paths(module: nn.Module, new: Mapping[str, nn.Parameter]) -> list[str]:
-    """The outermost modules that hold only new parameters; a new container is replaced by its elements, once."""
+    """The outermost modules with new parameters only; a new container is replaced by its elements, one level deep."""
     tensors = set(new.values())
     paths: dict[str, None] = {}  # a dict, because a set would lose the order of definition
     for name in new:

@@ -56,7 +56,7 @@ def one_growth(
     module: HasGrowthLog,
     request: GrowthRequest,
     clock: Clock,
-    decided: Callable[[Arguments], Arguments] = lambda own: own,
+    agree_on_arguments: Callable[[Arguments], Arguments] = lambda own: own,
 ) -> Iterator[tuple[Change, Any]]:
     """Carry out one growth and log it; undo it if the growth method or the body of the ``with`` raises.
 
@@ -67,14 +67,14 @@ def one_growth(
         module: The module.
         request: The call of the growth method.
         clock: The time of the growth.
-        decided: Maps the arguments that the method decided here to those that count (under DDP, those of rank 0). If
-            they differ, the growth is undone and carried out again with the arguments that count.
+        agree_on_arguments: Given the arguments of this rank, returns those that all ranks use (under DDP, those of
+            rank 0). If they differ, the growth is undone and carried out again with the arguments of all ranks.
     """
     with restore_structure_on_error(module) as snapshot:
-        change, result = carry_out(module, request, clock)
-        if (arguments := decided(change.event.arguments)) != change.event.arguments:
+        change, result = grow_and_log(module, request, clock)
+        if (arguments := agree_on_arguments(change.event.arguments)) != change.event.arguments:
             snapshot.restore()
-            change, result = carry_out(module, replace(request, arguments=arguments), clock)
+            change, result = grow_and_log(module, replace(request, arguments=arguments), clock)
         yield change, result
 
 
@@ -93,7 +93,7 @@ def restore_structure_on_error(module: HasGrowthLog) -> Iterator[Snapshot]:
     set_founding(module, founding)
 
 
-def carry_out(module: HasGrowthLog, request: GrowthRequest, clock: Clock) -> tuple[Change, Any]:
+def grow_and_log(module: HasGrowthLog, request: GrowthRequest, clock: Clock) -> tuple[Change, Any]:
     """Carry out one growth and log it. Gives the change and the result of the growth method.
 
     An error leaves the module half grown: call it within :func:`restore_structure_on_error`.

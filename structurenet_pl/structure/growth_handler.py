@@ -13,11 +13,12 @@ from structurenet_pl.structure.module_structure import HasGrowthLog
 class GrowthHandler(Protocol):
     """Carries out the growth of a module during a fit: chooses the moment, and adapts the optimizer.
 
-    A protocol, because the handler is the driver in ``engine``, which this folder must not import.
+    A protocol, because the handler is the ``GrowthQueue`` in ``engine``, which this folder must not import.
     """
 
-    tables: Mapping[Any, Any]
-    """The learning rates by optimizer, empty before optimizers exist."""
+    @property
+    def tables(self) -> Mapping[Any, Any]:
+        """The learning rates by optimizer, empty before optimizers exist."""
 
     def grow(self, module: HasGrowthLog, request: GrowthRequest) -> Any:
         """Carry the request out, now or at the next safe moment."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from structurenet_pl.structure.events import GrowthEvent, dump_log, load_log
 from structurenet_pl.structure.founding import founding_of, holds, set_founding
-from structurenet_pl.structure.grow import carry_out, restore_structure_on_error
+from structurenet_pl.structure.grow import grow_and_log, restore_structure_on_error
 from structurenet_pl.structure.growth_handler import growth_handler_of
 from structurenet_pl.structure.growth_methods import GrowthRequest, request_by_name
 from structurenet_pl.structure.module_structure import HasGrowthLog, clear_structure_cache, replace_last_event
@@ -114,7 +114,7 @@ def _repeat(module: HasGrowthLog, event: GrowthEvent) -> None:
     Raises:
         ReplayError: If the event cannot be repeated, or gives another result.
     """
-    change, _ = carry_out(module, _request_again(module, event), event.clock)
+    change, _ = grow_and_log(module, _request_again(module, event), event.clock)
     of_checkpoint = f"event {event.clock.generation} of the checkpoint, {event.called},"
     now, saved = _outcome(change.event), _outcome(event)
     if differences := [name for name in saved if saved[name] != now[name]]:

@@ -428,7 +428,7 @@ class Trace(Callback):
         self.rows = []
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        slots = table_of(optimizer).group_infos
+        slots = table_of(optimizer).groups.group_infos
         self.rows.append(
             {(group["name"], slots[group["name"]].origin): float(group["lr"]) for group in optimizer.param_groups}
         )
@@ -515,7 +515,7 @@ def everything(trainer, net):
         "components": dict(net.components),
         "groups": [(id(group), {**group, "params": [*map(id, group["params"])]}) for group in optimizer.param_groups],
         "state": [(id(one), [*map(id, entries.values())]) for one, entries in optimizer.state.items()],
-        "group_infos": dict(table_of(optimizer).group_infos),
+        "group_infos": dict(table_of(optimizer).groups.group_infos),
         "schedulers": [{key: copy.copy(value) for key, value in attributes_of(part).items()} for part in parts],
         "users": [
             (id(group), {**group, "params": [*map(id, group["params"])]}) for group in table_of(optimizer).groups.user
