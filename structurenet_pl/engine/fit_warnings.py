@@ -1,7 +1,7 @@
 """Infos and warnings of a fit: components found, settings that overlap, settings without effect."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 
 from torch import nn
 from torch.optim import Optimizer
@@ -159,8 +159,9 @@ def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struc
         The factors that act on no component.
     """
     without_component = []
+    parts = [*structure.by_depth, *chain.from_iterable(structure.cohorts.values())]  # a cohort may have another role
     for label, patterns in where.items():
-        idle = [pattern for pattern in patterns if not any(part.matches(pattern) for part in structure.by_depth)]
+        idle = [pattern for pattern in patterns if not any(part.matches(pattern) for part in parts)]
         for pattern in idle:
             rank_zero_warn(
                 f"{label}(where={pattern!r}) acts on nothing: it is neither the role nor a name pattern of any of the "

@@ -1,17 +1,13 @@
 """Scales the updates of slow cohorts, because a param group has one lr for all entries of a tensor."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from structurenet_pl.learning_rates.factor_matrix import FactorMatrix
 from structurenet_pl.lightning import MisconfigurationException
 from structurenet_pl.optim.probe import update_can_be_scaled
 from structurenet_pl.optim.split_groups import SplitGroups
-from structurenet_pl.optim.wrappers import after_closure, hookable_optimizers, with_inner
+from structurenet_pl.optim.wrappers import with_inner
 from structurenet_pl.structure.cohorts import Block, blocks
 
 
@@ -28,32 +24,57 @@ class CohortUpdates:
     With :math:`s = 0` the old value is restored, also if the update was inf or nan. The optimizer state of such entries
     goes on, unlike that of a frozen component.
 
-    Hooks are registered while a cohort is slow only.
+    The table calls this object from its own hooks: a cohort may become slow within a step, by a factor that reads
+    gradients, and hooks cannot be registered there. Nothing is copied while no cohort is slow.
 
     Args:
         groups: The pieces of the optimizer.
         matrix: The factors of the pieces and cohorts.
+
+    Attributes:
+        kept: The entries whose update is going to be scaled, with their old values and shares, from the moment of a
+            step when gradients are known to its end; else None.
     """
 
     def __init__(self, groups: SplitGroups, matrix: FactorMatrix) -> None:
+        self.kept: list[tuple[Tensor, Tensor, float]] | None = None
         self._groups = groups
         self._matrix = matrix
-        self._hooks: list[RemovableHandle] = []
         self._planned: dict[int, dict[int, float]] = {}
         self._parts: list[tuple[Tensor, Block, float]] = []
-        self._kept: list[tuple[Tensor, Tensor, float]] = []
+        self._is_checked = False
 
     def update(self) -> None:
-        """Register hooks if a cohort is slow, else remove them.
+        """Follow the matrix, which has new values.
 
         Raises:
             MisconfigurationException: If a cohort is slow and the optimizer keeps weights in its state.
         """
-        if bool(self._matrix.slow) == bool(self._hooks):
-            return
-        if self._hooks:
-            self.remove()
-            return
+        if self._matrix.slow and not self._is_checked:
+            self._check_optimizer()
+            self._is_checked = True
+        if self.kept is not None:  # a later hook before the step has evaluated factors that read gradients
+            self.keep()
+
+    def keep(self) -> None:
+        """Copy the entries whose update is going to be scaled."""
+        if self._planned is not self._matrix.slow:
+            self._plan()
+        elif self.kept:
+            return  # an optimizer may call its closure twice, and move the weights in between
+        parts = [(tensor.detach()[block], share) for tensor, block, share in self._parts if tensor.grad is not None]
+        self.kept = [(entries, entries.clone(), share) for entries, share in parts]
+
+    def scale(self) -> None:
+        """Scale the updates of these entries."""
+        with torch.no_grad():
+            for entries, before, share in self.kept or ():
+                if share:
+                    entries.lerp_(before, 1 - share)
+                else:  # lerp would give nan where the update is inf
+                    entries.copy_(before)
+
+    def _check_optimizer(self) -> None:
         for part in with_inner(self._groups.optimizer):
             if not update_can_be_scaled(part):
                 raise MisconfigurationException(
@@ -61,37 +82,6 @@ class CohortUpdates:
                     "have different learning rates: use an optimizer without such a copy, or factors that are equal "
                     "for old and new entries of a widened component."
                 )
-        stepping = hookable_optimizers(self._groups.optimizer)[0]
-        # torch.compile cannot trace the hooks: with disable it leaves them out of the graph, and calls them
-        self._hooks = [
-            stepping.register_step_pre_hook(torch.compiler.disable(self._keep_before_update)),
-            stepping.register_step_post_hook(torch.compiler.disable(self._scale_after_update)),
-        ]
-
-    def remove(self) -> None:
-        """Remove the hooks."""
-        while self._hooks:
-            self._hooks.pop().remove()
-
-    def _keep_before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        # after the closure, in which factors that need gradients are evaluated
-        return after_closure(args, kwargs, self._keep)
-
-    def _scale_after_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        with torch.no_grad():
-            for entries, before, share in self._kept:
-                if share:
-                    entries.lerp_(before, 1 - share)
-                else:  # lerp would give nan where the update is inf
-                    entries.copy_(before)
-        self._kept = []
-
-    def _keep(self) -> None:
-        """Copy the entries whose update is going to be scaled."""
-        if self._planned is not self._matrix.slow:
-            self._plan()
-        kept = [(tensor.detach()[block], share) for tensor, block, share in self._parts if tensor.grad is not None]
-        self._kept = [(entries, entries.clone(), share) for entries, share in kept]
 
     def _plan(self) -> None:
         """List the blocks of all tensors with a share below 1."""
@@ -104,5 +94,6 @@ class CohortUpdates:
                 whole = [((), component.born.generation)]  # all entries were born with the component
                 generations = structure.generations.get(tensor)
                 for block, generation in whole if generations is None else blocks(generations):
-                    if shares[generation] != 1:
-                        self._parts.append((tensor, block, shares[generation]))
+                    # no share: the module has another tensor in the place of this one, and did not tell the optimizer
+                    if (share := shares.get(generation, 1.0)) != 1:
+                        self._parts.append((tensor, block, share))

@@ -55,8 +55,8 @@ class LRTable:
         # a wrapper comes first: the optimizers in it step, and may write lrs, within its step
         stepping = hookable_optimizers(optimizer)[0]
         self._step_hooks = [
-            stepping.register_step_pre_hook(self._refresh_before_update),
-            stepping.register_step_post_hook(self._check_after_update),
+            stepping.register_step_pre_hook(self._before_update),
+            stepping.register_step_post_hook(self._after_update),
         ]
         self.cohort_updates = CohortUpdates(self.groups, self.matrix)
         _TABLES[optimizer] = self
@@ -109,7 +109,6 @@ class LRTable:
                 write_setting(piece, "lr", base)
         self.groups.release()
         self.state_dict_hooks.remove()
-        self.cohort_updates.remove()
         for hook in self._step_hooks:
             hook.remove()
         del _TABLES[self.optimizer]
@@ -151,14 +150,33 @@ class LRTable:
         self.last_write.record(lrs)
         self.version += 1
 
-    def _refresh_before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        """Refresh lrs with those written after our callbacks: by hooks of the module or in a wrapped step."""
-        # torch.compile traces the hooks along with the step, and cannot trace this code
-        return None if torch.compiler.is_compiling() else after_closure(args, kwargs, self.refresh)
+    def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """Collect the lrs that the last hooks before the update have written, which come after all of our hooks."""
+        if torch.compiler.is_compiling():
+            # torch.compile traces the hooks along with the step, and cannot trace this code; with disable it calls it
+            call = torch.compiler.disable(self._before_update)
+            return call(optimizer, args, kwargs) if self.matrix.slow else None
+        self.cohort_updates.kept = None  # a step that raised has left its copies
+        return after_closure(args, kwargs, self._refresh_and_keep)
 
-    def _check_after_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Warn if an lr was written in the step itself, after the last refresh."""
-        if torch.compiler.is_compiling() or self.base_lrs.warning.given or self.last_write.is_untouched():
+    def _refresh_and_keep(self) -> None:
+        """Refresh when gradients are known, and copy the entries of slow cohorts."""
+        self.refresh()
+        if self.matrix.slow:
+            self.cohort_updates.keep()
+        elif self.cohort_updates.kept is None:
+            self.cohort_updates.kept = []
+
+    def _after_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Scale the updates of slow cohorts. Warn if an lr was written between the last refresh and the update."""
+        if torch.compiler.is_compiling():
+            if self.matrix.slow:
+                torch.compiler.disable(self._after_update)(optimizer, args, kwargs)
+            return
+        if self.cohort_updates.kept:
+            self.cohort_updates.scale()
+        self.cohort_updates.kept = None
+        if self.base_lrs.warning.given or self.last_write.is_untouched():
             return
         if acted_on := [row for row in self.last_write.rows_written_since() if self.matrix.product[row] != 1]:
             piece = self.optimizer.param_groups[acted_on[0]]

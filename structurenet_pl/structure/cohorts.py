@@ -9,13 +9,12 @@ from torch import nn
 
 from structurenet_pl.structure.events import Component, GrowthEvent
 from structurenet_pl.structure.partition import Generations, Structure
-from structurenet_pl.structure.tensor_mapping import NEW_ENTRY, Successor
+from structurenet_pl.structure.tensor_mapping import NEW_ENTRY, Successor, shape_of
 
 Block = tuple[slice, ...]
 
 
 def generations_after(
-    known: Mapping[str, Generations],
     before: Structure,
     successors: Mapping[nn.Parameter, Successor | None],
     names: Mapping[str, nn.Parameter],
@@ -27,7 +26,6 @@ def generations_after(
     events.
 
     Args:
-        known: The generations before the growth.
         before: The structure before the growth.
         successors: The successors of tensors that were replaced, reshaped or removed; None for a removed tensor.
         names: The parameters after the growth, by all their names.
@@ -36,7 +34,7 @@ def generations_after(
     name_of: dict[nn.Parameter, str] = {}
     for name, tensor in names.items():
         name_of.setdefault(tensor, name)
-    old = _by_tensor(known, before.names)
+    old = before.generations
     after = {name_of[tensor]: generations for tensor, generations in old.items() if tensor not in successors}
     for tensor, successor in successors.items():
         if successor is None:
@@ -63,7 +61,7 @@ def with_cohorts(structure: Structure, known: Mapping[str, Generations], log: It
         known: The generations of the indices of tensors, by name.
         log: The growth log.
     """
-    generations = _by_tensor(known, structure.names)
+    generations = _by_tensor(known, structure)
     events = {event.clock.generation: event for event in log}
     cohorts = {}
     for name in {structure.owner[tensor]: None for tensor in generations}:
@@ -96,10 +94,19 @@ def cohorts_of(
     )
 
 
-def _by_tensor(known: Mapping[str, Generations], names: Mapping[str, nn.Parameter]) -> dict[nn.Parameter, Generations]:
+def _by_tensor(known: Mapping[str, Generations], structure: Structure) -> dict[nn.Parameter, Generations]:
     """The generations by tensor, without tensors that were replaced by others outside a growth."""
-    tensors = {names[name]: indices for name, indices in known.items() if name in names}
-    return {tensor: indices for tensor, indices in tensors.items() if tuple(map(len, indices)) == tensor.shape}
+    result = {}
+    for name, generations in known.items():
+        tensor = structure.names.get(name)
+        if tensor is None or tuple(map(len, generations)) != shape_of(tensor):
+            continue
+        birth = structure.components[structure.owner[tensor]].born.generation
+        # no entry is older than its component: a shared tensor may have come to a younger one
+        clamped = tuple(tuple(max(birth, generation) for generation in indices) for indices in generations)
+        if any(set(indices) - {birth} for indices in clamped):
+            result[tensor] = clamped
+    return result
 
 
 def entry_generations(generations: Generations) -> set[int]:

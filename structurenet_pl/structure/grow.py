@@ -118,7 +118,7 @@ def grow_and_log(module: HasGrowthLog, request: GrowthRequest, clock: Clock) -> 
         numbered = replace(clock, generation=len(module.growth_log) + 1)
         names = parameters_by_all_names(module)
         event, successors = compare(module, names, before, request, numbered)
-    generations = generations_after(module._generations, structure, successors, names, numbered.generation)
+    generations = generations_after(structure, successors, names, numbered.generation)
     log, module.growth_log, module._generations = module.growth_log, (*module.growth_log, event), generations
     specs = apply_event(specs, event)
     after = cached_structure(module, names, specs, all_patterns(module))
