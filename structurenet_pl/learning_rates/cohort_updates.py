@@ -1,5 +1,7 @@
 """Scales the updates of slow cohorts, because a param group has one lr for all entries of a tensor."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,11 @@ from structurenet_pl.lightning import MisconfigurationException
 from structurenet_pl.optim.probe import update_can_be_scaled
 from structurenet_pl.optim.split_groups import SplitGroups
 from structurenet_pl.optim.wrappers import with_inner
-from structurenet_pl.structure.cohorts import Block, blocks
+from structurenet_pl.structure.cohorts import Block, block_count, blocks
+from structurenet_pl.structure.partition import Generations
+
+# of one tensor; with more, as after old and new entries were shuffled, the whole tensor is scaled entry by entry
+MAX_BLOCKS = 32
 
 
 class CohortUpdates:
@@ -37,11 +43,11 @@ class CohortUpdates:
     """
 
     def __init__(self, groups: SplitGroups, matrix: FactorMatrix) -> None:
-        self.kept: list[tuple[Tensor, Tensor, float]] | None = None
+        self.kept: list[tuple[Tensor, Tensor, float | Tensor]] | None = None
         self._groups = groups
         self._matrix = matrix
         self._planned: dict[int, dict[int, float]] = {}
-        self._parts: list[tuple[Tensor, Block, float]] = []
+        self._parts: list[tuple[Tensor, Block, float | Tensor]] = []
         self._is_checked = False
 
     def update(self) -> None:
@@ -69,7 +75,12 @@ class CohortUpdates:
         """Scale the updates of these entries."""
         with torch.no_grad():
             for entries, before, share in self.kept or ():
-                if share:
+                if isinstance(share, Tensor):
+                    scaled = torch.lerp(before, entries, share)
+                    # as below; and where the share is 1, lerp would round
+                    scaled = torch.where(share == 0, before, torch.where(share == 1, entries, scaled))
+                    entries.copy_(scaled)
+                elif share:
                     entries.lerp_(before, 1 - share)
                 else:  # lerp would give nan where the update is inf
                     entries.copy_(before)
@@ -93,7 +104,22 @@ class CohortUpdates:
             for tensor in pieces[row]["params"]:
                 whole = [((), component.born.generation)]  # all entries were born with the component
                 generations = structure.generations.get(tensor)
+                if generations is not None and block_count(generations) > MAX_BLOCKS:
+                    self._parts.append((tensor, (), _share_of_entries(tensor, generations, shares)))
+                    continue
                 for block, generation in whole if generations is None else blocks(generations):
                     # no share: the module has another tensor in the place of this one, and did not tell the optimizer
                     if (share := shares.get(generation, 1.0)) != 1:
                         self._parts.append((tensor, block, share))
+
+
+def _share_of_entries(tensor: Tensor, generations: Generations, shares: Mapping[int, float]) -> Tensor:
+    """The share of each entry of a tensor."""
+    born = torch.zeros((), dtype=torch.long, device=tensor.device)
+    for dim, indices in enumerate(generations):
+        of_dim = torch.tensor(indices, device=tensor.device)
+        born = torch.maximum(born, of_dim.view([-1 if dim == at else 1 for at in range(tensor.ndim)]))
+    result = torch.ones_like(tensor)
+    for generation, share in shares.items():
+        result[born == generation] = share
+    return result

@@ -161,3 +161,16 @@ def blocks(generations: Generations) -> list[tuple[Block, int]]:
         (tuple(part for part, _ in combination), max(generation for _, generation in combination))
         for combination in product(*runs)
     ]
+
+
+def block_count(generations: Generations) -> int:
+    """The number of blocks of a tensor.
+
+    Args:
+        generations: For each dimension, the generation of each index.
+
+    Example:
+        >>> block_count(((0, 0, 2), (0, 1)))
+        4
+    """
+    return prod(sum(1 for _ in groupby(indices)) for indices in generations)

@@ -20,6 +20,7 @@ from structurenet_pl import (
     ProgressiveFreeze,
     RoleLR,
     Warmup,
+    came_from,
     growth,
     widen,
 )
@@ -497,3 +498,35 @@ def test_update_is_scaled_where_no_exact_counterpart_exists(name):
 
     by = one_step([Own(old=0.5)], make=make)
     assert all(torch.isfinite(moved).all() for moved in by.values())
+
+
+class Shuffled(Wide):
+    """Old and new units take turns, so that there are many blocks of one generation."""
+
+    @growth(role="new")
+    def shuffled(self):
+        order = [place for pair in zip(range(4), [-1] * 4, strict=True) for place in pair]
+        old, torch_order = self.first, torch.tensor(order)
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+        with torch.no_grad():
+            self.first.weight[torch_order >= 0] = old.weight
+        came_from(self.first.weight, order)
+        came_from(self.first.bias, order)
+        came_from(self.second.weight, order, dim=1)
+
+
+def test_many_blocks_are_scaled_entry_by_entry(monkeypatch):
+    runs = []
+    for limit in (0, 10_000):
+        monkeypatch.setattr("structurenet_pl.learning_rates.cohort_updates.MAX_BLOCKS", limit)
+        for old in (0.0, 0.1):
+            torch.manual_seed(0)
+            moved = Moved()
+            fit(Shuffled(torch.optim.Adam), [grow("shuffled"), Own(old=old), moved], epochs=2)
+            runs.append(moved.by)
+    for entrywise, by_block in zip(runs[:2], runs[2:], strict=True):
+        for name, movement in entrywise.items():
+            # lerp towards the old value or from it: another rounding
+            torch.testing.assert_close(movement, by_block[name], rtol=1e-4, atol=1e-6)
+    assert (runs[0]["first.weight"][::2] == 0).all()
+    assert (runs[0]["first.weight"][1::2] != 0).any()
