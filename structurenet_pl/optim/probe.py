@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch.optim import Optimizer
 
-from structurenet_pl.optim.small_copies import COPY_LR, START_VALUES, TRAINING_STEPS, Recipe, train
-from structurenet_pl.optim.state_kinds import state_kinds
+from structurenet_pl.optim.small_copies import COPY_LR, START_VALUES, Recipe, train
+from structurenet_pl.optim.state_kinds import MAX_RELATIVE_DISTANCE, state_kinds, tensors_in
+from structurenet_pl.optim.wrappers import with_inner
 
 TINY_LR = 1e-6  # parameters hardly move, so gradients hardly change
-STEPS_BEFORE_UPDATE = 12  # an optimizer may normalise late, as RAdam does from the sixth step on
+STEPS_BEFORE_UPDATE = 12  # an optimizer may change late, as RAdam and Lookahead do from the sixth step on
 STEEP_SLOPE = 10.0
 # relative to the usual update; an update that grows by less, although gradients grow by STEEP_SLOPE, is normalised
 MAX_NORMALISED_UPDATE = 2.0
@@ -81,23 +82,27 @@ def _late_update_norm(recipe: Recipe, slope: float) -> float:
 
 
 def update_can_be_scaled(optimizer: Optimizer) -> bool:
-    """Whether the parameters may be changed after a step, although the state holds a copy of them.
+    """Whether the parameters may be changed after a step, although the state may hold a copy of them.
 
     Scaling each update must then give the same as a smaller lr. Without a copy of the parameters in the state, nothing
-    can contradict the scaled parameters.
+    can contradict the scaled parameters. Of a wrapper no copy can be made, so
+    its state must not hold a copy of the parameters.
 
     Returns:
         True, too, if that cannot be observed.
     """
+    try:
+        recipe = Recipe.of(optimizer)
+    except TypeError:
+        return not _holds_weights(optimizer)
     kinds = state_kinds(optimizer).of(START_VALUES[0].ndim, {})
     if not any(kind.follows == "weight" for kind in kinds.values()):
         return True
     try:
-        recipe = Recipe.of(optimizer)
-        slow_end = train(recipe.make(START_VALUES, lr=COPY_LR * UPDATE_SHARE))
+        slow_end = train(recipe.make(START_VALUES, lr=COPY_LR * UPDATE_SHARE), steps=STEPS_BEFORE_UPDATE)
         scaled = recipe.make(START_VALUES)
         weights = [weight for group in scaled.param_groups for weight in group["params"]]
-        for _ in range(TRAINING_STEPS):
+        for _ in range(STEPS_BEFORE_UPDATE):
             before = [weight.detach().clone() for weight in weights]
             train(scaled, steps=1)
             for weight, old in zip(weights, before, strict=True):
@@ -106,3 +111,13 @@ def update_can_be_scaled(optimizer: Optimizer) -> bool:
     except Exception:  # as in probe_lr_behaviour
         return True
     return torch.allclose(slow_end, scaled_end, rtol=0.0, atol=MAX_SCALING_ERROR)
+
+
+def _holds_weights(wrapper: Optimizer) -> bool:
+    """Whether a tensor in a state is near its parameter by now, such as the slow weights of Lookahead."""
+    return any(
+        state.shape == weight.shape and bool((state - weight).norm() < MAX_RELATIVE_DISTANCE * weight.norm())
+        for optimizer in with_inner(wrapper)
+        for weight, entries in optimizer.state.items()
+        for _, state in tensors_in(entries)
+    )
