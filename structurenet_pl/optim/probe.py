@@ -1,12 +1,14 @@
 """How an optimizer treats its lr, its groups and the size of gradients, observed on small copies."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from structurenet_pl.optim.small_copies import COPY_LR, START_VALUES, Recipe, train
-from structurenet_pl.optim.state_kinds import MAX_RELATIVE_DISTANCE, state_kinds, tensors_in
+from structurenet_pl.optim.state_kinds import state_kinds, tensors_in
 from structurenet_pl.optim.wrappers import with_inner
 
 TINY_LR = 1e-6  # parameters hardly move, so gradients hardly change
@@ -15,6 +17,7 @@ STEEP_SLOPE = 10.0
 # relative to the usual update; an update that grows by less, although gradients grow by STEEP_SLOPE, is normalised
 MAX_NORMALISED_UPDATE = 2.0
 UPDATE_SHARE = 0.5  # of an update, or of the lr
+MAX_DISTANCE_OF_COPY = 0.75  # relative to the weights; a momentum has a distance of about 1 or more, as 0 has
 MAX_SCALING_ERROR = 1e-4  # absolute; updates are of the size of COPY_LR, and ASGD differs by 1e-7
 
 
@@ -85,8 +88,8 @@ def update_can_be_scaled(optimizer: Optimizer) -> bool:
     """Whether the parameters may be changed after a step, although the state may hold a copy of them.
 
     Scaling each update must then give the same as a smaller lr. Without a copy of the parameters in the state, nothing
-    can contradict the scaled parameters. Of a wrapper no copy can be made, so
-    its state must not hold a copy of the parameters.
+    can contradict the scaled parameters. No small copy can be made of a wrapper, so its state must not be near the
+    parameters.
 
     Returns:
         True, too, if that cannot be observed.
@@ -114,10 +117,17 @@ def update_can_be_scaled(optimizer: Optimizer) -> bool:
 
 
 def _holds_weights(wrapper: Optimizer) -> bool:
-    """Whether a tensor in a state is near its parameter by now, such as the slow weights of Lookahead."""
-    return any(
-        state.shape == weight.shape and bool((state - weight).norm() < MAX_RELATIVE_DISTANCE * weight.norm())
-        for optimizer in with_inner(wrapper)
-        for weight, entries in optimizer.state.items()
-        for _, state in tensors_in(entries)
-    )
+    """Whether a kind of state tensors is near the parameters by now, such as the slow weights of Lookahead."""
+    for optimizer in with_inner(wrapper):
+        distances: dict[Any, list[Tensor]] = {}
+        norms: dict[Any, list[Tensor]] = {}
+        for weight, entries in optimizer.state.items():
+            for path, state in tensors_in(entries):
+                if state.shape == weight.shape:
+                    distances.setdefault(path, []).append((state - weight).norm())
+                    norms.setdefault(path, []).append(weight.norm())
+        # all parameters together: a single small one may be near by chance
+        for path, of_path in distances.items():
+            if torch.stack(of_path).norm() < MAX_DISTANCE_OF_COPY * torch.stack(norms[path]).norm():
+                return True
+    return False

@@ -301,8 +301,13 @@ class ByHandBare(Wide):
 # Lightning counts steps of its own wrapper only, so a bare optimizer has no clock of steps
 @pytest.mark.parametrize(
     ("make", "unit"),
-    [(ByHand, "epoch"), (ByHand, "step"), (ByHandWithClosure, "epoch"), (ByHandWithClosure, "step")]
-    + [(ByHandBare, "epoch")],
+    [
+        (ByHand, "epoch"),
+        (ByHand, "step"),
+        (ByHandWithClosure, "epoch"),
+        (ByHandWithClosure, "step"),
+        (ByHandBare, "epoch"),
+    ],
 )
 def test_manual_optimization(make, unit):
     def train(kind):
