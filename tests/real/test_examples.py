@@ -55,6 +55,7 @@ def test_growing_cnn(grown_cnn):
     assert log[0][1] == "blocks.0, blocks.1, head"
     for component in ("blocks.0", "blocks.1", "blocks.2", "head"):
         assert re.search(rf"^ *{re.escape(component)} .* \d", printed, re.MULTILINE)
+    assert re.search(r"^ *blocks\.0@1 .* 0\.333", printed, re.MULTILINE)  # the warm-up acts on the new channels
     assert float(re.search(r"test_accuracy\W+([\d.]+)", printed)[1]) >= 0.95
 
 
