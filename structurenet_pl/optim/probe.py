@@ -85,8 +85,8 @@ def update_can_be_scaled(optimizer: Optimizer) -> bool:
     """Whether the parameters may be changed after a step, although the state may hold a copy of them.
 
     Scaling each update must then give the same as a smaller lr. Without a copy of the parameters in the state, nothing
-    can contradict the scaled parameters. Of a wrapper no copy can be made, so
-    its state must not hold a copy of the parameters.
+    can contradict the scaled parameters. No small copy can be made of a wrapper, so its state must not be near the
+    parameters.
 
     Returns:
         True, too, if that cannot be observed.

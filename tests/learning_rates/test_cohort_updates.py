@@ -481,7 +481,7 @@ KEEP_WEIGHTS = {
 @pytest.mark.parametrize("name", KEEP_WEIGHTS)
 def test_optimizers_that_keep_weights_are_refused_once_a_cohort_is_slow(name):
     def make():
-        return Wide(lambda params: KEEP_WEIGHTS[name](params, lr=0.1))
+        return Wide(lambda params: KEEP_WEIGHTS[name](params, lr=0.01))
 
     fit(make(), [grow(), Own(0.5, 0.5)], 3)
     with pytest.raises(MisconfigurationException, match="keeps a copy of the weights in its state"):
