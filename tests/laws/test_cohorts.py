@@ -1,13 +1,22 @@
 """Cohorts: the entries that a widening adds learn as a Parameter of their own would, and their ages survive all."""
 
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from cohort_nets import AsParameters, Births, Resizable
-from helpers import fit, loader
+import cohort_worker
+from cohort_nets import AsParameters, Births, Growing, Resizable, outcome, slow_cohorts
+from helpers import assert_same, fit, loader
 from structurenet_pl import AgeDecay, GrowthResponder, LRFactor, RoleLR, SedimentaryDecay, Warmup
+from structurenet_pl.structure.module_structure import structure_of
 
 EPOCHS, STEPS, LR = 5, 3, 0.02
 
@@ -144,13 +153,105 @@ RUNS = {
 }
 
 
+def searched(examples):
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 @given(**RUNS)
-@settings(
-    max_examples=25,
-    deadline=None,
-    database=None,
-    phases=[Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
-)
+@searched(25)
 def test_equal_to_a_parameter_for_each_cohort(**drawn):
     assert compared(**drawn).error < 1e-12
+
+
+@pytest.mark.slow
+@given(**RUNS)
+@searched(400)
+def test_equal_to_a_parameter_for_each_cohort_in_many_runs(**drawn):
+    assert compared(**drawn).error < 1e-12
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_equal_to_a_parameter_for_each_cohort_under_every_optimizer(optimizer):
+    events = {0: [(0, 5, True)], 1: [(1, 12, False), (0, 2, False)], 3: [(1, 1, True)]}
+    compare = compared("conv", optimizer, True, 0.9, ["events", "own", "warm-up"], events)
+    assert compare.error < 1e-12
+    assert compare.cohorts > 5
+
+
+def trained(factors, lr=0.1, epochs=4, **kwargs):
+    torch.manual_seed(0)
+    module = Resizable("conv", lambda params: torch.optim.AdamW(params, lr=lr))
+    events = Births({0: [(0, 5, True)], 1: [(1, 12, False), (0, 2, False)]})
+    trainer = fit(module, [*factors, events], epochs, **kwargs)
+    return {
+        "weights": dict(module.named_parameters()),
+        "state": list(trainer.optimizers[0].state.values()),
+        "lr": trainer.optimizers[0].param_groups[0]["lr"],
+    }
+
+
+@pytest.mark.parametrize(("new", "old"), [(1.0, 1.0), (0.5, 0.5), (2.0, 2.0), (0.0, 0.0)])
+def test_equal_factors_are_those_of_the_whole_component(new, old):
+    """Bit for bit a run without us, at the base lr times the factor."""
+
+    class Equal(LRFactor):
+        def factor(self, component, now):
+            return new if component.born.generation else old
+
+    assert_same(trained([Equal()]), trained([], 0.1 * old))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run and its checkpoints."""
+    folder = tmp_path_factory.mktemp("cohorts")
+    torch.set_num_threads(1)
+    seed_everything(0, verbose=False)
+    save = ModelCheckpoint(folder, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    module = Growing()
+    trainer = fit(module, [*slow_cohorts(), save], 6, enable_checkpointing=True)
+    return outcome(module, trainer), folder
+
+
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided")
+@pytest.mark.parametrize("epoch", range(5))
+def test_resumed_equals_uninterrupted(whole, epoch):
+    expected, folder = whole
+    seed_everything(99, verbose=False)
+    module = Growing()
+    trainer = fit(module, slow_cohorts(), 6, folder / f"epoch={epoch}.ckpt")
+    assert expected["shares"]
+    assert_same(outcome(module, trainer), expected)
+
+
+@pytest.mark.slow
+def test_resumed_in_a_fresh_process(whole, tmp_path):
+    expected, folder = whole
+    command = [sys.executable, "-W", "ignore", cohort_worker.__file__, str(folder / "epoch=2.ckpt"), str(tmp_path)]
+    subprocess.run(command, check=True, timeout=300)
+    resumed = torch.load(tmp_path / "resumed.pt", weights_only=False)
+    assert_same(resumed, {key: expected[key] for key in resumed})
+
+
+def test_copies_and_loaded_modules_train_like_the_module(whole):
+    """Each begins a second fit, where dates count no more: events keep their order, and all entries are of age 0."""
+    _, folder = whole
+    loaded = Growing.load_from_checkpoint(folder / "epoch=4.ckpt")
+    modules = [loaded, copy.deepcopy(loaded), pickle.loads(pickle.dumps(loaded))]
+    results = []
+    for module in modules:
+        seed_everything(5, verbose=False)
+        factors = [SedimentaryDecay([("active", 0, 1.0), ("sediment", 1, 0.1)]), AgeDecay(0.5, unit="generation")]
+        trainer = fit(module, factors, 2)
+        results.append(outcome(module, trainer))
+        births = {cohort.born for some in structure_of(module).cohorts.values() for cohort in some}
+        assert {born.generation for born in births} > {0, 1, 2}
+        assert all(born.epoch == born.step == 0 for born in births if born.generation <= 4)
+    for other in results[1:]:
+        assert_same(other, results[0])

@@ -417,6 +417,83 @@ def test_compiled_module(whole):
     assert_ratio(one_step([Own(0.5, 0.25)], make=make), whole, 0.5, 0.25)
 
 
+class Twice(torch.optim.SGD):
+    """Calls its closure twice, at the weights and beside them, as SAM does."""
+
+    def step(self, closure):
+        closure()
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        before = [weight.detach().clone() for weight in weights]
+        for weight in weights:
+            weight.data.add_(0.05)
+        loss = closure()
+        for weight, old in zip(weights, before, strict=True):
+            weight.data.copy_(old)
+        super().step()
+        return loss
+
+
+def test_closure_called_twice():
+    def make():
+        return Wide(lambda params: Twice(params, lr=0.1))
+
+    assert_ratio(one_step([Own(0.5, 0.0)], make=make), one_step([], make=make), 0.5, 0.0)
+
+
+def test_step_that_raises_leaves_no_old_values(whole):
+    class Raises(ByHand):
+        def training_step(self, batch, batch_idx):
+            if self.current_epoch == 1:
+                with pytest.raises(ZeroDivisionError):
+                    self.trainer.optimizers[0].step(lambda: 1 / 0)
+                table_of(self.trainer.optimizers[0]).cohort_updates.kept = []  # as an update that raised leaves it
+            super().training_step(batch, batch_idx)
+
+    assert_ratio(one_step([Own(0.5, 0.2)], make=Raises), whole, 0.5, 0.2)
+
+
+class Scaled(Wide):
+    """With a gradient scaler; the second step in epoch 1 overflows."""
+
+    automatic_optimization = False
+    overflows = False
+
+    def training_step(self, batch, batch_idx):
+        scaler = self.__dict__.setdefault("scaler", torch.amp.GradScaler("cpu", init_scale=4.0))
+        (optimizer,) = self.trainer.optimizers
+        optimizer.zero_grad()
+        scaler.scale(Wide.training_step(self, batch, batch_idx)).backward()
+        if self.overflows and self.current_epoch == 1:
+            self.first.weight.grad[0] = float("inf")
+        scaler.step(optimizer)
+        scaler.update()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradient_scaler(fused):
+    def make(kind):
+        return lambda: kind(lambda params: torch.optim.SGD(params, lr=0.1, fused=fused))
+
+    class Overflowing(Scaled):
+        overflows = True
+
+    assert_ratio(one_step([Own(0.5, 0.2)], make=make(Scaled)), one_step([], make=make(Wide)), 0.5, 0.2)
+    assert not any(moved.any() for moved in one_step([Own(0.5, 0.2)], make=make(Overflowing)).values())
+
+
+def test_tensor_replaced_without_telling_the_optimizer():
+    """The optimizer goes on with a tensor that the module no longer has."""
+
+    class Replaces(Wide):
+        def on_train_epoch_start(self):
+            super().on_train_epoch_start()
+            if self.current_epoch == 2:
+                self.first, self.second = nn.Linear(6, 3), nn.Linear(3, 3)
+
+    with pytest.warns(UserWarning, match="never be trained|outside|in no optimizer"):
+        fit(Replaces(), [grow(), Own(0.5, 0.2)], 4)
+
+
 # ------------------------------------------------------------------------------------------- optimizers
 
 
@@ -488,7 +565,7 @@ KEEP_WEIGHTS = {
 @pytest.mark.parametrize("name", KEEP_WEIGHTS)
 def test_optimizers_that_keep_weights_are_refused_once_a_cohort_is_slow(name):
     def make():
-        return Wide(lambda params: KEEP_WEIGHTS[name](params, lr=0.1))
+        return Wide(lambda params: KEEP_WEIGHTS[name](params, lr=0.01))
 
     fit(make(), [grow(), Own(0.5, 0.5)], 3)
     with pytest.raises(MisconfigurationException, match="keeps a copy of the weights in its state"):

@@ -5,13 +5,13 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from sklearn.datasets import load_diabetes
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from helpers import LRTrace, Net, Plain, assert_same, fit, loader, unfelt, weights
-from structurenet_pl import GrowEvery, LRFactor, RoleLR, Warmup, explain
+from structurenet_pl import GrowableModule, GrowEvery, LRFactor, RoleLR, Warmup, explain, growth
 
 pytestmark = [
     pytest.mark.slow,
@@ -236,3 +236,52 @@ def test_schedules_of_transformers_and_ignite(name):
         fit(module, [*callbacks, trace], data=loader(shuffle=False))
     assert len({tuple(row) for row in plain.rows}) > 3, "it should act"
     assert [set(row) for row in ours.rows] == [set(row) for row in grown.rows] == [set(row) for row in plain.rows]
+
+
+class TinyLanguageModel(GrowableModule):
+    """A language model of transformers with random weights, whose vocabulary grows."""
+
+    def __init__(self):
+        super().__init__()
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        sizes = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 8, "bos_token_id": 0, "eos_token_id": 0}
+        self.model = GPT2LMHeadModel(GPT2Config(vocab_size=12, **sizes))
+
+    @growth(role="new")
+    def add_tokens(self, more: int):
+        self.model.resize_token_embeddings(self.model.config.vocab_size + more, mean_resizing=False)
+
+    def training_step(self, batch, batch_idx):
+        tokens = (batch[0] * 7).abs().long() % self.model.config.vocab_size
+        return self.model(input_ids=tokens, labels=tokens).loss
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize("old", [0.0, 0.1])
+def test_new_tokens_of_transformers_learn_at_the_full_rate(old):
+    pytest.importorskip("transformers")
+
+    class OldSlow(LRFactor):
+        def factor(self, component, now):
+            return 1.0 if component.role == "new" else old
+
+    class Table(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            self.start = pl_module.model.transformer.wte.weight.detach().clone()
+
+        def on_train_end(self, trainer, pl_module):
+            self.moved = (pl_module.model.transformer.wte.weight.detach() - self.start).abs().max(1).values
+
+    module, table = TinyLanguageModel(), Table()
+    fit(module, [GrowEvery("add_tokens", 1, limit=2, arguments={"more": 2}), OldSlow(), table], 3, data=loader(8))
+    assert module.model.lm_head.weight is module.model.transformer.wte.weight
+    assert table.moved[-4:].min() > 0.001
+    assert table.moved[:12].max() == 0 if old == 0 else 0 < table.moved[:12].max() < table.moved[-4:].max()
+    loaded = TinyLanguageModel()
+    loaded.load_state_dict(module.state_dict())
+    assert loaded._generations == module._generations
+    (generations,) = {generations[0] for generations in module._generations.values()}
+    assert generations == (0,) * 12 + (1, 1, 2, 2)

@@ -1,13 +1,16 @@
 """Networks that are widened, narrowed and reordered by hand, and the birth of each entry, kept by the test."""
 
 import random
+from functools import partial
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import nn
 
-from structurenet_pl import GrowthMixin, came_from, growth
+from structurenet_pl import AgeDecay, GrowthMixin, GrowthResponder, RoleLR, Warmup, came_from, growth
+from structurenet_pl.learning_rates.lr_table import table_of
+from structurenet_pl.structure.module_structure import structure_of
 
 NEW = -1
 
@@ -190,3 +193,33 @@ def part_of(state, tensor, mask):
     if not torch.is_tensor(state):
         return state
     return state[mask].clone() if state.shape == tensor.shape else state.clone()
+
+
+class Growing(Resizable):
+    """It grows by its own number of epochs."""
+
+    def __init__(self):
+        super().__init__("linear", partial(torch.optim.Adam, lr=0.02))
+
+    def on_train_epoch_end(self):
+        if self.current_epoch < 4:
+            place = self.places()[self.current_epoch % 2]
+            method = self.resize_new if self.current_epoch % 2 else self.resize
+            method(place, random_positions(self.size(place), (5, 12, 2, 1)[self.current_epoch]))
+        super().on_train_epoch_end()
+
+
+def slow_cohorts():
+    return [Warmup(5, unit="step"), AgeDecay(0.5, unit="generation"), GrowthResponder(recovery=1), RoleLR({"new": 0.7})]
+
+
+def outcome(module, trainer):
+    structure = structure_of(module)
+    return {
+        "weights": dict(module.state_dict()),
+        "optimizer": trainer.optimizers[0].state_dict(),
+        "lrs": [group["lr"] for group in trainer.optimizers[0].param_groups],
+        "shares": table_of(trainer.optimizers[0]).matrix.slow,
+        "ages": [(name, vars(cohort)) for name, some in structure.cohorts.items() for cohort in some],
+        "entries": dict(module._generations),
+    }
