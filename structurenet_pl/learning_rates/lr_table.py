@@ -151,11 +151,12 @@ class LRTable:
         self.version += 1
 
     def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        """Collect the lrs that the last hooks before the update have written, which come after all of our hooks."""
+        """Refresh lrs with those written after our callbacks: by hooks of the module or in a wrapped step."""
         if torch.compiler.is_compiling():
             # torch.compile traces the hooks along with the step, and cannot trace this code; with disable it calls it
-            call = torch.compiler.disable(self._before_update)
-            return call(optimizer, args, kwargs) if self.matrix.slow else None
+            if self.matrix.slow:
+                return torch.compiler.disable(self._before_update)(optimizer, args, kwargs)
+            return None
         self.cohort_updates.kept = None  # a step that raised has left its copies
         return after_closure(args, kwargs, self._refresh_and_keep)
 
@@ -168,7 +169,7 @@ class LRTable:
             self.cohort_updates.kept = []
 
     def _after_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Scale the updates of slow cohorts. Warn if an lr was written between the last refresh and the update."""
+        """Scale the updates of slow cohorts. Warn if an lr was written in the step itself, after the last refresh."""
         if torch.compiler.is_compiling():
             if self.matrix.slow:
                 torch.compiler.disable(self._after_update)(optimizer, args, kwargs)

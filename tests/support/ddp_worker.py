@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from helpers import Net, example_factors, loader
-from structurenet_pl import GrowEvery, GrowOnPlateau, LRFactor, came_from, growth, widen
+from structurenet_pl import AgeDecay, GrowEvery, GrowOnPlateau, LRFactor, Warmup, came_from, growth, widen
 from structurenet_pl.distributed import communication
 from structurenet_pl.distributed.growth_agreement import GrowthAgreement
 
@@ -219,6 +219,10 @@ def by_all():
     ]
 
 
+def with_slow_cohorts():
+    return [*by_all(), Warmup(6, unit="step"), AgeDecay(0.5)]
+
+
 class Untouched:
     """DDP stays as it was before the growth, and nobody checks."""
 
@@ -259,6 +263,8 @@ TRAINS = {
     "plateau": {"callbacks": lambda: [GrowOnPlateau("add_neck", "val_loss", patience=1, min_delta=9.0, limit=2)]},
     "restructured": {"callbacks": by_all},
     "restructured-adam": {"make": WithAdam, "callbacks": by_all},
+    "cohorts": {"callbacks": with_slow_cohorts},
+    "cohorts-adam": {"make": WithAdam, "callbacks": with_slow_cohorts, "accumulate_grad_batches": 2},
     "itself": {"make": AsksItself},
     "setup": {"callbacks": lambda: [SetupGrowth()]},
     "never": {},
@@ -286,7 +292,7 @@ ALSO = {
     "forgiven": {"callbacks": lambda: [Forgiving("add_broken", 1, limit=1)]},
     "forgiven-shuffled": {"callbacks": lambda: [Forgiving("shuffle", 1, limit=1)]},
 }
-RESUMED = {"factors", "epoch", "itself", "restructured-adam", "average"} & TRAINS.keys()
+RESUMED = {"factors", "epoch", "itself", "restructured-adam", "cohorts", "average"} & TRAINS.keys()
 
 
 def batches(rank, world):
