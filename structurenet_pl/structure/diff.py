@@ -52,9 +52,8 @@ def compare(
 ) -> tuple[GrowthEvent, dict[nn.Parameter, Successor | None]]:
     """Describe the growth of a module as an event, and adapt new tensors to the old ones.
 
-    The successor of a tensor that is gone is the new tensor of the same name, if there is one. If the component has
-    moved from ``old`` to ``new``, the successor of ``old.weight`` is ``new.weight``. A successor gets device, dtype and
-    ``requires_grad`` of the old tensor; newborn tensors get the device and dtype of the module.
+    The successor of a tensor that is gone is the new tensor of the same name, in the place where its component is now.
+    It gets device, dtype and ``requires_grad`` of the old tensor; newborn tensors get device and dtype of the module.
 
     Args:
         module: The module after the growth.
@@ -64,8 +63,8 @@ def compare(
         clock: The time of the growth; its generation is the number of the event.
 
     Returns:
-        The event, without the components that :func:`with_affected_components` adds, and the successors of tensors
-        that were replaced, reshaped or removed; None for a removed tensor.
+        The event, without the components that :func:`with_affected_components` adds, and the successors of tensors that
+        were replaced, reshaped or removed; None for a removed tensor.
 
     Raises:
         ValueError: If nothing has changed, or shapes, declared positions or the depth do not fit the old network.
@@ -118,9 +117,8 @@ def compare(
     )
     if not (event.born or event.moved or successors):
         raise ValueError(
-            f"growth method {method.name!r} changed no parameters, expected a change of structure: register new "
-            "modules where torch finds them (in an nn.ModuleList, not a list), and call the method only when there is "
-            "something to change"
+            f"growth method {method.name!r} changed no parameters, expected a change: register new modules where torch "
+            "finds them (in an nn.ModuleList, not a list), and call it only when there is something to change"
         )
     return event, successors
 

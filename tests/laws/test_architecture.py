@@ -131,7 +131,7 @@ def test_data_that_factors_read_need_the_standard_library_only(kind):
 
 
 def test_no_file_is_long():
-    assert {name_of(file): lines for file in FILES if (lines := len(file.read_text().splitlines())) > 300} == {}
+    assert {name_of(file): lines for file in FILES if (lines := len(file.read_text().splitlines())) > 250} == {}
 
 
 def test_public_names_are_sorted_and_documented():
