@@ -1,4 +1,4 @@
-"""The base lr of each piece of an optimizer, whoever has written it: a scheduler, the user, or a loaded state."""
+"""The base lr of each piece of an optimizer, written by a scheduler, by the user, or by a loaded state."""
 
 from typing import Any
 

@@ -46,7 +46,10 @@ class CohortUpdates:
         self.kept: list[tuple[Tensor, Tensor, float | Tensor]] | None = None
         self._groups = groups
         self._matrix = matrix
-        self._planned: dict[int, dict[int, float]] = {}
+        self._cohorts: Mapping[int, object] = {}  # of the matrix, when the blocks were listed
+        self._blocks: list[tuple[int, Tensor, Block, int]] = []  # row, tensor, block and its generation
+        self._shuffled: list[tuple[int, Tensor, Tensor]] = []  # row, tensor with many blocks, generation of each entry
+        self._planned: Mapping[int, Mapping[int, float]] = {}
         self._parts: list[tuple[Tensor, Block, float | Tensor]] = []
         self._is_checked = False
 
@@ -96,30 +99,45 @@ class CohortUpdates:
 
     def _plan(self) -> None:
         """List the blocks of all tensors with a share below 1."""
-        self._planned = self._matrix.slow
+        self._planned = slow = self._matrix.slow
+        if self._cohorts is not self._matrix.cohorts:
+            self._list_blocks()
+        # a row or a generation without a share: all cohorts are equal, or the module has another tensor in the place of
+        # this one, and did not tell the optimizer
+        parts = [(tensor, block, slow.get(row, {}).get(born, 1.0)) for row, tensor, block, born in self._blocks]
+        self._parts = [(tensor, block, share) for tensor, block, share in parts if share != 1]
+        for row, tensor, born_in in self._shuffled:
+            if row in slow:
+                self._parts.append((tensor, (), _share_of_entries(tensor, born_in, slow[row])))
+
+    def _list_blocks(self) -> None:
+        """List the blocks of all tensors of components with cohorts; they stay the same until the next growth."""
+        self._cohorts, self._blocks, self._shuffled = self._matrix.cohorts, [], []
         pieces, structure = self._groups.optimizer.param_groups, self._groups.structure
-        self._parts = []
-        for row, shares in self._planned.items():
+        for row in self._cohorts:
             component = structure.components[self._groups.group_infos[pieces[row]["name"]].component]
             for tensor in pieces[row]["params"]:
-                whole = [((), component.born.generation)]  # all entries were born with the component
                 generations = structure.generations.get(tensor)
-                if generations is not None and block_count(generations) > MAX_BLOCKS:
-                    self._parts.append((tensor, (), _share_of_entries(tensor, generations, shares)))
-                    continue
-                for block, generation in whole if generations is None else blocks(generations):
-                    # no share: the module has another tensor in the place of this one, and did not tell the optimizer
-                    if (share := shares.get(generation, 1.0)) != 1:
-                        self._parts.append((tensor, block, share))
+                if generations is None:  # all entries were born with the component
+                    self._blocks.append((row, tensor, (), component.born.generation))
+                elif block_count(generations) > MAX_BLOCKS:
+                    self._shuffled.append((row, tensor, _generation_of_entries(tensor, generations)))
+                else:
+                    self._blocks += [(row, tensor, block, generation) for block, generation in blocks(generations)]
 
 
-def _share_of_entries(tensor: Tensor, generations: Generations, shares: Mapping[int, float]) -> Tensor:
-    """The share of each entry of a tensor."""
-    born = torch.zeros((), dtype=torch.long, device=tensor.device)
+def _generation_of_entries(tensor: Tensor, generations: Generations) -> Tensor:
+    """The generation of each entry of a tensor; broadcasts to its shape."""
+    born_in = torch.zeros((), dtype=torch.long, device=tensor.device)
     for dim, indices in enumerate(generations):
         of_dim = torch.tensor(indices, device=tensor.device)
-        born = torch.maximum(born, of_dim.view([-1 if dim == at else 1 for at in range(tensor.ndim)]))
+        born_in = torch.maximum(born_in, of_dim.view([-1 if dim == at else 1 for at in range(tensor.ndim)]))
+    return born_in
+
+
+def _share_of_entries(tensor: Tensor, born_in: Tensor, shares: Mapping[int, float]) -> Tensor:
+    """The share of each entry of a tensor."""
     result = torch.ones_like(tensor)
     for generation, share in shares.items():
-        result[born == generation] = share
+        result[born_in == generation] = share
     return result

@@ -113,8 +113,7 @@ class FactorMatrix:
         self.every_product = product(self.every_value)
         n = len(self.piece_names)
         self.values, self.product = self.every_value[:n], self.every_product[:n]
-        if self.slow or self.cohorts:
-            self.slow = {}
+        self.slow = {}
         if not self.cohorts:
             return
         self.values, self.product = self.values.copy(), self.product.copy()

@@ -130,15 +130,19 @@ class Factors(dict[str, Factor]):
         """
         self.rows = {component.name: row for row, component in enumerate(components)}
         self.acting = {label: tuple(filter(factor.acts_on, components)) for label, factor in self.items()}
-        added = [cohort for some in cohorts.values() for cohort in some if cohort != components[self.rows[cohort.name]]]
-        row_of = {id(cohort): row for row, cohort in enumerate(added, len(components))}
-        self.cohort_rows = {
-            name: {cohort.born.generation: row_of.get(id(cohort), self.rows[name]) for cohort in some}
-            for name, some in cohorts.items()
-        }
+        added: list[Component] = []  # cohorts that were born after their component
+        self.cohort_rows = {name: {} for name in cohorts}
+        for name, of_component in cohorts.items():
+            for cohort in of_component:
+                born_with_it = cohort.born.generation == components[self.rows[name]].born.generation
+                row = self.rows[name] if born_with_it else len(components) + len(added)
+                self.cohort_rows[name][cohort.born.generation] = row
+                if not born_with_it:
+                    added.append(cohort)
         for label, factor in self.items():
             acting, acting_cohorts = self.acting[label], tuple(filter(factor.acts_on, added))
-            rows = [self.rows[component.name] for component in acting] + [row_of[id(one)] for one in acting_cohorts]
+            rows = [self.rows[component.name] for component in acting]
+            rows += [self.cohort_rows[cohort.name][cohort.born.generation] for cohort in acting_cohorts]
             self._evaluations[label] = Evaluation(factor, acting, log, acting_cohorts), np.array(rows, dtype=np.intp)
         self._size = len(components) + len(added) + 1
         self.vectors = {label: np.ones(self._size) for label in self}
