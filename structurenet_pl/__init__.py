@@ -1,13 +1,35 @@
-"""PyTorch Lightning callbacks that set the learning rates of networks that grow while they train.
+r"""PyTorch Lightning callbacks that set the learning rates of networks that grow while they train.
 
-- Factors of the learning rate: :class:`Warmup`, :class:`AgeDecay`, :class:`SedimentaryDecay`, :class:`DepthDecay`,
-  :class:`RoleLR`, :class:`GrowthResponder`, :class:`ProgressiveFreeze`, :class:`LARSScaler`, :class:`DensityScaler`;
-  :func:`recommended` returns a list of them, and :class:`LRFactor` is the base class for your own.
-- Growth: :class:`GrowableModule` or :class:`GrowthMixin`, :func:`growth`, :func:`widen`, :func:`identity_like`,
-  :func:`came_from`; :class:`GrowEvery` and :class:`GrowOnPlateau` call growth methods, :class:`ResetPatience` resets
-  early stopping after growth, and :class:`Components` gives roles to components.
-- Logs and tables: :class:`StrataMonitor`, :func:`explain`, :func:`plot_strata`, :func:`preview`.
+Each callback is one *factor*. The learning rate of a component is the base lr, which your optimizer and LR scheduler
+give, times the product of the factors:
+
+.. math:: \eta_c(t) = \eta^{base}(t) \cdot \prod_k f_k(c, t)
+
+- Factors of the learning rate: ``Warmup``, ``AgeDecay``, ``SedimentaryDecay``, ``DepthDecay``, ``RoleLR``,
+  ``GrowthResponder``, ``ProgressiveFreeze``, ``LARSScaler``, ``DensityScaler``; ``recommended`` returns a list of them,
+  and ``LRFactor`` is the base class for your own.
+- Growth: ``GrowableModule`` or ``GrowthMixin``, ``growth``, ``widen``, ``identity_like``, ``came_from``; ``GrowEvery``
+  and ``GrowOnPlateau`` call growth methods, ``ResetPatience`` resets early stopping after growth, and ``Components``
+  gives roles to components.
+- Logs and tables: ``StrataMonitor``, ``explain``, ``plot_strata``, ``preview``.
+
+The guides are the docstrings of the folders:
+
+- ``structurenet_pl.structure``: what a growth method may do, cohorts, the growth log
+- ``structurenet_pl.callbacks``: units of time, ``where=``, your own factor
+- ``structurenet_pl.monitoring``: loggers, pictures, TensorBoard, preview
+- ``structurenet_pl.freezing``: what a factor of 0 does, and what it saves
+- ``structurenet_pl.learning_rates``: base lrs, lrs written by hand, rates within one tensor
+- ``structurenet_pl.optim``: param groups, which optimizers work, optimizer state
+- ``structurenet_pl.distributed``: several processes
+- ``structurenet_pl.engine``: what is not supported yet, with ways out
+- ``structurenet_pl.strategies``: the document that this package grew from, quoted strategy by strategy
+
+Where both Lightning packages are installed, ``structurenet_pl.pytorch_lightning`` has the ``GrowableModule`` for
+``pytorch_lightning``.
 """
+
+from importlib.metadata import version
 
 from structurenet_pl.callbacks.age_decay import AgeDecay
 from structurenet_pl.callbacks.components import Components
@@ -71,3 +93,5 @@ __all__ = [
     "recommended",
     "widen",
 ]
+
+__version__ = version("structurenet-pl")

@@ -1,6 +1,6 @@
 """The package for users of ``pytorch_lightning`` who have ``lightning`` installed, too.
 
-It exports all names of :mod:`structurenet_pl`. Only ``GrowableModule`` differs: it extends the LightningModule of
+It exports all names of ``structurenet_pl``. Only ``GrowableModule`` differs: it extends the LightningModule of
 ``pytorch_lightning``.
 """
 

@@ -32,7 +32,7 @@ class AgeDecay(LRFactor):
         [1.0, 0.1]
 
     References:
-        Seed document, strategy 3.
+        Seed document, strategy 3 (``structurenet_pl.strategies``).
     """
 
     basis = "age"

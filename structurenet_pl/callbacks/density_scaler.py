@@ -37,7 +37,7 @@ class DensityScaler(LRFactor):
         0.5
 
     References:
-        Seed document, strategy 11.
+        Seed document, strategy 11 (``structurenet_pl.strategies``).
     """
 
     basis = "density"

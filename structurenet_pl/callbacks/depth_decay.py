@@ -35,7 +35,8 @@ class DepthDecay(LRFactor):
         [1.0, 0.1]
 
     References:
-        Seed document, strategy 1. Howard and Ruder, `ULMFiT <https://arxiv.org/abs/1801.06146>`_, 2018, section 3.2.
+        Seed document, strategy 1 (``structurenet_pl.strategies``).
+        Howard and Ruder, `ULMFiT <https://arxiv.org/abs/1801.06146>`_, 2018, section 3.2.
     """
 
     basis = "depth"

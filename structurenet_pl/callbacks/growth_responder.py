@@ -44,7 +44,7 @@ class GrowthResponder(LRFactor):
         0.75
 
     References:
-        Seed document, strategies 6 and 10; the seed has no recovery.
+        Seed document, strategies 6 and 10 (``structurenet_pl.strategies``); the seed has no recovery.
     """
 
     basis = "growth events"
@@ -91,7 +91,7 @@ class GrowthResponder(LRFactor):
     def _remaining_shares(self, now: Moment) -> list[float]:
         """Return the share of a dip that has not recovered yet, for each growth event so far.
 
-        The shares are the same for all components, so :meth:`Moment.once` computes them once for all components.
+        The shares are the same for all components, so ``Moment.once`` computes them once for all components.
         """
         assert self.recovery is not None  # for the type checker
         clocks = [event.clock for event in now.log if event.clock.generation <= now.clock.generation]

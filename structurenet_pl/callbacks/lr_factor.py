@@ -19,7 +19,7 @@ class LRFactor(NeedsDriver, ABC):
     where :math:`\eta_c(t)` is the effective lr of component :math:`c` at time :math:`t`, :math:`\eta^{base}(t)` the lr
     that optimizer and LR scheduler give, and :math:`f_k` the factor of the :math:`k`-th callback.
 
-    To write your own factor, subclass this class, define :meth:`factor` as a pure function of the component and the
+    To write your own factor, subclass this class, define ``factor`` as a pure function of the component and the
     moment, and add the callback to ``Trainer(callbacks=...)``. A factor keeps no state and changes no optimizer. The
     moment gives it the clock and the growth log; the package multiplies the factors of all callbacks and sets the lr,
     always from the base lr and never from the previous lr. So factors do not accumulate over steps, and the order of
@@ -55,7 +55,7 @@ class LRFactor(NeedsDriver, ABC):
     structure of the network has changed."""
     freezes = False
     """Whether a component with factor 0 is frozen: its parameters get no gradients, and the backward pass skips it if
-    no earlier component needs gradients; see :class:`~structurenet_pl.ProgressiveFreeze`."""
+    no earlier component needs gradients; see ``ProgressiveFreeze``."""
     norm: Literal["eval", "train"] = "eval"
     """Whether norm layers in frozen components keep their running statistics (``"eval"``) or update them."""
     release_state: bool = False

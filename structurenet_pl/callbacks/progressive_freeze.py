@@ -77,7 +77,8 @@ class ProgressiveFreeze(LRFactor):
         [0.0, 0.0, 0.0, 0.1]
 
     References:
-        Seed document, strategy 9. Brock et al., `FreezeOut <https://arxiv.org/abs/1706.04983>`_, 2017.
+        Seed document, strategy 9 (``structurenet_pl.strategies``).
+        Brock et al., `FreezeOut <https://arxiv.org/abs/1706.04983>`_, 2017.
     """
 
     basis = "phase"

@@ -35,7 +35,7 @@ class RoleLR(LRFactor):
         0.5
 
     References:
-        Seed document, strategies 2, 4 and 5.
+        Seed document, strategies 2, 4 and 5 (``structurenet_pl.strategies``).
     """
 
     basis = "role"

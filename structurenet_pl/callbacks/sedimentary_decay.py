@@ -51,7 +51,7 @@ class SedimentaryDecay(LRFactor):
         ('patch', 0.5)
 
     References:
-        Seed document, strategy 12.
+        Seed document, strategy 12 (``structurenet_pl.strategies``).
     """
 
     basis = "age"

@@ -37,7 +37,7 @@ class StrataMonitor(NeedsDriver):
     ``base_lr/<component>``         lr that optimizer and scheduler alone would give
     ``factor/<label>/<component>``  factor of one callback, by class name
     ``age/<component>``             age in epochs
-    ``stratum/<component>``         stratum by number, 0 the first, with a :class:`SedimentaryDecay`
+    ``stratum/<component>``         stratum by number, 0 the first, with a ``SedimentaryDecay``
     ``lr_range/min``, mean, max     of the effective lrs of all components
     ``frozen/<component>``          1 if it is frozen, else 0; this and the next two if any callback freezes
     ``frozen_share/parameters``     share of the parameters that is frozen
@@ -59,28 +59,26 @@ class StrataMonitor(NeedsDriver):
     With more than ``max_components`` components, the tags of components give way to tags of parts of the network:
     ``lr/<part>/min``, ``mean`` and ``max`` and so on, and ``components/<part>``, the number of components in the part,
     where the entries of ``body.0@3`` count as one more. The part is the component's stratum, without
-    :class:`SedimentaryDecay` its role, without a role ``others``.
+    ``SedimentaryDecay`` its role, without a role ``others``.
 
     A row is written every ``log_every_n_steps`` steps of the Trainer, at the first step, and after each growth, freeze
     and thaw. Apart from the rows, the monitor records base lr and product of factors of every component at every step.
-    Pictures show this record, and it is saved as ``strata.pt`` beside the logs, for
-    :func:`~structurenet_pl.plot_strata`. It is exact at every step; if it exceeds 32 MB (1 MB in checkpoints), its
-    older steps are thinned, and pictures say so. Factors that need gradients change at every step: of these it holds
-    the values that were logged last.
+    Pictures show this record, and it is saved as ``strata.pt`` beside the logs, for ``plot_strata``. It is exact at
+    every step; if it exceeds 32 MB (1 MB in checkpoints), its older steps are thinned, and pictures say so. Factors
+    that need gradients change at every step: of these it holds the values that were logged last.
 
     TensorBoard also gets tables of components and of growth events, a picture (step × component, the lr as a colour; it
-    needs the extra ``structurenet-pl[plots]``) at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90,
-    100, 200 and so on, and a layout for its page of custom scalars, unless the run has one. A run has one layout, the
-    last: if you lay out charts of your own after the start of the fit, add those of
-    ``structurenet_pl.monitoring.tensorboard.layout(prefix)``. The monitor writes no hyperparameters: TensorBoard
-    keeps the first that a run logs, so they would hide yours.
+    needs matplotlib) at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90, 100, 200 and so on, and a
+    layout for its page of custom scalars, unless the run has one. A run has one layout, the last: if you lay out charts
+    of your own after the start of the fit, add those of ``structurenet_pl.monitoring.tensorboard.layout(prefix)``. The
+    monitor writes no hyperparameters: TensorBoard keeps the first that a run logs, so they would hide yours.
 
     Args:
         norms: Whether to log norms of gradients and updates. They cost a copy of the weights on logged steps, and are
             averaged over the processes if these differ. They are norms of scaled gradients if
             ``LARSScaler(mode="grad")`` stands before this callback.
         max_components: Number of components above which parts of the network are logged in their place.
-        table: Whether to print the table of :func:`explain` at the start of the fit and after each growth event.
+        table: Whether to print the table of ``explain`` at the start of the fit and after each growth event.
         progress_bar: Whether to show the mean lr of each part of the network in the progress bar, as ``lr_active`` and
             so on. Lightning's ``RichProgressBar`` needs ``RichProgressBarTheme(metrics_format=".1e")`` to show small
             numbers.
@@ -157,7 +155,7 @@ class StrataMonitor(NeedsDriver):
                 "tensors over processes: set norms=False, or use a strategy such as DDP."
             )
         if tensorboard_loggers(trainer) and not can_draw():
-            rank_zero_info("StrataMonitor draws no heat map: for that, pip install 'structurenet-pl[plots]'")
+            rank_zero_info("StrataMonitor draws no heat map: for that, pip install matplotlib tensorboard")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to record and to write; only now everything has been restored from a checkpoint."""

@@ -33,7 +33,8 @@ class Warmup(LRFactor):
         [0.2, 0.4, 1.0, 1.0]
 
     References:
-        Seed document, strategy 7. Goyal et al., `Accurate, Large Minibatch SGD <https://arxiv.org/abs/1706.02677>`_,
+        Seed document, strategy 7 (``structurenet_pl.strategies``).
+        Goyal et al., `Accurate, Large Minibatch SGD <https://arxiv.org/abs/1706.02677>`_,
         2017, section 2.2.
     """
 

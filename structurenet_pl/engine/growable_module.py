@@ -68,7 +68,7 @@ def _as_sequence(callbacks: Callback | Sequence[Callback]) -> Sequence[Callback]
 class GrowthMixin(Growable):
     """Makes a LightningModule growable: ``class Net(GrowthMixin, TheirLightningModule)``, in that order.
 
-    Methods marked with :func:`~structurenet_pl.growth` change its structure. Each call is logged in ``growth_log``.
+    Methods marked with ``growth`` change its structure. Each call is logged in ``growth_log``.
     Optimizer and schedulers follow it, and loading a checkpoint replays it.
 
     Raises:

@@ -24,7 +24,7 @@ class RatesInFit:
     """Base class of the driver: structure, factors, tables and freezing of a fit.
 
     Attributes:
-        structure: The components and their parameters, as of the last :meth:`update_structure`.
+        structure: The components and their parameters, as of the last ``update_structure``.
         factors: The factors of the Trainer.
         tables: A table for each optimizer, empty until the fit starts.
         freezing: Freezes the components that a factor with ``freezes = True`` gives 0.

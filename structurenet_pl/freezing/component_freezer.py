@@ -101,7 +101,7 @@ class ComponentFreezer:
             self.frozen = self._measure_frozen(structure, self.frozen.components)
 
     def thaw(self) -> None:
-        """Thaw all components until the next :meth:`update`."""
+        """Thaw all components until the next ``update``."""
         if self.frozen.components:
             module = self._trainer.lightning_module
             self._set_frozen(set())
@@ -183,7 +183,7 @@ def thaw_leftovers(module: nn.Module) -> None:
     """Thaw tensors that an earlier fit has left frozen.
 
     A copy that was made in the middle of a fit, or a fit that ended by an exception, leaves the marks of
-    :func:`_mark_frozen` in the module.
+    ``_mark_frozen`` in the module.
     """
     release_copies(module)
     for part in module.modules():

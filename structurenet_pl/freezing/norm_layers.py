@@ -33,7 +33,7 @@ class HeldNorms:
     def release(self, training: bool) -> None:
         """Release all layers.
 
-        Their modes stay known until the next :meth:`hold`: a growth in a validation releases the layers in eval mode,
+        Their modes stay known until the next ``hold``: a growth in a validation releases the layers in eval mode,
         Lightning then restores the modes that it found before the validation, and the next release corrects these.
 
         Args:

@@ -26,7 +26,7 @@ class TrainingWork:
         self._multiply_adds: dict[str, int] = {}  # by component, in the forward pass
 
     def count_next_batch(self, module: nn.Module) -> None:
-        """Hook all modules with parameters until :meth:`end_batch`. Without hooks, a batch costs nothing more."""
+        """Hook all modules with parameters until ``end_batch``. Without hooks, a batch costs nothing more."""
         self.stop()
         self._positions.clear()
         self._handles = [

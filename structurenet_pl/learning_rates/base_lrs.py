@@ -38,7 +38,7 @@ class BaseLRs:
         return lrs
 
     def record_user_lrs(self) -> None:
-        """Remember the lrs of the user's groups: :meth:`collect_writes` reports changes from these."""
+        """Remember the lrs of the user's groups: ``collect_writes`` reports changes from these."""
         self._user_stamps = LRStamps([group.get("lr") for group in self._groups.user])
 
     def collect_writes(self, product: NDArray[np.float64]) -> bool:

@@ -4,7 +4,7 @@ A network may have a thousand components, but most factors read only one or two 
 or its birth. A factor is a pure function, so components that agree in all fields that it reads have the same factor:
 they form a class, and one evaluation counts for the whole class.
 
-The fields are found by watching: the factor is given a :class:`RecordingComponent`, which records the fields that are
+The fields are found by watching: the factor is given a ``RecordingComponent``, which records the fields that are
 read. At first all components form one class. Whenever an evaluation reads a field that has not been read before, the
 classes are split by this field and evaluated anew. A factor that reads names, or the list of all components, ends up
 with one class for each component, and costs what a loop over the components would cost.

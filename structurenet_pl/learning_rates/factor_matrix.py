@@ -12,8 +12,8 @@ from structurenet_pl.optim.split_groups import SplitGroups
 class FactorMatrix:
     """A matrix with a row for each piece and a column for each factor.
 
-    :class:`Factors` holds a vector for each factor, with an entry for each component. A component may have several
-    pieces, so :meth:`update` copies the entry of its component into the row of each piece.
+    ``Factors`` holds a vector for each factor, with an entry for each component. A component may have several
+    pieces, so ``update`` copies the entry of its component into the row of each piece.
 
     A component with cohorts has a row for each cohort. The row of a piece is then that of its fastest cohort, the one
     with the largest product, and the other cohorts have a share of that.
@@ -65,7 +65,7 @@ class FactorMatrix:
         return {self._groups.group_infos[self.piece_names[row]].component for row in self.slow}
 
     def set_columns(self, vectors: Mapping[str, Vector]) -> None:
-        """Set the factors that need gradients, which :meth:`update` leaves as they are.
+        """Set the factors that need gradients, which ``update`` leaves as they are.
 
         Args:
             vectors: The values for each component, by label of the factor.

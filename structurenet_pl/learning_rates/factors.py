@@ -17,7 +17,7 @@ Vector = NDArray[np.float64]
 
 @runtime_checkable
 class Factor(FreezeOptions, Protocol):
-    """A callback that gives each component a factor; :class:`~structurenet_pl.LRFactor` implements it."""
+    """A callback that gives each component a factor; ``LRFactor`` implements it."""
 
     needs_gradients: bool
     skip_1d: bool
@@ -39,7 +39,7 @@ class Factor(FreezeOptions, Protocol):
 
 @runtime_checkable
 class NamesStrata(Factor, Protocol):
-    """A factor that names the stratum of a component, as :class:`~structurenet_pl.SedimentaryDecay` does."""
+    """A factor that names the stratum of a component, as ``SedimentaryDecay`` does."""
 
     def stratum(self, component: Component, now: Moment) -> str:
         """Name of the stratum, or the role of a component that has a factor by role."""
@@ -121,7 +121,7 @@ class Factors(dict[str, Factor]):
         log: tuple[GrowthEvent, ...],
         cohorts: Mapping[str, Sequence[Component]] = {},
     ) -> None:
-        """Set the components of now. The next :meth:`evaluate_at` evaluates all factors.
+        """Set the components of now. The next ``evaluate_at`` evaluates all factors.
 
         Args:
             components: The components in order of depth.

@@ -65,7 +65,7 @@ class LastWrite:
         self.record_objects()
 
     def record_objects(self) -> None:
-        """Remember all values in the groups: from here on :meth:`is_untouched` compares with these."""
+        """Remember all values in the groups: from here on ``is_untouched`` compares with these."""
         objects = self._current_objects()
         holds_tensors = any(map(issubclass, set(map(type, objects)), repeat(Tensor)))
         self._objects = None if holds_tensors else objects  # a tensor may be written in place and stays the same object

@@ -31,7 +31,7 @@ class LRTable:
     parts of the table: ``base_lrs``, ``matrix`` (the factors and their product) and ``last_write`` (the effective lrs).
     Logs, pictures and ``explain`` read these parts.
 
-    The driver has :class:`Factors` evaluate the factors of all components, and then calls :meth:`refresh`, which reads
+    The driver has ``Factors`` evaluate the factors of all components, and then calls ``refresh``, which reads
     them into the matrix and assigns ``piece["lr"] = base lr * product``.
 
     Args:

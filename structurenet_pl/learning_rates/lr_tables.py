@@ -80,7 +80,7 @@ class LRTables(dict[Optimizer, LRTable]):
 
         Args:
             structure: Gives parameters their names.
-            layouts: From :meth:`checkpoint_state`, for each optimizer.
+            layouts: From ``checkpoint_state``, for each optimizer.
 
         Raises:
             ValueError: If the checkpoint does not fit.
@@ -97,7 +97,7 @@ class LRTables(dict[Optimizer, LRTable]):
         """Give single pieces settings of their own when the states of the optimizers are loaded.
 
         Args:
-            settings: From :meth:`checkpoint_state`, for each optimizer.
+            settings: From ``checkpoint_state``, for each optimizer.
         """
         for table, by_piece in zip(self.values(), settings, strict=False):
             table.state_dict_hooks.expect_piece_settings(by_piece)

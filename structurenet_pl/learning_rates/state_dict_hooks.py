@@ -60,7 +60,7 @@ class StateDictHooks:
         """Give single pieces settings of their own when the next state dict is loaded.
 
         Args:
-            settings: The result of :meth:`settings_of_single_pieces`, from a checkpoint.
+            settings: The result of ``settings_of_single_pieces``, from a checkpoint.
         """
         self._expected = settings
 

@@ -2,7 +2,7 @@
 
 Rows in loggers, printed tables, the record of a run and its pictures, previews, and TensorBoard.
 
-**Rows.** :class:`~structurenet_pl.StrataMonitor` writes to every logger of the Trainer: at the first step, every
+**Rows.** ``StrataMonitor`` writes to every logger of the Trainer: at the first step, every
 ``log_every_n_steps`` of the Trainer (50 by default, which is coarse in a short run), and after each growth, freeze
 and thaw. Beside the logs it saves ``strata.pt``, the learning rates at every step. Figures are drawn from this file,
 so they are exact whatever was logged. A history longer than 32 MB (1 MB in a checkpoint) is thinned from its older
@@ -23,7 +23,7 @@ TensorBoard keeps a random 1000 points of each curve, in which short steps get l
 - *Text*, ``strata/growth``: for each growth event what was added and where, the number of parameters, and the
   callback that asked; for widening also by how many entries the network grew.
 
-**Preview.** :func:`~structurenet_pl.preview` gives the learning rates of a run to the last bit before the run, except
+**Preview.** ``preview`` gives the learning rates of a run to the last bit before the run, except
 for factors and triggers that depend on training (``LARSScaler``, ``DensityScaler``, ``GrowOnPlateau``), which a
 warning names.
 """

@@ -39,7 +39,7 @@ def empty_figure(history: LRHistory, size: tuple[float, float]) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}; pictures need pip install 'structurenet-pl[plots]'") from error
+        raise ModuleNotFoundError(f"{error}; pictures need pip install matplotlib tensorboard") from error
     return Figure(figsize=size, layout="constrained")
 
 

@@ -31,7 +31,7 @@ ZERO_STYLE: dict[str, Any] = {"facecolor": "#e8998d"}
 def draw_heat_map(history: LRHistory) -> "Figure":
     """Draw the effective lr of every component at every step as a colour.
 
-    Needs the extra ``structurenet-pl[plots]``.
+    Needs matplotlib.
 
     Args:
         history: The learning rates to draw.

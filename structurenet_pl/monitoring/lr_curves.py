@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def draw_curves(history: LRHistory) -> "Figure":
     """Draw the effective lr of every component as a curve.
 
-    Needs the extra ``structurenet-pl[plots]``.
+    Needs matplotlib.
 
     Args:
         history: The learning rates to draw.

@@ -14,8 +14,8 @@ OUTCOME_SIGNS = {"born": "+", "widened": "wider", "shrunk": "narrower", "removed
 class LRHistory:
     """Effective learning rates as a matrix: a row for each component, a column for each step.
 
-    ``StrataMonitor.strata`` and :func:`~structurenet_pl.preview` return one, and
-    :func:`~structurenet_pl.plot_strata` draws it. Steps need not be evenly spaced: a value holds until the next step.
+    ``StrataMonitor.strata`` and ``preview`` return one, and
+    ``plot_strata`` draws it. Steps need not be evenly spaced: a value holds until the next step.
 
     Args:
         components: Names of the components, by birth; components of one birth are in order of depth. Entries that

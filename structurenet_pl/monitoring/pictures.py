@@ -25,12 +25,12 @@ def plot_strata(
 ) -> "Figure":
     """Draw the effective lr of every component over the steps of a run, with its growth events.
 
-    Needs the extra ``structurenet-pl[plots]``.
+    Needs matplotlib.
 
     Args:
-        source: A Trainer with a :class:`~structurenet_pl.StrataMonitor`, during a fit or after it; the ``log_dir`` of
+        source: A Trainer with a ``StrataMonitor``, during a fit or after it; the ``log_dir`` of
             a run with a StrataMonitor, which holds its ``strata.pt``; or the result of
-            :func:`~structurenet_pl.preview`, without training.
+            ``preview``, without training.
         growth_log: The events to mark, such as the module's ``growth_log``; empty for the events that the source knows.
         kind: ``"curves"``: lr against step, a curve for each component; ``"heat_map"``: component against step, the lr
             as a colour, which stays readable with many components.

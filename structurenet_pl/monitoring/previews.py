@@ -62,7 +62,7 @@ def preview(
         base_lr: The lr that optimizer and scheduler alone would give: a number, or a function of the step.
 
     Returns:
-        The history with a column for each step, for :func:`~structurenet_pl.plot_strata`.
+        The history with a column for each step, for ``plot_strata``.
 
     Raises:
         ValueError: If ``epochs`` or ``steps_per_epoch`` is no positive whole number.

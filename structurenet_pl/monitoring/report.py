@@ -22,7 +22,7 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
     It may be called in any hook from ``on_fit_start`` on; of several processes only the first prints.
 
     After a fit these are the learning rates that a next step would have; the log of
-    :class:`~structurenet_pl.StrataMonitor` holds the learning rates that each step used.
+    ``StrataMonitor`` holds the learning rates that each step used.
 
     Args:
         trainer: A Trainer during a fit or after it.
@@ -33,7 +33,7 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
         An entry for each param group, with ``component``, ``title``, ``group``, ``age``, ``parameters``, ``base_lr``,
         ``factors``, ``lr``, ``stratum`` and ``frozen``. A component that was widened has an entry for each cohort, such
         as ``body.0`` and ``body.0@3`` for the entries that growth event 3 added, if their learning rates differ, or
-        have differed before in the record of a :class:`~structurenet_pl.StrataMonitor`.
+        have differed before in the record of a ``StrataMonitor``.
 
     Raises:
         ValueError: If no callback of this package has acted in the Trainer.

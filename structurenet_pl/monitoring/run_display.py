@@ -37,7 +37,7 @@ class RunDisplay:
         Args:
             trainer: The Trainer, in a fit.
             driver: Its driver.
-            table: Whether to print the table of :func:`explain`.
+            table: Whether to print the table of ``explain``.
             max_components: Number of components above which the table is left out.
         """
         structure = driver.structure

@@ -23,7 +23,7 @@ FOUNDING_NETWORK = Component("founding network", role="scaffold")  # stands for 
 
 @runtime_checkable
 class ClockTrigger(AsksForGrowth, Protocol):
-    """A trigger that goes by the clock alone, as :class:`~structurenet_pl.GrowEvery` does."""
+    """A trigger that goes by the clock alone, as ``GrowEvery`` does."""
 
     unit: Unit
 

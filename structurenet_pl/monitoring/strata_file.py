@@ -52,7 +52,7 @@ class StrataFile:
 
 
 def read_strata_file(log_dir: str | Path) -> LRHistory:
-    """Read the ``strata.pt`` that :class:`~structurenet_pl.StrataMonitor` has written beside a log.
+    """Read the ``strata.pt`` that ``StrataMonitor`` has written beside a log.
 
     Args:
         log_dir: Directory of one run.

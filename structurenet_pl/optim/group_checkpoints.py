@@ -105,7 +105,7 @@ def restore_group_order(optimizer: Optimizer, structure: Structure, layout: Sequ
     Args:
         optimizer: The optimizer as ``configure_optimizers`` has made it.
         structure: The components of the module.
-        layout: The return value of :func:`save_layout` when the checkpoint was written.
+        layout: The return value of ``save_layout`` when the checkpoint was written.
 
     Raises:
         ValueError: If checkpoint and optimizer do not hold the same parameters.

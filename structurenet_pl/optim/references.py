@@ -97,7 +97,7 @@ def attributes_of(holder: object) -> dict[str, Any]:
 
 
 def set_attribute(holder: object, name: str, value: Any) -> None:
-    """Set an attribute that :func:`attributes_of` returns. No property or ``__setattr__`` runs."""
+    """Set an attribute that ``attributes_of`` returns. No property or ``__setattr__`` runs."""
     for place in _attributes(holder):
         if getattr(place.key, "__name__", place.key) == name:
             place.put(value)

@@ -100,7 +100,7 @@ class SchedulerRedirection:
             self._references.restore([*self._of_lightning, *self._keepers()])
 
     def show_optimizers(self) -> None:
-        """Have the schedulers that Lightning knows refer to the optimizers themselves until :meth:`show_user_groups`.
+        """Have the schedulers that Lightning knows refer to the optimizers themselves until ``show_user_groups``.
 
         Other callbacks compare ``scheduler.optimizer`` with the optimizers of the Trainer.
         """

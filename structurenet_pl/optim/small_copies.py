@@ -115,7 +115,7 @@ def train(
     """Train the parameters of a copy towards a target value.
 
     Args:
-        optimizer: A copy that :meth:`Recipe.make` has made.
+        optimizer: A copy that ``Recipe.make`` has made.
         later_lrs: Lrs of its groups for as many steps more, none for no more steps.
         slope: Multiplier of the gradients.
         target: The value of all entries at the minimum of the loss.

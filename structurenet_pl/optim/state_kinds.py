@@ -92,7 +92,7 @@ class StateKinds:
 
 
 def state_kinds(optimizer: Optimizer) -> StateKinds:
-    """The one :class:`StateKinds` of an optimizer. Call it first while the optimizer is as the user has made it."""
+    """The one ``StateKinds`` of an optimizer. Call it first while the optimizer is as the user has made it."""
     return _STATE_KINDS.get(optimizer) or _STATE_KINDS.setdefault(optimizer, StateKinds(optimizer))
 
 

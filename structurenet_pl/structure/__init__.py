@@ -3,13 +3,13 @@
 This folder finds the components of a module, carries growth methods out, and keeps the growth log. It knows no
 optimizer and no Lightning.
 
-**A growth method** is a method of a :class:`~structurenet_pl.GrowableModule` marked with
-:func:`~structurenet_pl.growth`. It is plain torch code: new, replaced and removed parameters are found by comparing
+**A growth method** is a method of a ``GrowableModule`` marked with
+``growth``. It is plain torch code: new, replaced and removed parameters are found by comparing
 the module before and after. It may add modules, and it may widen, narrow or remove a layer by giving the module
-another ``Parameter`` under the same name or by deleting one. :func:`~structurenet_pl.came_from` says which old
+another ``Parameter`` under the same name or by deleting one. ``came_from`` says which old
 entries a new tensor continues, where these are not the first ones; ``@growth(second_moments=...)`` says how Adam's
-second moments of new entries start. :func:`~structurenet_pl.widen`, with new units that are
-copies, unread or paired, and :func:`~structurenet_pl.identity_like` change the shape and keep the function of the
+second moments of new entries start. ``widen``, with new units that are
+copies, unread or paired, and ``identity_like`` change the shape and keep the function of the
 network.
 
 **Cohorts.** The entries that a growth adds to an existing tensor are a cohort: they have the age of that growth, and

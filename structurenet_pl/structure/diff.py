@@ -63,7 +63,7 @@ def compare(
         clock: The time of the growth; its generation is the number of the event.
 
     Returns:
-        The event, without the components that :func:`with_affected_components` adds, and the successors of tensors that
+        The event, without the components that ``with_affected_components`` adds, and the successors of tensors that
         were replaced, reshaped or removed; None for a removed tensor.
 
     Raises:

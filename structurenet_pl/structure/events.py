@@ -229,7 +229,7 @@ def dump_log(log: Iterable[GrowthEvent]) -> str:
 
 
 def load_log(text: str) -> tuple[GrowthEvent, ...]:
-    """The growth log that :func:`dump_log` wrote.
+    """The growth log that ``dump_log`` wrote.
 
     Example:
         >>> log = (GrowthEvent("add_patch", {"at": 2}, Clock(10, 1, 1), born=("patches.0",), role="patch"),)

@@ -96,7 +96,7 @@ def restore_structure_on_error(module: HasGrowthLog) -> Iterator[Snapshot]:
 def grow_and_log(module: HasGrowthLog, request: GrowthRequest, clock: Clock) -> tuple[Change, Any]:
     """Carry out one growth and log it. Gives the change and the result of the growth method.
 
-    An error leaves the module half grown: call it within :func:`restore_structure_on_error`.
+    An error leaves the module half grown: call it within ``restore_structure_on_error``.
     """
     specs = specs_of(module)
     # without patterns: they may be of another Trainer, and an event must be the same under any patterns

@@ -18,7 +18,7 @@ BY_USER = "user"
 
 
 class GrowthMethod:
-    """A method that changes the structure of its module; made by :func:`growth`."""
+    """A method that changes the structure of its module; made by ``growth``."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ def growth(
     The method is plain torch code: it may add modules, replace parameters by larger or smaller ones, remove modules.
     The changes are found by comparing the module before and after, and are applied to growth log, optimizer and
     schedulers. A tensor that was removed is continued by the new tensor of the same name; see
-    :func:`~structurenet_pl.came_from` if its entries have changed places. Called at an unsafe moment of a fit (inside
+    ``came_from`` if its entries have changed places. Called at an unsafe moment of a fit (inside
     a training step, between accumulated batches), the method waits for the next safe moment, and the call returns
     None. Under DDP it waits for the end of the epoch or of a validation, and every process must have called it by
     then.

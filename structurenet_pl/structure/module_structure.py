@@ -25,7 +25,7 @@ from structurenet_pl.structure.role_patterns import apply_patterns, merge_patter
 class HasGrowthLog(nn.Module):
     """A module with a growth log, and the data from which its components are computed.
 
-    The data of :class:`~structurenet_pl.structure.growable.Growable`. A class of its own, because Growable calls the
+    The data of ``Growable``. A class of its own, because Growable calls the
     functions that carry out and replay growth, and these functions need this class.
     """
 

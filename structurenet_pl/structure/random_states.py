@@ -31,7 +31,7 @@ def kept_rng() -> Iterator[None]:
 
 
 def restore_rng(state: dict[str, Any]) -> None:
-    """Restore states that :func:`collect_rng` gave."""
+    """Restore states that ``collect_rng`` gave."""
     torch.set_rng_state(state["torch"])
     # the states may be from another machine
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
