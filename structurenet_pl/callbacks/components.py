@@ -11,13 +11,13 @@ class Components(NeedsDriver):
     A role is any word; factors read roles in ``where=`` and in their tables of roles. A pattern given here takes
     precedence over the patterns in the module's own ``configure_components``. These roles have a fixed meaning:
 
-    ============== ============================================================================================
-    ``scaffold``   the founding network; ``recommended()`` preserves it
-    ``patch``      a dense part beside the scaffold; ``SedimentaryDecay`` gives it a constant factor
-    ``neck``       a part between scaffold and head
-    ``new``        freshly initialised; ``pretrained``: nearly frozen; ``adapter``: between the two (``RoleLR``)
-    ``head``       always the deepest component, wherever the module defines it
-    ============== ============================================================================================
+    | role         | meaning |
+    |---|---|
+    | ``scaffold`` | the founding network; ``recommended()`` preserves it |
+    | ``patch``    | a dense part beside the scaffold; ``SedimentaryDecay`` gives it a constant factor |
+    | ``neck``     | a part between scaffold and head |
+    | ``new``      | freshly initialised; ``pretrained``: nearly frozen; ``adapter``: between the two (``RoleLR``) |
+    | ``head``     | always the deepest component, wherever the module defines it |
 
     Args:
         roles: Map from name pattern to role. A pattern is matched against the dotted names of modules and parameters;

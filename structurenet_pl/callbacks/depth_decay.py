@@ -36,7 +36,7 @@ class DepthDecay(LRFactor):
 
     References:
         Seed document, strategy 1 (``structurenet_pl.strategies``).
-        Howard and Ruder, `ULMFiT <https://arxiv.org/abs/1801.06146>`_, 2018, section 3.2.
+        Howard and Ruder, [ULMFiT](https://arxiv.org/abs/1801.06146), 2018, section 3.2.
     """
 
     basis = "depth"

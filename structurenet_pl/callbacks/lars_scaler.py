@@ -62,8 +62,8 @@ class LARSScaler(LRFactor):
 
     References:
         Seed document, strategy 8 (``structurenet_pl.strategies``).
-        You et al., `Large Batch Training of Convolutional Networks
-        <https://arxiv.org/abs/1708.03888>`_, 2017, equation 6 and algorithm 1.
+        You et al., [Large Batch Training of Convolutional Networks](https://arxiv.org/abs/1708.03888), 2017,
+        equation 6 and algorithm 1.
     """
 
     needs_gradients = True

@@ -78,7 +78,7 @@ class ProgressiveFreeze(LRFactor):
 
     References:
         Seed document, strategy 9 (``structurenet_pl.strategies``).
-        Brock et al., `FreezeOut <https://arxiv.org/abs/1706.04983>`_, 2017.
+        Brock et al., [FreezeOut](https://arxiv.org/abs/1706.04983), 2017.
     """
 
     basis = "phase"

@@ -32,19 +32,19 @@ class StrataMonitor(NeedsDriver):
 
     Each row holds the values that the optimizer used at that step, under ``trainer.global_step``:
 
-    =============================== ====================================================================
-    ``lr/<component>``              effective lr
-    ``base_lr/<component>``         lr that optimizer and scheduler alone would give
-    ``factor/<label>/<component>``  factor of one callback, by class name
-    ``age/<component>``             age in epochs
-    ``stratum/<component>``         stratum by number, 0 the first, with a ``SedimentaryDecay``
-    ``lr_range/min``, mean, max     of the effective lrs of all components
-    ``frozen/<component>``          1 if it is frozen, else 0; this and the next two if any callback freezes
-    ``frozen_share/parameters``     share of the parameters that is frozen
-    ``frozen_share/work``           share of the work of a step that this saves, where it is known
-    ``grad_norm/<component>``       norm of the gradient, with ``norms=True``
-    ``update_ratio/<component>``    norm of the update over norm of the weights before it, with ``norms=True``
-    =============================== ====================================================================
+    | tag                            | value |
+    |---|---|
+    | ``lr/<component>``             | effective lr |
+    | ``base_lr/<component>``        | lr that optimizer and scheduler alone would give |
+    | ``factor/<label>/<component>`` | factor of one callback, by class name |
+    | ``age/<component>``            | age in epochs |
+    | ``stratum/<component>``        | stratum by number, 0 the first, with a ``SedimentaryDecay`` |
+    | ``lr_range/min``, mean, max    | of the effective lrs of all components |
+    | ``frozen/<component>``         | 1 if it is frozen, else 0; this and the next two if any callback freezes |
+    | ``frozen_share/parameters``    | share of the parameters that is frozen |
+    | ``frozen_share/work``          | share of the work of a step that this saves, where it is known |
+    | ``grad_norm/<component>``      | norm of the gradient, with ``norms=True`` |
+    | ``update_ratio/<component>``   | norm of the update over norm of the weights before it, with ``norms=True`` |
 
     If a component has several groups (decay / no decay, tensors of one dimension under LARS), its leading group is
     logged: the first with tensors of several dimensions; ``explain`` shows all groups. A component has no values before

@@ -34,7 +34,7 @@ class Warmup(LRFactor):
 
     References:
         Seed document, strategy 7 (``structurenet_pl.strategies``).
-        Goyal et al., `Accurate, Large Minibatch SGD <https://arxiv.org/abs/1706.02677>`_,
+        Goyal et al., [Accurate, Large Minibatch SGD](https://arxiv.org/abs/1706.02677),
         2017, section 2.2.
     """
 

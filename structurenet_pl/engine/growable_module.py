@@ -121,7 +121,7 @@ class GrowthMixin(Growable):
 
 
 class GrowableModule(GrowthMixin, LightningModule):
-    """A LightningModule that can grow while it trains.
+    """A LightningModule that can grow while it trains; its members are those of ``GrowthMixin``.
 
     Example:
         >>> import torch

@@ -25,11 +25,13 @@ from structurenet_pl.structure.role_patterns import apply_patterns, merge_patter
 class HasGrowthLog(nn.Module):
     """A module with a growth log, and the data from which its components are computed.
 
-    The data of ``Growable``. A class of its own, because Growable calls the
-    functions that carry out and replay growth, and these functions need this class.
+    The data of ``Growable``. A class of its own, because Growable calls the functions that carry out and replay
+    growth, and these functions need this class.
     """
 
     growth_log: tuple[GrowthEvent, ...] = ()
+    """All growth events so far, the oldest first."""
+
     _founders: Mapping[str, ComponentSpec] | None = None  # None until the first growth: then inferred each time
     _generations: Mapping[str, Generations] = {}  # by name of the tensor, if its entries are of several generations
     _outer_patterns: Mapping[str, str] = {}  # roles that a Components callback gives

@@ -117,14 +117,16 @@ def widen(
         True
 
     References:
-        ``"copy"``: Chen et al., `Net2Net: Accelerating Learning via Knowledge Transfer
-        <https://arxiv.org/abs/1511.05641>`_, 2015, Net2WiderNet. ``"zero"``: as in Evci et al., `GradMax: Growing
-        Neural Networks using Gradient Information <https://arxiv.org/abs/2201.05125>`_, 2022, new units have zeros on
-        one side; there on the incoming side, and the outgoing weights maximize the gradient. ``"pair"`` and
-        ``rescale``: Yuan et al., `Accelerated Training via Incrementally Growing Neural Networks
-        <https://arxiv.org/abs/2306.12700>`_, 2023; there the outgoing weights are rescaled by the same factor and the
-        incoming weights are not, so the output changes its scale. On the scale of widened layers also Yu et al.,
-        `SPARKLING <https://arxiv.org/abs/2602.02472>`_, 2026.
+        ``"copy"``: Chen et al.,
+        [Net2Net: Accelerating Learning via Knowledge Transfer](https://arxiv.org/abs/1511.05641), 2015, Net2WiderNet.
+        ``"zero"``: as in Evci et al.,
+        [GradMax: Growing Neural Networks using Gradient Information](https://arxiv.org/abs/2201.05125), 2022, new
+        units have zeros on one side; there on the incoming side, and the outgoing weights maximize the gradient.
+        ``"pair"`` and ``rescale``: Yuan et al.,
+        [Accelerated Training via Incrementally Growing Neural Networks](https://arxiv.org/abs/2306.12700), 2023; there
+        the outgoing weights are rescaled by the same factor and the incoming weights are not, so the output changes its
+        scale. On the scale of widened layers also Yu et al.,
+        [SPARKLING](https://arxiv.org/abs/2602.02472), 2026.
     """
     readers = [following] if isinstance(following, nn.Module) else list(following)
     check_widen(layer, readers, width, norm, noise, scheme, rescale)
@@ -190,7 +192,7 @@ def identity_like(layer: Layer, noise: float = 0.0) -> Layer:
         Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=same)
 
     References:
-        Chen et al., `Net2Net: Accelerating Learning via Knowledge Transfer <https://arxiv.org/abs/1511.05641>`_,
+        Chen et al., [Net2Net: Accelerating Learning via Knowledge Transfer](https://arxiv.org/abs/1511.05641),
         2015, Net2DeeperNet.
     """
     check_kind("layer", layer)

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -142,6 +143,14 @@ def test_public_names_are_sorted_and_documented():
 
 def test_no_module_has_the_name_of_a_public_function():
     assert {file.stem for file in FILES} & set(structurenet_pl.__all__) == set()
+
+
+def test_docstrings_have_one_markup():
+    """Markdown with double backticks and Google's sections; of reStructuredText the formulas only, as pdoc reads it."""
+    foreign = re.compile(
+        r":(class|func|meth|mod|attr|obj):`|`_\b|^ *={4,}( =+)*$|^ *\.\. (?!math::)\w+::", re.MULTILINE
+    )
+    assert {name_of(file): found[0] for file in FILES if (found := foreign.search(file.read_text()))} == {}
 
 
 def imported_names(file):
