@@ -1,4 +1,4 @@
-"""The examples run and print what they promise; the code in README runs."""
+"""The examples run and print what they promise."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import Plain, assert_same, fit, loader
+from helpers import assert_same
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -134,26 +134,6 @@ def test_growing_digits_lists_its_arguments():
     short = run(EXAMPLES / "growing_digits.py", "--epochs", "1")
     assert short.returncode == 2
     assert "at least 4" in short.stderr
-
-
-def test_readme_code_runs(capsys):
-    readme = (EXAMPLES.parent / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert len(blocks) == 5
-    names = {"module": Plain(), "MyModule": Plain, "train_loader": loader()}
-    for block in blocks:
-        exec(block, names)
-    assert names["net"].growth_log[0].born == ("patches.0",)
-    assert len(names["net"].growth_log) == 2
-    assert names["plan"].events == ((12, "+ patches.0"), (24, "+ patches.1"))
-    fit(Plain(), [names["CalmAfterGrowth"]()], epochs=1)
-    net = names["Net"]()
-    net.wider(12)
-    net.deeper()
-    assert [event.outcome for event in net.growth_log] == [
-        {"widened": ("body.0", "body.2")},
-        {"born": ("body.4",)},
-    ]
 
 
 @pytest.mark.slow
