@@ -10,6 +10,7 @@ The YAML file names callbacks by class path, ``structurenet_pl.Warmup``, or by c
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningCLI
+from quiet import quiet
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
@@ -82,5 +83,15 @@ class Digits(LightningDataModule):
         return DataLoader(self.val, self.batch_size)
 
 
+class CLI(LightningCLI):
+    """Says at the end of a fit how well the network does, and where to look."""
+
+    def after_fit(self) -> None:
+        print(f"Validation accuracy: {self.trainer.callback_metrics['val_accuracy']:.3f}")
+        print(f"Metrics, learning rates and this configuration: {self.trainer.log_dir}")
+
+
 if __name__ == "__main__":
-    LightningCLI(DeepeningNet, Digits)
+    quiet()
+    torch.set_num_threads(1)
+    CLI(DeepeningNet, Digits)

@@ -11,14 +11,14 @@ The script prints which epochs froze a block, how much work this saved, and the 
 """
 
 import argparse
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from epoch_bar import EpochBar
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from quiet import quiet
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -104,7 +104,7 @@ class Net(GrowableModule):
         return torch.optim.AdamW(self.parameters(), lr=2e-3)
 
 
-def train(callbacks: list[LRFactor], folder: Path, args: argparse.Namespace) -> float:
+def train(title: str, factors: list[LRFactor], folder: Path, args: argparse.Namespace) -> float:
     """Train, and return the accuracy on test data."""
     seed_everything(args.seed, verbose=False)
     images, labels = load_digits(return_X_y=True)
@@ -117,7 +117,7 @@ def train(callbacks: list[LRFactor], folder: Path, args: argparse.Namespace) -> 
         max_epochs=args.epochs,
         accelerator="cpu",
         logger=False,
-        callbacks=[*callbacks, last],
+        callbacks=[*factors, last, EpochBar(title)],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -138,26 +138,23 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoints in the logdir")
     args = parser.parse_args()
 
-    for name in ("lightning.pytorch", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the tiny images need none
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6 calls an API that torch 2.13 deprecates
-    warnings.filterwarnings("ignore", message=".*number of training batches.*")  # there is no logger
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # a resumed run uses the same folder
+    quiet()
     torch.set_num_threads(1)
 
     freeze, folder = FreezeOnPlateau("val_loss"), args.logdir / "freeze_on_plateau"
-    frozen, free = train([freeze], folder / "frozen", args), train([], folder / "free", args)
+    frozen = train("with freezing", [freeze], folder / "frozen", args)
+    free = train("without freezing", [], folder / "free", args)
     starts, saved = freeze.record["starts"][:BLOCKS], freeze.record["saved"]  # after these, only the head trains
     if not starts:
         print(f"The validation loss improved in each of {args.epochs} epochs, so no block was frozen.")
     else:
         print(f"The validation loss stopped improving; one more block is frozen from each of the epochs {starts}.")
-    for epoch, share in enumerate(saved):
-        if epoch == 0 or share != saved[epoch - 1]:
-            print(f"  from epoch {epoch:2} on, freezing saves {share:4.0%} of the work of a step")
-    print(f"Over the whole run, freezing saved {sum(saved) / len(saved):.0%} of the work.")
+        for epoch, share in enumerate(saved):
+            if epoch == 0 or share != saved[epoch - 1]:
+                print(f"  from epoch {epoch:2} on, freezing saves {share:4.0%} of the work of a step")
+        print(f"Over the whole run, freezing saved {sum(saved) / len(saved):.0%} of the work.")
     print(f"Test accuracy: with freezing {frozen:.3f}, without freezing {free:.3f}")
+    print(f"Checkpoints: {folder}; continue with --resume and more --epochs")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ and resumed.
 """
 
 import argparse
-import logging
-import warnings
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +24,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from quiet import quiet
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -132,10 +131,7 @@ def main() -> None:
     if args.resume and not last.exists():
         parser.error(f"there is no {last} to resume from")
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the small images need none
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6 calls an API that torch 2.13 deprecates
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists")  # a resumed run uses the same folder
+    quiet()
     torch.set_num_threads(1)
     seed_everything(args.seed, verbose=False)
     train, val, test = loaders(args.seed)
@@ -167,6 +163,7 @@ def main() -> None:
             changes = [f"{kind} {', '.join(names)}" for kind, names in event.outcome.items()]
             print(f"  end of epoch {event.clock.epoch:2}: {'; '.join(changes)}")
         explain(trainer)
+        print(f"Checkpoint: {last}; continue with --resume and more --epochs")
         print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000,images=200,text=200")
 
 

@@ -7,14 +7,13 @@ learning rates over time and a TensorBoard log.
 """
 
 import argparse
-import logging
-import warnings
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from quiet import quiet
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
@@ -137,9 +136,7 @@ def main() -> None:
     if args.epochs < 4:
         parser.error(f"--epochs must be at least 4, got {args.epochs}")
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the tiny images need none
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6 calls an API that torch 2.13 deprecates
+    quiet()
     torch.set_num_threads(1)
     seed_everything(args.seed, verbose=False)
     train, val, test = loaders(args.seed)

@@ -16,15 +16,15 @@ one growth event older learns ten times as slowly.
 
 import argparse
 import copy
-import logging
 import re
-import warnings
 from collections import Counter
 from importlib.resources import files
 from pydoc_data.topics import topics
 
 import torch
+from epoch_bar import EpochBar
 from lightning.pytorch import Trainer, seed_everything
+from quiet import quiet
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -99,12 +99,12 @@ def loss_on(net: LanguageModel, rows: Tensor) -> float:
     return loss
 
 
-def fit(net: LanguageModel, rows: Tensor, epochs: int, seed: int, callbacks: list) -> None:
+def fit(title: str, net: LanguageModel, rows: Tensor, epochs: int, seed: int, factors: list) -> None:
     seed_everything(seed, verbose=False)  # the same order of the data in each fit
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
-        callbacks=callbacks,
+        callbacks=[*factors, EpochBar(title)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -122,10 +122,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="random seed of weights and data order (default 0)")
     args = parser.parse_args()
 
-    for name in ("lightning.pytorch", "pytorch_lightning"):  # if both are installed, either may log for both
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the texts are in memory
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6 calls an API that torch 2.13 deprecates
+    quiet()
     torch.set_num_threads(1)
     seed_everything(args.seed, verbose=False)
 
@@ -143,7 +140,7 @@ def main() -> None:
     print(f"The {added} most frequent of these are added, such as {', '.join(examples)}")
 
     net = LanguageModel(len(known) + 1)
-    fit(net, old_rows, args.epochs, args.seed, [])
+    fit("before growth", net, old_rows, args.epochs, args.seed, [])
     old_before = loss_on(net, old_val)
     net.add_words(added)
     table = Table(title="Loss of a word on held-out texts, and drift of the embeddings of old words")
@@ -161,7 +158,7 @@ def main() -> None:
     ]:
         factors = [] if new == old == 1 else [RoleLR({"new": new, "pretrained": old})]
         learner = copy.deepcopy(net)
-        fit(learner, new_rows, args.more_epochs, args.seed, factors)
+        fit(title, learner, new_rows, args.more_epochs, args.seed, factors)
         drift = float((learner.embedding.weight.detach()[: len(start)] - start).norm() / start.norm())
         results[title] = loss_on(learner, old_val), loss_on(learner, new_val), drift
         table.add_row(title, *(f"{number:.3f}" for number in results[title]))

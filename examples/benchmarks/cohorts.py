@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch import seed_everything
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from turns import MEASURED_STEPS, WARM_UP_STEPS, Turns
@@ -96,7 +97,7 @@ def main() -> None:
         table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     for network, width, shape in (("MLP", 256, (128, 64)), ("CNN", 16, (32, 3, 32, 32))):
         found: list[list[float]] = [[], [], [], []]
-        for _ in range(rounds):
+        for _ in track(range(rounds), network, console=Console(stderr=True), transient=True):
             for times, more in zip(found, measure(network, width, shape), strict=True):
                 times += more
         step, slow_step, whole, slow_whole = found

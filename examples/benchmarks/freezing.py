@@ -31,6 +31,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import BackboneFinetuning
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -121,7 +122,7 @@ def time_table(shapes: dict[str, Sequence[int]], rounds: int) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     for network, shape in shapes.items():
-        for k in FROZEN:
+        for k in track(FROZEN, network, console=Console(stderr=True), transient=True):
             by_round = [step_times(network, shape, k) for _ in range(rounds)]
             times = {name: [step for times in by_round for step in times[name]] for name in by_round[0]}
             ms = {contender: f"{median(steps):.1f}" for contender, steps in times.items()}
@@ -191,7 +192,9 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=4, help=f"fits of each contender, {MEASURED_STEPS} steps each (default 4)"
     )
-    parser.add_argument("--tiny", action="store_true", help="use tiny networks, as a quick check that the script runs")
+    parser.add_argument(
+        "--tiny", action="store_true", help="use tiny networks, to see that the script runs; the times are noise"
+    )
     args = parser.parse_args()
 
     for name in ("lightning.pytorch", "pytorch_lightning"):
@@ -208,6 +211,8 @@ def main() -> None:
     console = Console(width=max(Console().width, 120))
     console.print(time_table(shapes, args.rounds))
     console.print(memory_table(shapes, k=9))
+    if args.tiny:
+        console.print("With --tiny the times are noise, and so are the shares: run without it to measure.")
 
 
 if __name__ == "__main__":
