@@ -5,6 +5,7 @@ from typing import Literal
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.learning_rates.moment import Moment
+from structurenet_pl.structure.arguments import check_at_least
 from structurenet_pl.structure.events import Component
 
 
@@ -48,10 +49,7 @@ class DepthDecay(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
-        if gamma < 0:
-            raise ValueError(f"gamma must be >= 0, got {gamma}")
-        if slowest not in ("input", "output"):
-            raise ValueError(f"slowest must be 'input' or 'output', got {slowest!r}")
+        check_at_least(0, {"gamma": gamma})
         self.gamma = gamma
         self.slowest = slowest
 

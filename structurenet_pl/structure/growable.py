@@ -18,6 +18,7 @@ from structurenet_pl.structure.replay_log import (
     log_from_tensor,
     predates_growth,
     replay,
+    replay_mentioned,
 )
 
 
@@ -62,7 +63,8 @@ class Growable(HasGrowthLog):
         with restore_module_on_error(self):
             if strict and predates_growth(self, state_dict):
                 replay(self, ())
-            return super().load_state_dict(state_dict, strict, assign)
+            with replay_mentioned(self, state_dict):
+                return super().load_state_dict(state_dict, strict, assign)
 
     # The log is saved and loaded in torch's private methods, because torch calls only these for a submodule.
 
