@@ -516,6 +516,19 @@ def test_arguments_that_do_not_fit_are_named_with_the_method():
         Stack().insert()
 
 
+def test_an_argument_may_have_the_name_of_one_of_ours():
+    class Named(Stack):
+        @growth()
+        def grow(self, module: int, function: int = 2):
+            self.more = nn.Linear(module, function)
+
+    net = Named()
+    net.grow(module=3)
+    other = Named()
+    other.load_state_dict(net.state_dict())
+    assert other.growth_log[0].arguments == {"module": 3, "function": 2}
+
+
 def test_parts_added_past_growth_methods_are_warned_of():
     class Sly(Net):
         def on_train_epoch_end(self):
