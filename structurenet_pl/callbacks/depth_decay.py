@@ -20,7 +20,8 @@ class DepthDecay(LRFactor):
     The purpose stated in the seed is to preserve early layers; the first formula does this, so it is the default.
 
     Args:
-        gamma: Total spread :math:`\gamma`, >= 0; the factors of neighbouring depths differ by the n-th root of gamma.
+        gamma: Decay :math:`\gamma` over n depths, >= 0: the factors of neighbouring depths differ by its n-th root. For
+            a decay q from each depth to the next (layer-wise lr decay) give q ** n.
         slowest: End of the network with the lowest lr: ``"input"`` or ``"output"``.
         where: Roles or name patterns of the components that the factor acts on; None for all components.
 

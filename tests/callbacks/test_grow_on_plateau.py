@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, TensorDataset
 
-from helpers import Net, Plain, assert_same, fit, loader, weights
+from helpers import Net, assert_same, fit, loader, weights
 from structurenet_pl import Clock, GrowOnPlateau, Warmup
 
 NAN, INF = math.nan, math.inf
@@ -228,15 +228,6 @@ def test_growth_that_waits_for_the_update_is_not_lost():
 def test_metric_that_is_none():
     with pytest.raises(MisconfigurationException, match=r"monitors 'val', but .* are \['loss', 'metric'\]"):
         fit(Scripted([1.0] * 4), [GrowOnPlateau("add_neck", "val")], epochs=1, num_sanity_val_steps=2)
-
-
-def test_growth_method_that_is_none_or_does_not_take_the_arguments():
-    with pytest.raises(AttributeError, match="no growth method 'widen'"):
-        fit(Net(), [GrowOnPlateau("widen", "metric")])
-    with pytest.raises(AttributeError, match="Plain has no growth method"):
-        fit(Plain(), [GrowOnPlateau("add_neck", "metric")])
-    with pytest.raises(TypeError, match="at"):
-        fit(Net(), [GrowOnPlateau("add_patch", "metric")])
 
 
 def test_two_that_a_checkpoint_could_not_tell_apart():

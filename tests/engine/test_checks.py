@@ -14,7 +14,6 @@ from structurenet_pl import (
     AgeDecay,
     Components,
     GrowEvery,
-    LRFactor,
     RoleLR,
     SedimentaryDecay,
     Warmup,
@@ -106,27 +105,6 @@ def test_growth_arguments_that_do_not_fit():
     unchanged_after(TypeError, "at", Net(), [GrowEvery("add_patch", 1)])
 
 
-class Negative(LRFactor):
-    def factor(self, component, now):
-        return -1.0 if now.clock.step else 1.0
-
-
-class Forgetful(LRFactor):
-    def factor(self, component, now):
-        """Returns nothing."""
-
-
-class Undefined(LRFactor):
-    def factor(self, component, now):
-        return float("nan")
-
-
-@pytest.mark.parametrize(("kind", "value"), [(Negative, "-1.0"), (Undefined, "nan"), (Forgetful, "None")])
-def test_factor_that_is_no_factor(kind, value):
-    with pytest.raises(ValueError, match=f"{kind.__name__} gave component 'body.0' the factor {value}"):
-        fit(Plain(), [kind()])
-
-
 def test_newborn_that_fits_two_groups_names_the_way_out():
     class Two(Net):
         def configure_optimizers(self):
@@ -137,15 +115,6 @@ def test_newborn_that_fits_two_groups_names_the_way_out():
     with pytest.raises(ValueError, match=r"\['body.4', 'head'\] equally well.*like=|'body.3'.*like="):
         fit(net, [GrowEvery("add_neck", 1)])
     assert net.growth_log == ()
-
-
-def test_reading_norms_needs_saying_so():
-    class Greedy(LRFactor):
-        def factor(self, component, now):
-            return now.norms(component, True).weight
-
-    with pytest.raises(RuntimeError, match="needs_gradients = True"):
-        fit(Plain(), [Greedy()])
 
 
 def test_five_callbacks_in_a_plain_module():
@@ -180,11 +149,3 @@ def test_parameters_in_no_optimizer_are_reported(caplog):
     with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
         fit(Partial(), [Warmup(newborn_only=False)], epochs=1)
     assert "structurenet_pl: in no optimizer, and so never trained: ['head.bias', 'head.weight']" in caplog.messages
-
-
-def test_unknown_unit_of_a_factor_of_ones_own():
-    class Typo(Negative):
-        unit = "epochs"
-
-    with pytest.raises(ValueError, match="unit must be one of step, epoch, generation, got 'epochs'"):
-        fit(Plain(), [Typo()])
