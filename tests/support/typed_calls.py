@@ -47,31 +47,31 @@ class Mixed(GrowthMixin, LightningModule):
         self.head = nn.Linear(width, width)
 
 
-net = Net()
-net.add_patch(2)
-net.add_patch(at=2, width=3)
-net.add_patch("2")  # rejected
-net.add_patch()  # rejected
-net.add_patch(at=2, wide=3)  # rejected
-net.decide(share=0.5)
-net.decide(0.5)  # rejected: by keyword only
-net.decide(share="half")  # rejected
-net.deepen()  # rejected: no such growth method
-assert_type(net.decide(share=0.5), dict[str, float] | None)  # None: the growth waits for a safe moment
-Net.add_patch(net, 2)
-Net.add_patch(2)  # rejected
-Wider().add_patch(2, bias=False)
-Abstract()  # rejected
-Mixed().deepen(3)
-Mixed().deepen("3")  # rejected
+def calls(net: Net) -> None:
+    net.add_patch(2)
+    net.add_patch(at=2, width=3)
+    net.add_patch("2")  # rejected
+    net.add_patch()  # rejected
+    net.add_patch(at=2, wide=3)  # rejected
+    net.decide(share=0.5)
+    net.decide(0.5)  # rejected: by keyword only
+    net.decide(share="half")  # rejected
+    net.deepen()  # rejected: no such growth method
+    assert_type(net.decide(share=0.5), dict[str, float] | None)  # None: the growth waits for a safe moment
+    Net.add_patch(net, 2)
+    Net.add_patch(2)  # rejected
+    Wider().add_patch(2, bias=False)
+    Abstract()  # rejected
+    Mixed().deepen(3)
+    Mixed().deepen("3")  # rejected
 
-GrowEvery("add_patch", every=3, arguments={"at": 2})
-GrowEvery(Net.add_patch, every=3)  # rejected: its name is meant
-growth(role=3)  # rejected
-growth(lambda self: None)  # rejected: the parentheses are forgotten
-Warmup(3, where=["body", "head"])
-Warmup("3")  # rejected
-Warmup(unit="epochs")  # rejected
-RoleLR({"new": "fast"})  # rejected
-preview([Warmup(3)], epochs=9)
-preview([Warmup(3)], epochs="9")  # rejected
+    GrowEvery("add_patch", every=3, arguments={"at": 2})
+    GrowEvery(Net.add_patch, every=3)  # rejected: its name is meant
+    growth(role=3)  # rejected
+    growth(lambda self: None)  # rejected: the parentheses are forgotten
+    Warmup(3, where=["body", "head"])
+    Warmup("3")  # rejected
+    Warmup(unit="epochs")  # rejected
+    RoleLR({"new": "fast"})  # rejected
+    preview([Warmup(3)], epochs=9)
+    preview([Warmup(3)], epochs="9")  # rejected
