@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.learning_rates.moment import Moment
-from structurenet_pl.structure.events import Component, Unit, check_unit
+from structurenet_pl.structure.arguments import check_at_least, check_positive
+from structurenet_pl.structure.events import Component, Unit
 
 
 class AgeDecay(LRFactor):
@@ -46,13 +47,8 @@ class AgeDecay(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
-        if gamma < 0:
-            raise ValueError(f"gamma must be >= 0, got {gamma}")
-        if per <= 0:
-            raise ValueError(f"per must be > 0, got {per}")
-        if floor < 0:
-            raise ValueError(f"floor must be >= 0, got {floor}")
-        check_unit(unit)
+        check_at_least(0, {"gamma": gamma, "floor": floor})
+        check_positive("per", per)
         self.gamma = gamma
         self.per = per
         self.unit = unit

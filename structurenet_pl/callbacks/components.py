@@ -25,7 +25,7 @@ class Components(NeedsDriver):
             splits the component. A pattern that matches nothing causes a warning.
 
     Raises:
-        ValueError: If ``roles`` is empty or not a mapping.
+        ValueError: If ``roles`` is empty.
 
     Example:
         >>> from structurenet_pl import Components
@@ -34,6 +34,6 @@ class Components(NeedsDriver):
     """
 
     def __init__(self, roles: Mapping[str, str]) -> None:
-        if not isinstance(roles, Mapping) or not roles:
-            raise ValueError(f"roles must map at least one pattern to a role, as in {{'head': 'new'}}, got {roles!r}")
+        if not roles:
+            raise ValueError("roles must map at least one pattern to a role, as in {'head': 'new'}, got {}")
         self.patterns = dict(roles)  # the driver reads the patterns of all callbacks when the fit starts

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.learning_rates.moment import Moment
+from structurenet_pl.structure.arguments import check_at_least
 from structurenet_pl.structure.events import Component
 
 
@@ -54,8 +55,7 @@ class DensityScaler(LRFactor):
         super().__init__(where)
         if not 0 <= sparse_below <= dense_above <= 1:
             raise ValueError(f"need 0 <= sparse_below <= dense_above <= 1, got {sparse_below} and {dense_above}")
-        if sparse < 0 or dense < 0:
-            raise ValueError(f"factors must be >= 0, got sparse={sparse} and dense={dense}")
+        check_at_least(0, {"sparse": sparse, "dense": dense})
         self.sparse_below = sparse_below
         self.sparse = sparse
         self.dense_above = dense_above

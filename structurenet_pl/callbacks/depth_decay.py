@@ -5,6 +5,7 @@ from typing import Literal
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.learning_rates.moment import Moment
+from structurenet_pl.structure.arguments import check_at_least
 from structurenet_pl.structure.events import Component
 
 
@@ -19,7 +20,8 @@ class DepthDecay(LRFactor):
     The purpose stated in the seed is to preserve early layers; the first formula does this, so it is the default.
 
     Args:
-        gamma: Total spread :math:`\gamma`, >= 0; the factors of neighbouring depths differ by the n-th root of gamma.
+        gamma: Decay :math:`\gamma` over n depths, >= 0: the factors of neighbouring depths differ by its n-th root. For
+            a decay q from each depth to the next (layer-wise lr decay) give q ** n.
         slowest: End of the network with the lowest lr: ``"input"`` or ``"output"``.
         where: Roles or name patterns of the components that the factor acts on; None for all components.
 
@@ -49,10 +51,7 @@ class DepthDecay(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
-        if gamma < 0:
-            raise ValueError(f"gamma must be >= 0, got {gamma}")
-        if slowest not in ("input", "output"):
-            raise ValueError(f"slowest must be 'input' or 'output', got {slowest!r}")
+        check_at_least(0, {"gamma": gamma})
         self.gamma = gamma
         self.slowest = slowest
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from structurenet_pl.callbacks.growth_trigger import GrowthTrigger
 from structurenet_pl.lightning import LightningModule, Trainer
-from structurenet_pl.structure.events import check_count, check_unit
+from structurenet_pl.structure.arguments import check_at_least
 
 
 class GrowEvery(GrowthTrigger):
@@ -49,8 +49,7 @@ class GrowEvery(GrowthTrigger):
         arguments: Mapping[str, Any] = {},
     ) -> None:
         super().__init__(growth, limit, arguments)
-        check_count("every", every)
-        check_unit(unit, ("epoch", "step"))
+        check_at_least(1, {"every": every})
         self.every = every
         self.unit = unit
         self._step_at_batch_start = 0

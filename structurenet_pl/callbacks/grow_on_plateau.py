@@ -8,7 +8,8 @@ from typing import Any, Literal
 from structurenet_pl.callbacks.growth_trigger import GrowthTrigger
 from structurenet_pl.engine.driver import Driver
 from structurenet_pl.lightning import Callback, LightningModule, MisconfigurationException, Trainer, rank_zero_warn
-from structurenet_pl.structure.events import GrowthEvent, check_count
+from structurenet_pl.structure.arguments import check_at_least
+from structurenet_pl.structure.events import GrowthEvent
 
 
 @dataclass
@@ -78,12 +79,8 @@ class GrowOnPlateau(GrowthTrigger):
         arguments: Mapping[str, Any] = {},
     ) -> None:
         super().__init__(growth, limit, arguments)
-        check_count("patience", patience)
-        check_count("cooldown", cooldown, least=0)
-        if not min_delta >= 0:  # not `min_delta < 0`, which would accept NaN
-            raise ValueError(f"min_delta must be >= 0 in either mode, got {min_delta!r}")
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+        check_at_least(1, {"patience": patience})
+        check_at_least(0, {"cooldown": cooldown, "min_delta": min_delta})  # a threshold, in either mode
         self.monitor = monitor
         self.patience = patience
         self.min_delta = min_delta

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.learning_rates.moment import Moment
-from structurenet_pl.structure.events import Component, Unit, check_unit
+from structurenet_pl.structure.arguments import check_at_least, check_positive, items_of
+from structurenet_pl.structure.events import Component, Unit
 
 
 class GrowthResponder(LRFactor):
@@ -61,12 +62,10 @@ class GrowthResponder(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
-        values = {"grown": grown, "adjacent": adjacent, "distant": distant, "floor": floor, **(roles or {})}
-        if negative := {name: value for name, value in values.items() if value < 0}:
-            raise ValueError(f"dips and floor must be >= 0, got {negative}")
-        if recovery is not None and recovery <= 0:
-            raise ValueError(f"recovery must be a half-life > 0, or None for permanent dips; got {recovery}")
-        check_unit(unit)
+        check_at_least(0, {"grown": grown, "adjacent": adjacent, "distant": distant, "floor": floor})
+        check_at_least(0, items_of("roles", roles))
+        if recovery is not None:
+            check_positive("recovery", recovery, "it is a half-life: for permanent dips, leave it out")
         self.grown = grown
         self.adjacent = adjacent
         self.distant = distant

@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
-from structurenet_pl.structure.events import check_count
+from structurenet_pl.structure.arguments import ChecksArguments, check_at_least
 from structurenet_pl.structure.growth_methods import GrowthRequest, request_by_name
 
 
-class GrowthTrigger(Callback):
+class GrowthTrigger(ChecksArguments, Callback):
     """Call a growth method of the module by name; subclasses decide when.
 
     Args:
@@ -18,7 +18,7 @@ class GrowthTrigger(Callback):
         arguments: Arguments of the growth method, plain values by name.
 
     Raises:
-        ValueError: If ``limit`` is not a positive whole number, or ``arguments`` is not a mapping.
+        ValueError: If ``limit`` is not a positive whole number.
     """
 
     by_clock = False
@@ -26,9 +26,7 @@ class GrowthTrigger(Callback):
 
     def __init__(self, growth: str, limit: int | None, arguments: Mapping[str, Any]) -> None:
         if limit is not None:
-            check_count("limit", limit)
-        if not isinstance(arguments, Mapping):
-            raise ValueError(f"arguments must be given by name, as in {{'at': 2}}, got {arguments!r}")
+            check_at_least(1, {"limit": limit})
         self.growth = growth
         self.limit = limit
         self.arguments = dict(arguments)  # a copy: callers share the default {}

@@ -14,6 +14,7 @@ from structurenet_pl.learning_rates.moment import Moment
 from structurenet_pl.lightning import LightningModule, Trainer, rank_zero_warn
 from structurenet_pl.optim.probe import normalises_gradients
 from structurenet_pl.optim.weight_decay import coupled_weight_decay
+from structurenet_pl.structure.arguments import check_at_least, check_positive
 from structurenet_pl.structure.events import Component
 
 
@@ -78,14 +79,10 @@ class LARSScaler(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
-        if trust_coefficient <= 0:
-            raise ValueError(f"trust_coefficient must be > 0, got {trust_coefficient}")
-        if eps < 0:
-            raise ValueError(f"eps must be >= 0, got {eps}")
-        if mode not in ("lr", "grad"):
-            raise ValueError(f"mode must be 'lr' or 'grad', got {mode!r}")
-        if clip is not None and clip <= 0:
-            raise ValueError(f"clip must be > 0, or None for no bound; got {clip}")
+        check_positive("trust_coefficient", trust_coefficient)
+        check_at_least(0, {"eps": eps})
+        if clip is not None:
+            check_positive("clip", clip, "for no bound, leave it out")
         self.trust_coefficient = trust_coefficient
         self.eps = eps
         self.mode = mode

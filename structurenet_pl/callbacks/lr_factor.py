@@ -30,7 +30,9 @@ class LRFactor(NeedsDriver, ABC):
             all other components is 1.
 
     Raises:
-        ValueError: If ``where`` is empty. During the fit: if a factor is negative or not finite.
+        ValueError: If ``where`` is empty, or an argument does not fit its annotation; the arguments of your own factor
+            are checked, too, as far as annotations name plain data. During the fit: if a factor is negative or not
+            finite.
 
     Example:
         >>> from structurenet_pl import Clock, Component, LRFactor, Moment

@@ -7,8 +7,10 @@ from structurenet_pl.callbacks.depth_decay import DepthDecay
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.callbacks.role_lr import RoleLR
 from structurenet_pl.callbacks.warmup import Warmup
+from structurenet_pl.structure.arguments import checks_arguments
 
 
+@checks_arguments
 def recommended(form: Literal["evidence", "seed"] = "evidence") -> list[LRFactor]:
     r"""Return a list of factors for ``Trainer(callbacks=...)``, to use as it is or to edit.
 
@@ -41,11 +43,9 @@ def recommended(form: Literal["evidence", "seed"] = "evidence") -> list[LRFactor
     # fresh factors in each call: a factor belongs to the Trainer that it is given to
     if form == "evidence":
         return [DepthDecay(where="scaffold"), AgeDecay(floor=0.01, where="scaffold"), Warmup()]
-    if form == "seed":
-        return [
-            DepthDecay(slowest="output", where="scaffold"),
-            AgeDecay(per=20, unit="epoch", where="scaffold"),
-            RoleLR({"patch": 0.5}),
-            Warmup(),
-        ]
-    raise ValueError(f"form must be 'evidence' or 'seed', got {form!r}")
+    return [
+        DepthDecay(slowest="output", where="scaffold"),
+        AgeDecay(per=20, unit="epoch", where="scaffold"),
+        RoleLR({"patch": 0.5}),
+        Warmup(),
+    ]

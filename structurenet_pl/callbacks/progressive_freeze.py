@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.learning_rates.moment import Moment
-from structurenet_pl.structure.events import Component, Unit, check_unit
+from structurenet_pl.structure.arguments import check_at_least
+from structurenet_pl.structure.events import Component, Unit
 
 
 class Phase(NamedTuple):
@@ -93,8 +94,6 @@ class ProgressiveFreeze(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
-        if any(len(phase) != 5 for phase in phases):
-            raise ValueError(f"phases must be a list of (name, start, early, late, split), got {phases!r}")
         self.phases = [Phase(*phase) for phase in phases]
         starts = [phase.start for phase in self.phases]
         if not starts or starts[0] != 0:
@@ -102,13 +101,9 @@ class ProgressiveFreeze(LRFactor):
         if starts != sorted(set(starts)):
             raise ValueError(f"phases must be sorted by start, without duplicates; got starts {starts}")
         for name, _, early, late, split in self.phases:
-            if early < 0 or late < 0:
-                raise ValueError(f"factors must be >= 0, got {early} and {late} in phase {name!r}")
-            if not (0 < split < 1 or split == int(split)):
+            check_at_least(0, {f"early in phase {name!r}": early, f"late in phase {name!r}": late})
+            if not (0 < split < 1 or float(split).is_integer()):
                 raise ValueError(f"split must be a whole number or a share in (0, 1), got {split} in phase {name!r}")
-        check_unit(unit)
-        if norm not in ("eval", "train"):
-            raise ValueError(f"norm must be 'eval' or 'train', got {norm!r}")
         self.unit = unit
         self.norm = norm
         self.release_state = release_state

@@ -4,10 +4,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
 from structurenet_pl.optim.references import reachable
+from structurenet_pl.structure.arguments import ChecksArguments
 from structurenet_pl.structure.events import GrowthEvent
 
 
-class ResetPatience(Callback):
+class ResetPatience(ChecksArguments, Callback):
     """Reset the patience of early stopping and of plateau schedulers after each growth event.
 
     Growth disturbs the metrics for a while, and callbacks that count validations without improvement could take this

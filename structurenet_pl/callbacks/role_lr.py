@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.learning_rates.moment import Moment
+from structurenet_pl.structure.arguments import check_at_least, check_positive, items_of
 from structurenet_pl.structure.events import Component
 
 DEFAULT_FACTORS = {"scaffold": 0.1, "patch": 0.5, "neck": 1.0, "new": 1.0, "pretrained": 0.01, "adapter": 0.5}
@@ -49,11 +50,10 @@ class RoleLR(LRFactor):
     ) -> None:
         super().__init__(where)
         if not factors:
-            raise ValueError(f"factors must give a factor to at least one role, got {factors!r}")
-        if negative := {role: factor for role, factor in factors.items() if factor < 0}:
-            raise ValueError(f"factors must be >= 0, got {negative}")
-        if base_lr is not None and base_lr <= 0:
-            raise ValueError(f"base_lr must be > 0, or None if the factors are relative; got {base_lr}")
+            raise ValueError("factors must give a factor to at least one role, as in {'new': 0.5}, got {}")
+        check_at_least(0, items_of("factors", factors))
+        if base_lr is not None:
+            check_positive("base_lr", base_lr, "if the values are factors and no learning rates, leave it out")
         self.factors = dict(factors)
         self.base_lr = base_lr
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.learning_rates.moment import Moment
-from structurenet_pl.structure.events import Component, Unit, check_unit
+from structurenet_pl.structure.arguments import check_at_least, items_of
+from structurenet_pl.structure.events import Component, Unit
 
 
 class Stratum(NamedTuple):
@@ -64,8 +65,6 @@ class SedimentaryDecay(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
-        if isinstance(strata, Mapping) or any(len(stratum) != 3 for stratum in strata):
-            raise ValueError(f"strata must be a list of (name, start age, factor), got {strata!r}")
         self.strata = [Stratum(*stratum) for stratum in strata]
         names = [stratum.name for stratum in self.strata]
         starts = [stratum.start for stratum in self.strata]
@@ -75,10 +74,8 @@ class SedimentaryDecay(LRFactor):
             raise ValueError(f"strata must be sorted by start age, without duplicates; got starts {starts}")
         if len(set(names)) < len(names):
             raise ValueError(f"strata must have different names, got {names}")
-        factors = {**{stratum.name: stratum.factor for stratum in self.strata}, **roles}
-        if negative := {name: factor for name, factor in factors.items() if factor < 0}:
-            raise ValueError(f"factors must be >= 0, got {negative}")
-        check_unit(unit)
+        check_at_least(0, {f"the factor of {stratum.name!r}": stratum.factor for stratum in self.strata})
+        check_at_least(0, items_of("roles", roles))
         self.unit = unit
         self.roles = dict(roles)
 

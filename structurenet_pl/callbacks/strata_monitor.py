@@ -23,7 +23,8 @@ from structurenet_pl.monitoring.run_record import RunRecord
 from structurenet_pl.monitoring.strata_file import StrataFile
 from structurenet_pl.monitoring.table_recorder import TableRecorder
 from structurenet_pl.monitoring.tensorboard import can_draw, tensorboard_loggers
-from structurenet_pl.structure.events import GrowthEvent, check_count
+from structurenet_pl.structure.arguments import check_at_least
+from structurenet_pl.structure.events import GrowthEvent
 from structurenet_pl.structure.module_structure import growth_log
 
 
@@ -96,7 +97,7 @@ class StrataMonitor(NeedsDriver):
     def __init__(
         self, norms: bool = False, max_components: int = 100, table: bool = True, progress_bar: bool = False
     ) -> None:
-        check_count("max_components", max_components, least=0)
+        check_at_least(0, {"max_components": max_components})
         self.norms = norms
         self.max_components = max_components
         self.table = table

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.learning_rates.moment import Moment
-from structurenet_pl.structure.events import Component, Unit, check_unit
+from structurenet_pl.structure.arguments import check_positive
+from structurenet_pl.structure.events import Component, Unit
 
 
 class Warmup(LRFactor):
@@ -38,7 +39,7 @@ class Warmup(LRFactor):
         2017, section 2.2.
     """
 
-    basis = "birth"
+    basis = "time since birth"
 
     def __init__(
         self,
@@ -49,11 +50,9 @@ class Warmup(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
-        if length <= 0:
-            raise ValueError(f"length must be > 0, got {length}; for no warm-up, leave the callback out")
+        check_positive("length", length, "for no warm-up, leave the callback out")
         if not 0 <= start <= 1:
             raise ValueError(f"start must be in [0, 1], got {start}")
-        check_unit(unit)
         self.length = length
         self.unit = unit
         self.start = start

@@ -7,9 +7,10 @@ from typing import Any
 from structurenet_pl.engine.driver import Driver
 from structurenet_pl.engine.package_callbacks import BeforeStep
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
+from structurenet_pl.structure.arguments import ChecksArguments
 
 
-class NeedsDriver(Callback):
+class NeedsDriver(ChecksArguments, Callback):
     """A callback that attaches the driver to its Trainer.
 
     Attributes:

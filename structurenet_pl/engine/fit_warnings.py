@@ -40,7 +40,7 @@ def shared_basis(basis: Mapping[str, str | None], acting: Mapping[str, Iterable[
         acting: The components on which each factor acts.
     """
     return [
-        f"{first} and {second} both go by {basis[first]}: they multiply on {', '.join(common)}"
+        f"{first} and {second} both depend on the {basis[first]}: their product acts on {', '.join(common)}"
         for first, second in combinations(basis, 2)
         if basis[first] is not None
         and basis[first] == basis[second]

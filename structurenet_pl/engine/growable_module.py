@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from torch.nn import Module
 
@@ -12,8 +12,11 @@ from structurenet_pl.structure.events import Clock
 from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.replay_log import LOG_KEY, log_as_tensor, predates_growth
 
+# the wrapped hooks keep their signatures, with which type checkers compare those of the LightningModule
+Hook = TypeVar("Hook", bound=Callable[..., None])
 
-def _then_grow(on_train_epoch_end: Callable[[Any], None]) -> Callable[[Any], None]:
+
+def _then_grow(on_train_epoch_end: Hook) -> Hook:
     """Carry waiting growth out after the module's hook, so that the checkpoint of this epoch holds the growth.
 
     It is the last moment before callbacks save that checkpoint, and all ranks are at the same point.
@@ -26,10 +29,10 @@ def _then_grow(on_train_epoch_end: Callable[[Any], None]) -> Callable[[Any], Non
         if type(module).on_train_epoch_end is hook_then_grow:
             module.grow_when_all_ranks_wait()
 
-    return hook_then_grow
+    return cast(Hook, hook_then_grow)
 
 
-def _with_growth_log(on_load_checkpoint: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+def _with_growth_log(on_load_checkpoint: Hook) -> Hook:
     """Add an empty growth log to a checkpoint without one, so that loading it takes growth back.
 
     A checkpoint of a Trainer holds the whole module, so one without a log was written before the module grew.
@@ -41,7 +44,7 @@ def _with_growth_log(on_load_checkpoint: Callable[[Any, Any], None]) -> Callable
             checkpoint["state_dict"][LOG_KEY] = log_as_tensor(())
         on_load_checkpoint(module, checkpoint)
 
-    return add_log_then_hook
+    return cast(Hook, add_log_then_hook)
 
 
 def _with_driver(configure_callbacks: Callable[[Any], Any]) -> Callable[[Any], Any]:

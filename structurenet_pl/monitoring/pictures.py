@@ -10,6 +10,7 @@ from structurenet_pl.monitoring.heat_map import draw_heat_map
 from structurenet_pl.monitoring.lr_curves import draw_curves
 from structurenet_pl.monitoring.lr_history import LRHistory, growth_mark
 from structurenet_pl.monitoring.strata_file import read_strata_file
+from structurenet_pl.structure.arguments import checks_arguments
 from structurenet_pl.structure.events import GrowthEvent
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 PICTURES = {"curves": draw_curves, "heat_map": draw_heat_map}
 
 
+@checks_arguments
 def plot_strata(
     source: Trainer | LRHistory | str | Path,
     growth_log: Iterable[GrowthEvent] = (),
@@ -50,8 +52,6 @@ def plot_strata(
         Traceback (most recent call last):
         ValueError: logs/run is no directory: give the log_dir of the run's TensorBoardLogger or CSVLogger
     """
-    if kind not in PICTURES:
-        raise ValueError(f"kind must be one of {', '.join(PICTURES)}, got {kind!r}")
     history = _history_of(source)
     if events := tuple(map(growth_mark, growth_log)):
         history = replace(history, events=events)

@@ -21,12 +21,12 @@ from structurenet_pl.monitoring.simulated_growth import (
     complete_clocks,
     simulate_growth,
 )
+from structurenet_pl.structure.arguments import check_at_least, checks_arguments
 from structurenet_pl.structure.cohorts import cohorts_of
 from structurenet_pl.structure.events import (
     Clock,
     Component,
     GrowthEvent,
-    check_count,
     cohort_number,
     cohort_title,
     lineage,
@@ -36,6 +36,7 @@ from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.role_patterns import merge_patterns
 
 
+@checks_arguments
 def preview(
     callbacks: Iterable[Callback],
     growth_log: Iterable[GrowthEvent] = (),
@@ -82,8 +83,7 @@ def preview(
     if steps_per_epoch is None:
         clocks = [event.clock for event in log if event.clock.step and event.clock.epoch]
         steps_per_epoch = min((clock.step // clock.epoch for clock in clocks), default=1)
-    check_count("epochs", epochs)
-    check_count("steps_per_epoch", steps_per_epoch)
+    check_at_least(1, {"epochs": epochs, "steps_per_epoch": steps_per_epoch})
 
     # a log without any time is that of a module that grew before the run, so the triggers still decide
     grows_by_log = any(event.clock.step or event.clock.epoch for event in log)

@@ -10,24 +10,14 @@ from typing import Any, Literal, get_args
 Unit = Literal["step", "epoch", "generation"]
 
 
-def check_unit(unit: str, allowed: Iterable[str] = get_args(Unit)) -> None:
+def check_unit(unit: str) -> None:
     """Check a unit of time.
 
     Raises:
-        ValueError: If it is not one of ``allowed``.
+        ValueError: If it is none.
     """
-    if unit not in allowed:
-        raise ValueError(f"unit must be one of {', '.join(allowed)}, got {unit!r}")
-
-
-def check_count(name: str, value: int, least: int = 1) -> None:
-    """Check a whole number.
-
-    Raises:
-        ValueError: If it is no whole number, or below ``least``.
-    """
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+    if unit not in get_args(Unit):
+        raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r}")
 
 
 @dataclass(frozen=True)

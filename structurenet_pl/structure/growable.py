@@ -18,6 +18,7 @@ from structurenet_pl.structure.replay_log import (
     log_from_tensor,
     predates_growth,
     replay,
+    replay_mentioned,
 )
 
 
@@ -62,7 +63,8 @@ class Growable(HasGrowthLog):
         with restore_module_on_error(self):
             if strict and predates_growth(self, state_dict):
                 replay(self, ())
-            return super().load_state_dict(state_dict, strict, assign)
+            with replay_mentioned(self, state_dict):
+                return super().load_state_dict(state_dict, strict, assign)
 
     # The log is saved and loaded in torch's private methods, because torch calls only these for a submodule.
 
@@ -71,14 +73,14 @@ class Growable(HasGrowthLog):
         if self.growth_log:  # no key for an empty log, so that state dicts of modules that cannot grow are the same
             destination[prefix + LOG_KEY] = log_as_tensor(self.growth_log)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         saved: Tensor | None = state_dict.pop(prefix + LOG_KEY, None)
         if saved is not None:
             # before super(), because the tensors need the parameters that growth adds
             held = parameter_count(value for value in state_dict.values() if is_tensor(value))
             with TensorSizeLimit(max(held, parameter_count(self.parameters()))):  # a file may hold only a part
                 replay(self, log_from_tensor(saved))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def grow_now(module: Growable, request: GrowthRequest, clock: Clock) -> Any:

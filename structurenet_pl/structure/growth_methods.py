@@ -6,14 +6,18 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from inspect import getattr_static
-from math import isnan
-from typing import Any, Literal, get_args
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from torch import nn
 
+from structurenet_pl.structure.arguments import checks_arguments
 from structurenet_pl.structure.events import format_call
+from structurenet_pl.structure.plain_values import plain_value
 
 SecondMoments = Literal["mean", "zero", "reset"]
+Module = TypeVar("Module")
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 BY_USER = "user"
 
 
@@ -37,8 +41,6 @@ class GrowthMethod:
         self.depth = depth
         self.like = like
         self.adjacent = adjacent
-        if second_moments not in get_args(SecondMoments):
-            raise ValueError(f"second_moments must be one of {get_args(SecondMoments)}, got {second_moments!r}")
         self.second_moments = second_moments
         self.signature = inspect.signature(function)
         _, *parameters = self.signature.parameters.values()
@@ -62,7 +64,7 @@ class GrowthMethod:
         # as for a function: the class gives the method itself, an instance gives a bound method
         return self if module is None else types.MethodType(self, module)
 
-    def __call__(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Request the growth from the module."""
         request = GrowthRequest(self, self.bind_arguments(module, *args, **kwargs))
         try:
@@ -74,7 +76,7 @@ class GrowthMethod:
             ) from None
         return request_growth(request)
 
-    def bind_arguments(self, module: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def bind_arguments(self, module: Any, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The arguments by name, with defaults, as plain values that the growth log can store.
 
         Raises:
@@ -87,7 +89,7 @@ class GrowthMethod:
             raise TypeError(f"growth method {self.name!r} with arguments {self.signature}: {error}") from None
         bound.apply_defaults()
         _, *given = bound.arguments.items()
-        return {name: _plain(value, f"{self.name}({name}=...)") for name, value in given}
+        return {name: plain_value(value, f"{self.name}({name}=...)") for name, value in given}
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,14 @@ class GrowthRequest:
         if not (isinstance(result, dict) and result and result.keys() <= self.arguments.keys()):
             return self
         name = f"{self.method.name}() returned"
-        returned = {key: _plain(value, f"{name} {key}=...") for key, value in result.items()}
+        returned = {key: plain_value(value, f"{name} {key}=...") for key, value in result.items()}
         return replace(self, arguments={**self.arguments, **returned})
 
     def __str__(self) -> str:
         return format_call(self.method.name, self.arguments)
 
 
+@checks_arguments
 def growth(
     function: None = None,
     /,
@@ -127,7 +130,10 @@ def growth(
     like: str | None = None,
     adjacent: str | None = None,
     second_moments: SecondMoments = "mean",
-) -> Callable[[Callable[..., Any]], GrowthMethod]:
+) -> Callable[
+    [Callable[Concatenate[Module, Parameters], Result]],
+    Callable[Concatenate[Module, Parameters], Result | None],  # not GrowthMethod, by which overrides could not be typed
+]:
     """Mark a method of a growable module as one that changes its structure.
 
     The method is plain torch code: it may add modules, replace parameters by larger or smaller ones, remove modules.
@@ -222,24 +228,3 @@ def check_replayable(module: nn.Module, method: GrowthMethod) -> None:
             "checkpoint could not be loaded: mark an override with @growth(), too (it may call super()), and put "
             "@growth() above all other decorators."
         )
-
-
-def _plain(value: Any, source: str) -> Any:
-    """The value in the form in which JSON returns it.
-
-    Raises:
-        TypeError: If JSON cannot store it.
-        ValueError: If it is nan.
-    """
-    if isinstance(value, float) and isnan(value):
-        raise ValueError(f"{source} got nan, which is equal to nothing, so growth logs could not be compared")
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain(item, source) for item in value]
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item, source) for key, item in value.items()}
-    raise TypeError(
-        f"{source} got {value!r} of type {type(value).__name__}, but arguments of growth methods are stored and used "
-        "again on resume: give numbers, strings, booleans, None, or lists and string-keyed dicts of them."
-    )

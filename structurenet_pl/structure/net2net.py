@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from structurenet_pl.structure.arguments import checks_arguments
 from structurenet_pl.structure.net2net_checks import (
     Conv,
     Layer,
@@ -21,6 +22,7 @@ from structurenet_pl.structure.tensor_mapping import NEW_ENTRY
 CONVOLUTIONS: Mapping[int, Callable[..., Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
+@checks_arguments
 @torch.no_grad()
 def widen(
     layer: Layer,
@@ -163,6 +165,7 @@ def widen(
         initialize_new(reader, 1, old * (reader.weight.shape[1] // width), repeated=-1)
 
 
+@checks_arguments
 def identity_like(layer: Layer, noise: float = 0.0) -> Layer:
     r"""A new layer whose output equals its input, to be inserted behind the given layer.
 

@@ -1,6 +1,7 @@
 """Growth logs in checkpoints: compare them with the module, repeat their events, and undo later growth."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -17,6 +18,10 @@ from structurenet_pl.structure.random_states import kept_rng
 from structurenet_pl.structure.tensor_mapping import shape_of
 
 LOG_KEY = "growth_log"
+WITH_THIS_CODE = (
+    "Loading a checkpoint calls the growth methods of its log again, with the code of today: if that has changed, load "
+    "the checkpoint with the code that wrote it."
+)
 
 
 class ReplayError(RuntimeError):
@@ -49,6 +54,27 @@ def replay(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> None:
     with kept_rng(), restore_structure_on_error(module):
         for event in missing:
             _repeat(module, event)
+
+
+@contextmanager
+def replay_mentioned(module: HasGrowthLog, state_dict: Mapping[str, Any]) -> Iterator[None]:
+    """Name the replay as a possible cause, if torch finds that tensors do not fit the module.
+
+    Raises:
+        ReplayError: In place of torch's ``RuntimeError``, if the state dict holds a growth log.
+    """
+    replays = LOG_KEY in state_dict  # loading removes it
+    try:
+        yield
+    except ReplayError:
+        raise
+    except RuntimeError as error:
+        if not replays:
+            raise
+        called = ", ".join(dict.fromkeys(event.method for event in module.growth_log))
+        raise ReplayError(
+            f"{error}\nThe module was grown as in the checkpoint, by {called}. {WITH_THIS_CODE}"
+        ) from error
 
 
 def log_from_tensor(saved: Tensor) -> tuple[GrowthEvent, ...]:
@@ -114,14 +140,20 @@ def _repeat(module: HasGrowthLog, event: GrowthEvent) -> None:
     Raises:
         ReplayError: If the event cannot be repeated, or gives another result.
     """
-    change, _ = grow_and_log(module, _request_again(module, event), event.clock)
     of_checkpoint = f"event {event.clock.generation} of the checkpoint, {event.called},"
+    request = _request_again(module, event)
+    try:
+        change, _ = grow_and_log(module, request, event.clock)
+    except ReplayError:  # the limit of tensor sizes
+        raise
+    except Exception as error:
+        raise ReplayError(f"{of_checkpoint} raised {type(error).__name__}: {error}\n{WITH_THIS_CODE}") from error
     now, saved = _outcome(change.event), _outcome(event)
     if differences := [name for name in saved if saved[name] != now[name]]:
         raise ReplayError(
             f"{of_checkpoint} has another outcome with this code; they differ in {', '.join(differences)}: "
             f"{_chosen(saved, differences)} in the checkpoint, "
-            f"{_chosen(now, differences)} with this code. Load the checkpoint with the code that wrote it."
+            f"{_chosen(now, differences)} with this code. {WITH_THIS_CODE}"
         )
     if unknown := [name for name in event.adjacent if not change.structure.overlaps_component(name)]:
         raise ReplayError(
@@ -142,9 +174,8 @@ def _request_again(module: HasGrowthLog, event: GrowthEvent) -> GrowthRequest:
         return request_by_name(module, event.method, event.arguments)
     except (AttributeError, TypeError) as error:
         raise ReplayError(
-            f"event {event.clock.generation} of the checkpoint, {event.called}, cannot be repeated: {error} If a "
-            "method was renamed, keep its old name, too (old_name = new_name in the class). If arguments were renamed, "
-            "load the checkpoint with the code that wrote it."
+            f"event {event.clock.generation} of the checkpoint, {event.called}, cannot be repeated: {error}\nIf the "
+            f"method was renamed, keep its old name, too (old_name = new_name in the class). {WITH_THIS_CODE}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, cast
 
 import torch
@@ -98,8 +99,8 @@ def came_from(parameter: nn.Parameter, positions: Sequence[int], dim: int = 0) -
         The parameter.
 
     Raises:
-        ValueError: If the number of positions is not the number of entries, or a position is used twice or is below
-            -1; in the growth, if a position is outside the old tensor.
+        ValueError: If a position is no whole number, is used twice or is below -1, or the number of positions is not
+            the number of entries; in the growth, if a position is outside the old tensor.
         IndexError: If the tensor has no dimension ``dim``.
 
     Example:
@@ -109,8 +110,10 @@ def came_from(parameter: nn.Parameter, positions: Sequence[int], dim: int = 0) -
         >>> pruned.shape
         torch.Size([2, 4])
     """
-    positions = positions.tolist() if isinstance(positions, Tensor) else positions
-    origin = tuple(int(position) for position in positions)
+    try:
+        origin = tuple(map(index, positions.tolist() if isinstance(positions, Tensor) else positions))
+    except TypeError:
+        raise ValueError(f"came_from got positions {positions!r}, expected a list of whole numbers") from None
     kept = [position for position in origin if position != NEW_ENTRY]
     if len(origin) != parameter.shape[dim]:
         raise ValueError(

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, TensorDataset
 
-from helpers import Net, Plain, assert_same, fit, loader, weights
+from helpers import Net, assert_same, fit, loader, weights
 from structurenet_pl import Clock, GrowOnPlateau, Warmup
 
 NAN, INF = math.nan, math.inf
@@ -225,36 +225,9 @@ def test_growth_that_waits_for_the_update_is_not_lost():
 # --------------------------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"patience": 0}, "patience must be a whole number >= 1, got 0"),
-        ({"patience": 1.5}, "patience must be a whole number >= 1, got 1.5"),
-        ({"cooldown": -1}, "cooldown must be a whole number >= 0, got -1"),
-        ({"limit": 0}, "limit must be a whole number >= 1, got 0"),
-        ({"min_delta": -0.1}, "min_delta must be >= 0 in either mode, got -0.1"),
-        ({"min_delta": NAN}, "min_delta must be >= 0 in either mode, got nan"),
-        ({"mode": "auto"}, "mode must be 'min' or 'max', got 'auto'"),
-        ({"arguments": (0,)}, "arguments must be given by name"),
-    ],
-)
-def test_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        GrowOnPlateau("add_neck", "metric", **arguments)
-
-
 def test_metric_that_is_none():
     with pytest.raises(MisconfigurationException, match=r"monitors 'val', but .* are \['loss', 'metric'\]"):
         fit(Scripted([1.0] * 4), [GrowOnPlateau("add_neck", "val")], epochs=1, num_sanity_val_steps=2)
-
-
-def test_growth_method_that_is_none_or_does_not_take_the_arguments():
-    with pytest.raises(AttributeError, match="no growth method 'widen'"):
-        fit(Net(), [GrowOnPlateau("widen", "metric")])
-    with pytest.raises(AttributeError, match="Plain has no growth method"):
-        fit(Plain(), [GrowOnPlateau("add_neck", "metric")])
-    with pytest.raises(TypeError, match="at"):
-        fit(Net(), [GrowOnPlateau("add_patch", "metric")])
 
 
 def test_two_that_a_checkpoint_could_not_tell_apart():

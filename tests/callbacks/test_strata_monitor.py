@@ -638,11 +638,6 @@ def test_of_two_processes_the_first_logs(tmp_path):
     assert first["explained"] == second["explained"]
 
 
-def test_wrong_arguments():
-    with pytest.raises(ValueError, match="max_components must be a whole number >= 0, got -1"):
-        StrataMonitor(max_components=-1)
-
-
 def test_a_picture_ends_where_the_run_does():
     logger, monitor = CSVLogger("logs"), StrataMonitor()
     fit(Plain(), [Warmup(1, newborn_only=False), monitor], epochs=5, logger=logger, log_every_n_steps=50)

@@ -258,8 +258,6 @@ def test_sources_without_strata(tmp_path):
         plot_strata(Trainer(logger=False, enable_checkpointing=False))
     with pytest.raises(ValueError, match=r"no StrataMonitor in the list.* preview\(callbacks"):
         plot_strata([Warmup()])
-    with pytest.raises(ValueError, match="kind must be one of curves, heat_map, got 'pie'"):
-        plot_strata(example(), kind="pie")
 
 
 def test_matplotlib_is_named_where_it_is_missing(monkeypatch):

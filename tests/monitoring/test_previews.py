@@ -198,12 +198,6 @@ def test_frozen_is_told_from_lr_0():
     assert not preview([Warmup(length=2, start=0.0)], epochs=3).frozen.any()
 
 
-@pytest.mark.parametrize("name", ["epochs", "steps_per_epoch"])
-def test_lengths_are_whole_numbers(name):
-    with pytest.raises(ValueError, match=f"{name} must be a whole number >= 1, got 0"):
-        preview([Warmup()], **{name: 0})
-
-
 def test_a_log_of_another_module_is_refused():
     log = [GrowthEvent("add_neck", {}, Clock(epoch=1), born=("necks.7",))]
     with pytest.raises(RuntimeError, match="event 1"):

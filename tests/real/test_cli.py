@@ -1,6 +1,8 @@
 """Every callback and the module from YAML, in the LightningCLI of either namespace."""
 
 import inspect
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +83,22 @@ def test_help_shows_the_docstrings(kind, tmp_path, capsys):
         assert f"--trainer.callbacks.{name}" in told
         described = told.split(f"--trainer.callbacks.{name} ")[-1].split("(")[0]
         assert len(described.split()) > 3, parameter
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        ({"length": "fast"}, r"'structurenet_pl.Warmup'.*\n.*length.*\n.*Expected a <class 'float'>. Got value: fast"),
+        ({"length": None}, "Warmup: length must be a number, got None; the default is 5"),
+        ({"length": math.nan}, "Warmup: length must be a number, got nan; the default is 5"),
+        ({"length": -1}, "length must be > 0, got -1.0; for no warm-up, leave the callback out"),
+    ],
+)
+def test_the_cause_of_an_error_stands_in_the_last_lines(arguments, cause, tmp_path, capsys):
+    with pytest.raises((SystemExit, ValueError)) as error:
+        command_line("lightning", [{"class_path": "structurenet_pl.Warmup", "init_args": arguments}], tmp_path)
+    said = f"{capsys.readouterr().err}\n{error.value}".splitlines()
+    assert re.search(cause, "\n".join(said[-15:])), said
 
 
 def example(*arguments):

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import re
 import weakref
 from collections import deque
 from dataclasses import dataclass
@@ -483,14 +484,51 @@ def test_renamed_methods_and_arguments_are_named_with_the_event_and_the_way_out(
 
     state = grown(("add", {"width": 3})).state_dict()
     with pytest.raises(
-        RuntimeError, match=r"event 1 of the checkpoint, add\(width=3\).*no growth method 'add'.*old name"
+        RuntimeError, match=r"(?s)event 1 of the checkpoint, add\(width=3\).*no growth method 'add'.*old name"
     ):
         Renamed().load_state_dict(state)
-    with pytest.raises(RuntimeError, match=r"event 1 of the checkpoint, add\(width=3\).*arguments were renamed"):
+    with pytest.raises(RuntimeError, match=r"(?s)event 1 .*add\(width=3\).*'size'.*the code that wrote it"):
         OtherArgument().load_state_dict(state)
     net = WithOldName()
     net.load_state_dict(state)
     assert net.growth_log == load_log(dump_log(grown(("add", {"width": 3})).growth_log))
+
+
+def test_a_growth_method_whose_body_has_changed_is_named():
+    class WithoutBias(Sizes):
+        @growth(role="block")
+        def add(self, width: int = 4):
+            self.blocks.append(nn.Linear(4, width, bias=False))
+
+    class NeedsMore(Sizes):
+        @growth(role="block")
+        def add(self, width: int = 4):
+            self.blocks.append(nn.Linear(self.not_yet_there, width))
+
+    class Nothing(Sizes):
+        @growth(role="block")
+        def add(self, width: int = 4):
+            """Adds nothing any more."""
+
+    state = grown(("add", {"width": 3})).state_dict()
+    changed = "(?s)Loading a checkpoint calls the growth methods of its log again, with the code of today.*wrote it"
+    for kind, error in {
+        WithoutBias: r'(?s)Unexpected key.*"blocks.1.bias".*grown as in the checkpoint, by add\. ',
+        NeedsMore: r"event 1 of the checkpoint, add\(width=3\), raised AttributeError: .*not_yet_there",
+        Nothing: r"event 1 of the checkpoint, add\(width=3\), raised ValueError: .*'add' changed no parameters",
+    }.items():
+        net = kind()
+        with pytest.raises(RuntimeError, match=error) as raised:
+            net.load_state_dict(state)
+        assert re.search(changed, str(raised.value))
+        assert net.growth_log == ()
+
+
+def test_torch_speaks_for_itself_where_nothing_is_replayed():
+    state = Sizes().state_dict()
+    with pytest.raises(RuntimeError, match="Unexpected key") as raised:
+        Sizes().load_state_dict(state | {"more": torch.ones(1)})
+    assert "growth methods" not in str(raised.value)
 
 
 def test_a_checkpoint_of_a_checkpoint_is_the_same():
