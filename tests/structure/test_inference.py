@@ -1,0 +1,96 @@
+import pytest
+from torch import nn
+
+from skeleton_nets import NETWORKS, bert, bert_layer, layer, listed, part, resnet18
+from structurenet_pl.structure.module_structure import structure_of
+
+
+def table(module, patterns=None):
+    """A line for each component: depth, name and role."""
+    return "\n".join(
+        f"{component.depth:2} {component.name}{f' ({component.role})' if component.role else ''}"
+        for component in structure_of(module, patterns or {}).by_depth
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_components_of_a_known_network(name):
+    make, expected = NETWORKS[name]
+    assert table(make()) == "\n".join(f"{depth:2} {part}" for depth, part in enumerate(listed(expected)))
+
+
+def lora_bert():
+    """BERT with adapters beside query and value of each block."""
+    module = bert()
+    for block in module.bert.encoder.layer:
+        for name in ("query", "value"):
+            setattr(block.attention.self, name, part("LoraLinear", base_layer=layer(), lora_A=layer(), lora_B=layer()))
+    return module
+
+
+def test_parts_that_patterns_cut_from_a_component_share_its_depth():
+    patterns = {"*.lora_A": "a", "*.lora_B": "b"}
+    inside = "attention.self"
+    assert table(lora_bert(), patterns).splitlines() == [
+        " 0 bert.embeddings",
+        *(
+            line
+            for depth, block in ((1, "bert.encoder.layer.0"), (2, "bert.encoder.layer.1"))
+            for line in (
+                f" {depth} {block}",
+                f" {depth} {block}.{inside}.query.lora_A (a)",
+                f" {depth} {block}.{inside}.query.lora_B (b)",
+                f" {depth} {block}.{inside}.value.lora_A (a)",
+                f" {depth} {block}.{inside}.value.lora_B (b)",
+            )
+        ),
+        " 3 bert.pooler",
+        " 4 classifier",
+    ]
+
+
+def test_the_output_layer_cut_from_a_component_is_last_all_the_same():
+    module = part("Net", trunk=part("Trunk", "out_layer one two"), late=layer())
+    assert table(module, {"trunk.out_layer": "head"}) == " 0 trunk\n 1 late\n 2 trunk.out_layer (head)"
+
+
+def test_pattern_that_names_the_elements_of_a_whole_component_splits_it_in_depth():
+    trunk = part("Trunk", h=nn.ModuleList([layer(), layer()]))
+    module = part("Net", "stem", transformer=trunk, head=layer())
+    assert table(module) == " 0 stem\n 1 transformer\n 2 head"
+    split = " 0 stem\n 1 transformer.h.0 (block)\n 2 transformer.h.1 (block)\n 3 head"
+    assert table(module, {"transformer.h.*": "block"}) == split
+    assert table(module, {"transformer": "block"}) == " 0 stem\n 1 transformer (block)\n 2 head"
+
+
+def test_pattern_may_name_a_class():
+    module = part("Net", encoder=nn.Sequential(bert_layer(), nn.BatchNorm1d(1)), head=layer())
+    assert table(module, {"BertLayer": "pretrained", "BatchNorm*": "norm", "Linear": "new"}) == (
+        " 0 encoder.0 (pretrained)\n 1 encoder.1 (norm)\n 2 head (new)"
+    )
+
+
+def test_pattern_for_a_class_inside_components_splits_them():
+    lines = table(resnet18(), {"BatchNorm*": "norm"}).splitlines()
+    assert [line for line in lines if "layer2" in line] == [
+        " 4 layer2.0",
+        " 4 layer2.0.downsample.1 (norm)",
+        " 5 layer2.1",
+    ]
+
+
+def test_pattern_for_a_base_class_fits_derived_classes():
+    module = part("Net", one=nn.Bilinear(1, 1, 1), two=nn.utils.parametrizations.weight_norm(layer()))
+    assert table(module, {"Linear": "dense"}) == " 0 one\n 1 two (dense)"
+
+
+def test_first_pattern_wins_among_names_and_classes():
+    module = part("Net", one=layer(), two=layer())
+    assert table(module, {"two": "last", "Linear": "dense"}) == " 0 one (dense)\n 1 two (last)"
+    assert table(module, {"Linear": "dense", "two": "last"}) == " 0 one (dense)\n 1 two (dense)"
+
+
+def test_class_pattern_does_not_split_a_sequence_of_this_class_alone():
+    module = part("Net", blocks=nn.ModuleList([nn.Sequential(layer(), nn.ReLU(), layer())]), head=layer())
+    assert table(module, {"Linear": "dense"}) == " 0 blocks.0 (dense)\n 1 head (dense)"
+    assert table(module, {"blocks.0.*": "dense"}) == " 0 blocks.0.0 (dense)\n 1 blocks.0.2 (dense)\n 2 head"
