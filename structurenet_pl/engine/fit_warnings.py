@@ -13,7 +13,7 @@ from structurenet_pl.structure.events import Component
 from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.module_structure import all_patterns, structure_of
 from structurenet_pl.structure.partition import Structure
-from structurenet_pl.structure.role_patterns import unmatched_patterns
+from structurenet_pl.structure.role_patterns import Patterns, unmatched_patterns
 
 MAX_NAMES_IN_MESSAGE = 12
 
@@ -130,7 +130,7 @@ def _warn_added_without_growth(at_end: Sequence[str], at_start: Sequence[str]) -
         )
 
 
-def _warn_unmatched(module: nn.Module, patterns: Mapping[str, str]) -> None:
+def _warn_unmatched(module: nn.Module, patterns: Patterns) -> None:
     """Warn of component patterns that match nothing."""
     if idle := unmatched_patterns(module, patterns):
         names = [name for name, _ in module.named_children()]

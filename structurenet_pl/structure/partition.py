@@ -29,6 +29,7 @@ class ComponentSpec:
         depth: Explicit depth, None if it follows from the order of definition.
         beside: Name of the component whose depth it shares.
         cut_from: Name of the component that a pattern has cut it from, whose depth it shares.
+        depth_of: Name of a component or module at whose depth a pattern puts it.
     """
 
     path: str
@@ -37,6 +38,7 @@ class ComponentSpec:
     depth: int | None = None
     beside: str | None = None
     cut_from: str | None = None
+    depth_of: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,17 +112,21 @@ def build_structure(all_parameters: Mapping[str, nn.Parameter], specs: Mapping[s
     places = {
         name: (_is_output(name, specs[name]), specs[name].cut_from or name)
         for name in parameters
-        if specs[name].depth is None
+        if specs[name].depth is None and specs[name].depth_of is None
     }
     in_order = sorted(dict.fromkeys(places.values()), key=itemgetter(0))  # a stable sort
-    depth_of = {place: depth for depth, place in enumerate(in_order)}
-    depths = {name: depth_of[place] for name, place in places.items()}
-    outermost = {path: depth for name, depth in reversed(depths.items()) for path in lineage(name)} | depths
+    numbers = {place: depth for depth, place in enumerate(in_order)}
+    depths = {name: numbers[place] for name, place in places.items()}
+    around = _first_depths(depths)
     for name in parameters:
         if (depth := specs[name].depth) is not None:
             # a component inserted in front of the neighbour moves both, also if a pattern has split the neighbour;
             # the number is for a neighbour that is gone
-            depths[name] = outermost.get(specs[name].beside or "", depth)
+            depths[name] = around.get(specs[name].beside or "", depth)
+    around = _first_depths(depths)
+    for name in parameters:
+        if (neighbour := specs[name].depth_of) is not None:
+            depths[name] = around[neighbour]
     components = [
         Component(name, specs[name].role, depth, specs[name].born)
         for name, depth in sorted(depths.items(), key=lambda item: item[1])
@@ -158,6 +164,11 @@ def parameters_by_all_names(module: nn.Module) -> dict[str, nn.Parameter]:
 def parameter_count(tensors: Iterable[Tensor]) -> int:
     """The number of entries; a lazy tensor has none before the first batch."""
     return sum(0 if is_lazy(tensor) else tensor.numel() for tensor in tensors)
+
+
+def _first_depths(depths: Mapping[str, int]) -> dict[str, int]:
+    """The depth of each component, and of the first component in each module around components."""
+    return {path: depth for name, depth in reversed(list(depths.items())) for path in lineage(name)} | dict(depths)
 
 
 def _is_output(name: str, spec: ComponentSpec) -> bool:

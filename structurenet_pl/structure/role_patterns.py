@@ -12,6 +12,9 @@ from structurenet_pl.structure.events import lineage
 from structurenet_pl.structure.partition import ComponentSpec, parameters_by_path
 
 Modules = Mapping[str, nn.Module]  # by path
+# What a pattern gives: a role, or {"role": a role, "depth": the name of a component or module whose depth is shared}.
+Given = str | Mapping[str, str]
+Patterns = Mapping[str, Given]
 
 
 class Place(NamedTuple):
@@ -22,7 +25,7 @@ class Place(NamedTuple):
 
 
 def apply_patterns(
-    module: nn.Module, specs: Mapping[str, ComponentSpec], patterns: Mapping[str, str]
+    module: nn.Module, specs: Mapping[str, ComponentSpec], patterns: Patterns
 ) -> Mapping[str, ComponentSpec]:
     """The components with their roles; a pattern that matches a part of a component splits the component.
 
@@ -32,9 +35,12 @@ def apply_patterns(
     Args:
         module: Any module.
         specs: Its components before patterns.
-        patterns: Pattern -> role. A pattern is matched against module and parameter names as they were at birth, and
-            against the names of module classes. The first match wins. A role that a growth method declared wins over
-            all patterns.
+        patterns: Pattern -> what it gives. A pattern is matched against module and parameter names as they were at
+            birth, and against the names of module classes. The first match wins. What a growth method declared wins
+            over all patterns.
+
+    Raises:
+        ValueError: If a pattern gives the depth of something that is no component, or has its depth by a pattern, too.
     """
     if not patterns:
         return specs
@@ -52,18 +58,34 @@ def apply_patterns(
         if is_whole and not _names_elements(matches, name, path, modules):
             matches = [(matches[0][0], "")]
         for pattern, inside in matches:
-            part = replace(spec, role=patterns.get(pattern))
+            role, depth_of = _role_and_depth(patterns.get(pattern))
+            part = replace(spec, role=role, depth_of=depth_of if spec.depth is None else None)
             if inside:
                 part = replace(part, path=_join(path, inside), cut_from=None if is_whole else name)
             result.setdefault(_join(_birthplace(name), inside) if inside else name, part)
+    _check_depths(result)
     return result
 
 
-def merge_patterns(*patterns: Mapping[str, str]) -> dict[str, str]:
-    """One mapping of all patterns; the role that was given first for a pattern wins, and stands first."""
-    merged: dict[str, str] = {}
+def check_given(pattern: str, given: object) -> None:
+    """Check what a pattern gives.
+
+    Raises:
+        TypeError: If it is neither a role nor a mapping with role, depth or both.
+    """
+    parts = given if isinstance(given, Mapping) else {"role": given}
+    if not parts or not parts.keys() <= {"role", "depth"} or not all(isinstance(part, str) for part in parts.values()):
+        raise TypeError(
+            f"pattern {pattern!r} must give a role, as in 'new', or a mapping with role, depth or both, as in "
+            f"{{'role': 'adapter', 'depth': 'blocks.0'}}; got {given!r}"
+        )
+
+
+def merge_patterns(*patterns: Patterns) -> dict[str, Given]:
+    """One mapping of all patterns; what was given first for a pattern wins, and stands first."""
+    merged: dict[str, Given] = {}
     for mapping in patterns:
-        merged |= {pattern: role for pattern, role in mapping.items() if pattern not in merged}
+        merged |= {pattern: given for pattern, given in mapping.items() if pattern not in merged}
     return merged
 
 
@@ -100,6 +122,21 @@ def _first_match(places: Sequence[Place], patterns: Iterable[str]) -> tuple[str,
             if any(fnmatchcase(label, pattern) for label in place.labels):
                 return pattern, place.inside
     return "", ""
+
+
+def _role_and_depth(given: Given | None) -> tuple[str | None, str | None]:
+    return (given.get("role"), given.get("depth")) if isinstance(given, Mapping) else (given, None)
+
+
+def _check_depths(specs: Mapping[str, ComponentSpec]) -> None:
+    known = {path for name, spec in specs.items() if spec.depth_of is None for path in lineage(name)}
+    for name, spec in specs.items():
+        if spec.depth_of is not None and spec.depth_of not in known:
+            others = [other for other in specs if specs[other].depth_of is None]
+            raise ValueError(
+                f"a pattern puts {name!r} at the depth of {spec.depth_of!r}, expected one of the components {others}, "
+                "or a module around some of them"
+            )
 
 
 def _class_names(module: nn.Module | None) -> list[str]:

@@ -2,6 +2,7 @@ import pytest
 from torch import nn
 
 from skeleton_nets import NETWORKS, bert, bert_layer, layer, listed, part, resnet18
+from structurenet_pl import Components
 from structurenet_pl.structure.module_structure import structure_of
 
 
@@ -94,3 +95,31 @@ def test_class_pattern_does_not_split_a_sequence_of_this_class_alone():
     module = part("Net", blocks=nn.ModuleList([nn.Sequential(layer(), nn.ReLU(), layer())]), head=layer())
     assert table(module, {"Linear": "dense"}) == " 0 blocks.0 (dense)\n 1 head (dense)"
     assert table(module, {"blocks.0.*": "dense"}) == " 0 blocks.0.0 (dense)\n 1 blocks.0.2 (dense)\n 2 head"
+
+
+def test_pattern_puts_a_component_at_the_depth_of_another():
+    module = part("Net", "stem", blocks=nn.ModuleList([layer(), layer()]), adapters=nn.ModuleList([layer(), layer()]))
+    patterns = {
+        "adapters.0": {"role": "adapter", "depth": "blocks"},
+        "adapters.1": {"depth": "blocks.1"},
+    }
+    assert table(module, patterns).splitlines() == [
+        " 0 stem",
+        " 1 blocks.0",
+        " 1 adapters.0 (adapter)",
+        " 2 blocks.1",
+        " 2 adapters.1",
+    ]
+
+
+@pytest.mark.parametrize("neighbour", ["bloks.0", "two"])
+def test_depth_of_no_component_is_an_error(neighbour):
+    patterns = {"one": {"depth": neighbour}, "two": {"depth": "three"}}
+    with pytest.raises(ValueError, match=f"'one' at the depth of '{neighbour}', expected one of .*'three'"):
+        structure_of(part("Net", "one two three"), patterns)
+
+
+@pytest.mark.parametrize("given", [3, None, {}, {"rôle": "new"}, {"depth": 3}, ["new"]])
+def test_what_a_pattern_gives_is_checked(given):
+    with pytest.raises(TypeError, match="pattern 'head' must give a role, as in 'new', or a mapping"):
+        Components({"head": given})
