@@ -88,7 +88,12 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def _most_of_one_class(modules: Iterable[nn.Module]) -> int:
-    return max(Counter(map(type, modules)).values(), default=0)
+    return max(Counter(map(_final_class, modules)).values(), default=0)
+
+
+def _final_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module; of a lazy module, the class that it takes on at the first batch."""
+    return getattr(module, "cls_to_become", None) or type(module)  # torch's attribute of lazy modules
 
 
 def _join(path: str, name: str) -> str:

@@ -50,16 +50,16 @@ def apply_patterns(
     for path, tensors in parameters_by_path(module, names).items():
         name = names[path]
         spec = specs[name]
+        places = [list(_places(name, path, tensor, modules)) for tensor in tensors]
         if spec.role is not None:
-            result[name] = spec
-            continue
-        matches = [_first_match(list(_places(name, path, tensor, modules)), patterns) for tensor in tensors]
+            places = [places[0][:1]]  # the component itself: it has its role, so it is not split
+        matches = [_first_match(some, patterns) for some in places]
         is_whole = len({pattern for pattern, _ in matches}) == 1
         if is_whole and not _names_elements(matches, name, path, modules):
             matches = [(matches[0][0], "")]
         for pattern, inside in matches:
             role, depth_of = _role_and_depth(patterns.get(pattern))
-            part = replace(spec, role=role, depth_of=depth_of if spec.depth is None else None)
+            part = replace(spec, role=spec.role or role, depth_of=depth_of if spec.depth is None else None)
             if inside:
                 part = replace(part, path=_join(path, inside), cut_from=None if is_whole else name)
             result.setdefault(_join(_birthplace(name), inside) if inside else name, part)

@@ -1,8 +1,10 @@
 import pytest
+import torch
 from torch import nn
 
+from helpers import Net
 from skeleton_nets import NETWORKS, bert, bert_layer, layer, listed, part, resnet18
-from structurenet_pl import Components
+from structurenet_pl import Components, growth
 from structurenet_pl.structure.module_structure import structure_of
 
 
@@ -123,3 +125,51 @@ def test_depth_of_no_component_is_an_error(neighbour):
 def test_what_a_pattern_gives_is_checked(given):
     with pytest.raises(TypeError, match="pattern 'head' must give a role, as in 'new', or a mapping"):
         Components({"head": given})
+
+
+def test_components_stay_when_lazy_layers_get_their_shapes():
+    module = part("Net", body=part("Body", net=nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 4), nn.LazyLinear(4))))
+    module.add_module("head", layer())
+    before = table(module)
+    module.body.net(torch.ones(1, 2))
+    assert table(module) == before == " 0 body.net.0\n 1 body.net.1\n 2 body.net.2\n 3 head"
+
+
+class ByClass(Net):
+    """Roles by class, a depth by pattern, and a growth that puts another class into an old place."""
+
+    def configure_components(self):
+        return {
+            "necks.0": {"depth": "body.3"},
+            "Linear": "dense",
+            "*Norm": "norm",
+        }
+
+    @growth()
+    def add_plain_patch(self):
+        self.patches.append(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)))
+
+    @growth()
+    def deepen(self):
+        self.body.insert(1, nn.Linear(8, 8))
+
+
+GROWN = """\
+ 0 body.0 (dense)
+ 1 body.1 (dense)
+ 2 body.3 (dense)
+ 2 necks.0 (neck)
+ 3 body.4 (norm)
+ 4 patches.0.0 (dense)
+ 4 patches.0.1 (norm)
+ 5 head (dense)"""
+
+
+def test_roles_by_class_and_depths_by_pattern_are_the_same_after_a_load():
+    net = ByClass()
+    net.add_neck()
+    net.add_plain_patch()
+    net.deepen()
+    loaded = ByClass()
+    loaded.load_state_dict(net.state_dict())
+    assert table(loaded) == table(net) == GROWN
