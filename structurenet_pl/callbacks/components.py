@@ -55,4 +55,5 @@ class Components(NeedsDriver):
             raise ValueError(f"roles must map at least one pattern to a role, as in {{'head': 'new'}}, got {roles!r}")
         for pattern, given in roles.items():
             check_given(pattern, given)
-        self.patterns = dict(roles)  # the driver reads the patterns of all callbacks when the fit starts
+        self.roles = dict(roles)  # under the name of the argument, because ranks compare arguments
+        self.patterns = self.roles  # the driver reads the patterns of all callbacks when the fit starts

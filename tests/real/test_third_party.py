@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from helpers import LRTrace, Net, Plain, assert_same, fit, loader, unfelt, weights
-from skeleton_nets import NETWORKS, listed
+from skeleton_tables import NETWORKS, listed
 from structurenet_pl import GrowableModule, GrowEvery, LRFactor, RoleLR, Warmup, explain, growth
 from structurenet_pl.structure.module_structure import structure_of
 

@@ -1,10 +1,14 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from helpers import Net
-from skeleton_nets import NETWORKS, bert, bert_layer, layer, listed, part, resnet18
+from skeleton_nets import bert, bert_layer, layer, part, resnet18
+from skeleton_tables import NETWORKS, listed
 from structurenet_pl import Components, growth
+from structurenet_pl.engine.package_callbacks import _arguments
 from structurenet_pl.structure.module_structure import structure_of
 
 
@@ -173,3 +177,8 @@ def test_roles_by_class_and_depths_by_pattern_are_the_same_after_a_load():
     loaded = ByClass()
     loaded.load_state_dict(net.state_dict())
     assert table(loaded) == table(net) == GROWN
+
+
+def test_ranks_compare_the_patterns_of_components():
+    trainers = [SimpleNamespace(callbacks=[Components({"head": role})]) for role in ("new", "old")]
+    assert _arguments(trainers[0]) != _arguments(trainers[1])
