@@ -16,8 +16,9 @@ class DepthDecay(LRFactor):
         \quad\text{(slowest output)}
 
     where :math:`i` is the index of the component's depth among the :math:`n` distinct depths of the components that
-    the factor acts on. The formula in the seed is the second one, which gives the *highest* lr to the earliest layer.
-    The purpose stated in the seed is to preserve early layers; the first formula does this, so it is the default.
+    the factor acts on. With several optimizers, as of a GAN, depths are counted for each of them. The formula in the
+    seed is the second one, which gives the *highest* lr to the earliest layer. The purpose stated in the seed is to
+    preserve early layers; the first formula does this, so it is the default.
 
     Args:
         gamma: Decay :math:`\gamma` over n depths, >= 0: the factors of neighbouring depths differ by its n-th root. For

@@ -32,7 +32,7 @@ class ProgressiveFreeze(LRFactor):
     .. math:: f = \begin{cases} \text{early}_p & i < \text{split}_p \\ \text{late}_p & \text{otherwise} \end{cases}
 
     where :math:`p` is the last phase that has started and :math:`i` the index of the component's depth among the
-    distinct depths of the network.
+    distinct depths of the network; with several optimizers, depths are counted for each of them.
 
     The parameters of a frozen component have ``requires_grad=False`` and no gradient. So no optimizer changes them,
     they do not count in the gradient norm for clipping, and the backward pass stops where no earlier component trains.

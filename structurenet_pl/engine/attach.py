@@ -8,6 +8,7 @@ from structurenet_pl.engine.driver import Driver
 from structurenet_pl.engine.package_callbacks import BeforeStep
 from structurenet_pl.lightning import Callback, LightningModule, Trainer
 from structurenet_pl.structure.arguments import ChecksArguments
+from structurenet_pl.structure.role_patterns import Given
 
 
 class NeedsDriver(ChecksArguments, Callback):
@@ -19,7 +20,7 @@ class NeedsDriver(ChecksArguments, Callback):
             can change gradients and lrs any more.
     """
 
-    patterns: Mapping[str, str] = {}
+    patterns: Mapping[str, Given] = {}
     before_step: BeforeStep | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -13,7 +13,7 @@ from structurenet_pl.structure.events import Component
 from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.module_structure import all_patterns, structure_of
 from structurenet_pl.structure.partition import Structure
-from structurenet_pl.structure.role_patterns import unmatched_patterns
+from structurenet_pl.structure.role_patterns import Patterns, unmatched_patterns
 
 MAX_NAMES_IN_MESSAGE = 12
 
@@ -56,12 +56,13 @@ class NoEffectWarnings:
 
     def __init__(self) -> None:
         self._untrained: list[str] = []
-        self._acting_on_nothing: list[str] = []
+        self._already_warned: list[str] = []
 
     def at_fit_start(self, trainer: Trainer, structure: Structure, factors: Factors) -> None:
         """Warn of patterns, and log the parameters that are in no optimizer."""
         if not isinstance(trainer.lightning_module, Growable):  # else a pattern may match a component born later
             self._warn_patterns(trainer, structure, factors)
+            self._already_warned += _warn_one_depth(factors)
         self._untrained = _names_in_no_optimizer(structure, trainer.optimizers)
         if self._untrained:
             rank_zero_info(f"structurenet_pl: in no optimizer, and so never trained: {self._untrained}")
@@ -74,12 +75,12 @@ class NoEffectWarnings:
             self._warn_patterns(trainer, structure, factors)
             _warn_added_without_growth(_names_in_no_optimizer(structure, trainer.optimizers), self._untrained)
         if not trainer.fast_dev_run:  # which is too short for most durations
-            _warn_always_one(label for label in factors.without_effect if label not in self._acting_on_nothing)
+            _warn_always_one(label for label in factors.without_effect if label not in self._already_warned)
 
     def _warn_patterns(self, trainer: Trainer, structure: Structure, factors: Factors) -> None:
         module = trainer.lightning_module
         _warn_unmatched(module, all_patterns(module) if isinstance(module, Growable) else patterns_of(trainer))
-        self._acting_on_nothing = _warn_acting_on_nothing(factors.where, structure)
+        self._already_warned = _warn_acting_on_nothing(factors.where, structure)
 
 
 def _log_components(structure: Structure) -> None:
@@ -129,7 +130,7 @@ def _warn_added_without_growth(at_end: Sequence[str], at_start: Sequence[str]) -
         )
 
 
-def _warn_unmatched(module: nn.Module, patterns: Mapping[str, str]) -> None:
+def _warn_unmatched(module: nn.Module, patterns: Patterns) -> None:
     """Warn of component patterns that match nothing."""
     if idle := unmatched_patterns(module, patterns):
         names = [name for name, _ in module.named_children()]
@@ -171,3 +172,19 @@ def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struc
         if idle and len(idle) == len(patterns):
             without_component.append(label)
     return without_component
+
+
+def _warn_one_depth(factors: Factors) -> list[str]:
+    """Warn of factors that go by depth, and return them, if all components that they act on have one depth."""
+    idle = [
+        label
+        for label, acting in factors.acting.items()
+        if factors.basis[label] == "depth" and len({component.depth for component in acting}) == 1
+    ]
+    for label in idle:
+        names = [component.name for component in factors.acting[label]]
+        rank_zero_warn(
+            f"{label} goes by depth, but all components that it acts on have the same one: {names}. Split the network "
+            "with Components({'pattern': 'role'}), or remove the callback."
+        )
+    return idle

@@ -1,7 +1,7 @@
 """The package's own callbacks in a Trainer: what the driver asks of them, and whether all ranks have the same."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from inspect import signature
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ from structurenet_pl.distributed.communication import check_equal_reports, gathe
 from structurenet_pl.distributed.ddp import is_ddp
 from structurenet_pl.learning_rates.factors import Factor
 from structurenet_pl.lightning import LightningModule, Trainer
-from structurenet_pl.structure.role_patterns import merge_patterns
+from structurenet_pl.structure.role_patterns import Given, Patterns, merge_patterns
 
 BeforeStep = Callable[[Trainer, LightningModule, Optimizer], None]
 
@@ -20,7 +20,7 @@ BeforeStep = Callable[[Trainer, LightningModule, Optimizer], None]
 class PackageCallback(Protocol):
     """What the driver asks of each callback of this package; the base class ``NeedsDriver`` implements it."""
 
-    patterns: Mapping[str, str]
+    patterns: Patterns
     before_step: BeforeStep | None
 
 
@@ -37,7 +37,7 @@ def package_callbacks(trainer: Trainer) -> list[PackageCallback]:
     return [callback for callback in trainer.callbacks if isinstance(callback, PackageCallback)]
 
 
-def patterns_of(trainer: Trainer) -> dict[str, str]:
+def patterns_of(trainer: Trainer) -> dict[str, Given]:
     """Name pattern -> role, from all callbacks of the Trainer; the first pattern that matches a name wins."""
     return merge_patterns(*(callback.patterns for callback in package_callbacks(trainer)))
 

@@ -1,6 +1,6 @@
 """The learning rates in a fit: structure, factors and tables, kept up to date together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch.optim import Optimizer
@@ -59,7 +59,12 @@ class RatesInFit:
                 set_outer_patterns(copy, patterns)
         self.structure = structure_of(module, patterns)
         self._log = growth_log(module)
-        self.factors.set_components(self.structure.by_depth, self._log, self.structure.cohorts)
+        self.factors.set_components(
+            self.structure.by_depth,
+            self._log,
+            self.structure.cohorts,
+            _optimizer_of_components(self.structure, trainer.optimizers),
+        )
         self._density = Densities(module, self.structure)
 
     def refresh(self, trainer: Trainer, with_gradients: Optimizer | None = None) -> None:
@@ -93,3 +98,18 @@ class RatesInFit:
 
     def _moment_at(self, clock: Clock) -> Moment:
         return Moment(clock, self._log, self.structure.by_depth, density=self._density)
+
+
+def _optimizer_of_components(structure: Structure, optimizers: Sequence[Optimizer]) -> dict[str, int]:
+    """The number of the first optimizer that holds a tensor of a component, by name; empty for a single optimizer.
+
+    With a single optimizer, components that it does not hold count in the ranks of depth, too: they lie in between.
+    """
+    if len(optimizers) < 2:
+        return {}
+    numbers: dict[str, int] = {}
+    for number, optimizer in enumerate(optimizers):
+        for tensor in (tensor for group in optimizer.param_groups for tensor in group["params"]):
+            if tensor in structure.owner:
+                numbers.setdefault(structure.owner[tensor], number)
+    return numbers

@@ -84,7 +84,7 @@ class Factors(dict[str, Factor]):
         self.vectors: dict[str, Vector] = {}  # by label; a changed value makes a new vector
         self.version = 0  # increases whenever a vector has changed
         self.frozen: dict[str, list[Factor]] = {}  # by name of the component: the factors that freeze it now
-        self._evaluations: dict[str, tuple[Evaluation, NDArray[np.intp]]] = {}
+        self._evaluations: dict[str, list[tuple[Evaluation, NDArray[np.intp]]]] = {}  # of each optimizer
         self._units = [(label, factor.unit) for label, factor in self.items() if not factor.needs_gradients]
         self._clock: Clock | None = None  # of the last evaluation
         self._times: dict[str, tuple[int, ...]] = {}  # by label: the time of its last evaluation, in its own unit
@@ -120,13 +120,18 @@ class Factors(dict[str, Factor]):
         components: Sequence[Component],
         log: tuple[GrowthEvent, ...],
         cohorts: Mapping[str, Sequence[Component]] = {},
+        optimizer_of: Mapping[str, int] = {},
     ) -> None:
         """Set the components of now. The next ``evaluate_at`` evaluates all factors.
+
+        A factor sees the components of one optimizer at a time, so that depths are ranked among these: the networks of
+        a GAN lie side by side, not one behind the other.
 
         Args:
             components: The components in order of depth.
             log: The growth log.
             cohorts: The cohorts of components with entries of several generations.
+            optimizer_of: The number of its optimizer, by name of the component; components without one count together.
         """
         self.rows = {component.name: row for row, component in enumerate(components)}
         self.acting = {label: tuple(filter(factor.acts_on, components)) for label, factor in self.items()}
@@ -139,11 +144,16 @@ class Factors(dict[str, Factor]):
                 self.cohort_rows[name][cohort.born.generation] = row
                 if not born_with_it:
                     added.append(cohort)
+        numbers = dict.fromkeys(optimizer_of.get(component.name) for component in components)
         for label, factor in self.items():
-            acting, acting_cohorts = self.acting[label], tuple(filter(factor.acts_on, added))
-            rows = [self.rows[component.name] for component in acting]
-            rows += [self.cohort_rows[cohort.name][cohort.born.generation] for cohort in acting_cohorts]
-            self._evaluations[label] = Evaluation(factor, acting, log, acting_cohorts), np.array(rows, dtype=np.intp)
+            self._evaluations[label] = []
+            for number in numbers:
+                acting = [one for one in self.acting[label] if optimizer_of.get(one.name) == number]
+                acting_cohorts = [one for one in added if factor.acts_on(one) and optimizer_of.get(one.name) == number]
+                rows = [self.rows[component.name] for component in acting]
+                rows += [self.cohort_rows[cohort.name][cohort.born.generation] for cohort in acting_cohorts]
+                evaluation = Evaluation(factor, acting, log, acting_cohorts)
+                self._evaluations[label].append((evaluation, np.array(rows, dtype=np.intp)))
         self._size = len(components) + len(added) + 1
         self.vectors = {label: np.ones(self._size) for label in self}
         self._times.clear()
@@ -196,9 +206,9 @@ class Factors(dict[str, Factor]):
         return frozen
 
     def _evaluate(self, label: str, now: Moment) -> Vector:
-        evaluation, rows = self._evaluations[label]
         vector = np.ones(self._size)
-        vector[rows] = evaluation.values(now)
+        for evaluation, rows in self._evaluations[label]:
+            vector[rows] = evaluation.values(now)
         if label in self._inert and (vector != 1).any():
             self._inert.remove(label)
         return vector

@@ -100,7 +100,8 @@ class Moment:
     Args:
         clock: The time.
         log: The growth log.
-        components: The components in order of depth.
+        components: The components in order of depth; for a factor in a fit, those of the component's optimizer that
+            the factor acts on.
         norms: ``norms(component, skip_1d)`` gives its norms; known between backward and update, and only to
             factors with ``needs_gradients``.
         density: ``density(component)`` gives the share of its connections that exist, None if it has none.
@@ -146,6 +147,8 @@ class Moment:
 
     def rank(self, component: Component) -> tuple[int, int]:
         """Index of the component's depth among the distinct depths of the components, and how many there are.
+
+        In a fit, these are the components of one optimizer that the factor acts on.
 
         Example:
             >>> stem, patch, head = Component("stem"), Component("patches.0", depth=3), Component("head", depth=9)

@@ -49,7 +49,8 @@ def preview(
 
     They are equal to those of the run to the last bit, except for values that only training can give: factors that need
     gradients or densities count as 1, and growth that waits for a metric does not happen. A warning names these
-    callbacks. Without a module, entries that widening adds to a component count as old as the component.
+    callbacks. A preview knows no optimizers: of several, a run counts the depths of each, a preview those of the whole
+    module. Without a module, entries that widening adds to a component count as old as the component.
 
     Args:
         callbacks: The callbacks that the Trainer would get. Factors, ``Components`` and ``GrowEvery`` have an effect.

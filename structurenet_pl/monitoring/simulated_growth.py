@@ -1,6 +1,6 @@
 """Growth without training: the components that a run would have, and the log of their growth."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
@@ -15,6 +15,7 @@ from structurenet_pl.structure.growth_methods import GrowthRequest
 from structurenet_pl.structure.module_structure import set_outer_patterns, structure_of
 from structurenet_pl.structure.random_states import kept_rng
 from structurenet_pl.structure.replay_log import replay
+from structurenet_pl.structure.role_patterns import Patterns
 
 Log = tuple[GrowthEvent, ...]
 GenerationsByName = dict[str, tuple[int, ...]]  # of the entries of components, without components of one generation
@@ -47,7 +48,7 @@ def simulate_growth(
     module: nn.Module | None,
     log: Log,
     triggers: Sequence[ClockTrigger],
-    patterns: Mapping[str, str],
+    patterns: Patterns,
     epochs: int,
     steps_per_epoch: int,
 ) -> tuple[Log, list[Component], list[GenerationsByName]]:

@@ -207,7 +207,7 @@ def _newborn_paths(module: nn.Module, new: Mapping[str, nn.Parameter]) -> list[s
         *around, parameter = lineage(name)
         all_new = [path for path in around if tensors.issuperset(module.get_submodule(path).parameters())]
         outer, *inner = [*all_new, parameter]
-        # as in the founding structure, where an element of a container is a component, whatever it holds
+        # what a growth adds to a container is one component, whatever it holds
         parent = module.get_submodule(outer.rpartition(".")[0])
         is_element = isinstance(parent, CONTAINERS)
         unpack = outer != parameter and isinstance(module.get_submodule(outer), CONTAINERS) and not is_element

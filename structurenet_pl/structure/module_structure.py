@@ -19,7 +19,7 @@ from structurenet_pl.structure.partition import (
     build_structure,
     parameters_by_all_names,
 )
-from structurenet_pl.structure.role_patterns import apply_patterns, merge_patterns
+from structurenet_pl.structure.role_patterns import Given, Patterns, apply_patterns, check_given, merge_patterns
 
 
 class HasGrowthLog(nn.Module):
@@ -34,11 +34,14 @@ class HasGrowthLog(nn.Module):
 
     _founders: Mapping[str, ComponentSpec] | None = None  # None until the first growth: then inferred each time
     _generations: Mapping[str, Generations] = {}  # by name of the tensor, if its entries are of several generations
-    _outer_patterns: Mapping[str, str] = {}  # roles that a Components callback gives
+    _outer_patterns: Mapping[str, Given] = {}  # roles that a Components callback gives
     _is_growing: bool = False
 
-    def configure_components(self) -> Mapping[str, str]:
-        """Name pattern -> role; the first match wins. Override it to give roles to the parts of the module."""
+    def configure_components(self) -> Patterns:
+        """Pattern -> role, as for :class:`~structurenet_pl.Components`; the first match wins.
+
+        Override it to give roles to the parts of the module.
+        """
         return {}
 
 
@@ -47,12 +50,12 @@ class HasGrowthLog(nn.Module):
 _SPECS: WeakKeyDictionary[
     HasGrowthLog, tuple[Mapping[str, ComponentSpec], tuple[GrowthEvent, ...], Mapping[str, ComponentSpec]]
 ] = WeakKeyDictionary()  # founders, log, components after the log
-_STRUCTURES: WeakKeyDictionary[HasGrowthLog, tuple[Mapping[str, ComponentSpec], list[tuple[str, str]], Structure]] = (
+_STRUCTURES: WeakKeyDictionary[HasGrowthLog, tuple[Mapping[str, ComponentSpec], list[tuple[str, Given]], Structure]] = (
     WeakKeyDictionary()
 )  # components before patterns, patterns, structure
 
 
-def structure_of(module: nn.Module, patterns: Mapping[str, str] | None = None) -> Structure:
+def structure_of(module: nn.Module, patterns: Patterns | None = None) -> Structure:
     """The current components of a module and their parameters.
 
     Args:
@@ -71,14 +74,17 @@ def growth_log(module: nn.Module) -> tuple[GrowthEvent, ...]:
     return module.growth_log if isinstance(module, HasGrowthLog) else ()
 
 
-def set_outer_patterns(module: HasGrowthLog, patterns: Mapping[str, str]) -> None:
+def set_outer_patterns(module: HasGrowthLog, patterns: Patterns) -> None:
     """Give roles from outside the class; they win over the module's own patterns."""
     module._outer_patterns = dict(patterns)
 
 
-def all_patterns(module: HasGrowthLog) -> dict[str, str]:
+def all_patterns(module: HasGrowthLog) -> dict[str, Given]:
     """Name pattern -> role, from outside and of the module itself."""
-    return merge_patterns(module._outer_patterns, module.configure_components())
+    own = module.configure_components()
+    for pattern, given in own.items():
+        check_given(pattern, given)
+    return merge_patterns(module._outer_patterns, own)
 
 
 def specs_of(module: HasGrowthLog) -> Mapping[str, ComponentSpec]:
@@ -105,7 +111,7 @@ def cached_structure(
     module: HasGrowthLog,
     names: Mapping[str, nn.Parameter],
     specs: Mapping[str, ComponentSpec],
-    patterns: Mapping[str, str],
+    patterns: Patterns,
 ) -> Structure:
     """The structure of a module; it is built again only if parameters, components or patterns have changed."""
     known_specs, known_patterns, known = _STRUCTURES.get(module, (None, [], None))

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from operator import is_
+from operator import is_, itemgetter
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -12,6 +12,10 @@ from structurenet_pl.structure.events import Clock, Component, GrowthEvent, line
 
 # For each dimension of a tensor, the number of the growth event in which each index was born; 0 for the founding.
 Generations = tuple[tuple[int, ...], ...]
+
+# Names of output layers, which some networks define before their trunk. Which module is called last is not known when a
+# fit starts, and a resumed run must have the same depths; another name gets the role "head" by a pattern.
+OUTPUT_NAMES = {"head", "lm_head", "cls_head", "classifier", "fc_out", "param_proj"}
 
 
 @dataclass(frozen=True, slots=True)  # with slots, because snapshots search dataclasses that have a __dict__
@@ -24,6 +28,8 @@ class ComponentSpec:
         born: When it was born.
         depth: Explicit depth, None if it follows from the order of definition.
         beside: Name of the component whose depth it shares.
+        cut_from: Name of the component that a pattern has cut it from, whose depth it shares.
+        depth_of: Name of a component or module at whose depth a pattern puts it.
     """
 
     path: str
@@ -31,6 +37,8 @@ class ComponentSpec:
     born: Clock = field(default_factory=Clock)
     depth: int | None = None
     beside: str | None = None
+    cut_from: str | None = None
+    depth_of: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +91,8 @@ class Structure:
 def build_structure(all_parameters: Mapping[str, nn.Parameter], specs: Mapping[str, ComponentSpec]) -> Structure:
     """The structure of a module with these parameters (by all their names) and these components by name.
 
-    Depth is the order of definition, except that a head comes last and an explicit depth wins.
+    Depth is the order of definition, except that an output layer comes last, parts of one component share a depth, and
+    an explicit depth wins.
 
     Raises:
         ValueError: If a parameter stands in no component.
@@ -99,13 +108,25 @@ def build_structure(all_parameters: Mapping[str, nn.Parameter], specs: Mapping[s
             parameters.setdefault(component, {})[name] = tensor
         elif first != names.get(path or ""):
             tied[name] = first
-    in_order = [name for name in parameters if specs[name].depth is None]
-    in_order.sort(key=lambda name: specs[name].role == "head" or "head" in name.split("."))  # a stable sort
-    depths = {name: depth for depth, name in enumerate(in_order)}
+    # (whether it is an output layer, the component that the depth is of), in order of definition
+    places = {
+        name: (_is_output(name, specs[name]), specs[name].cut_from or name)
+        for name in parameters
+        if specs[name].depth is None and specs[name].depth_of is None
+    }
+    in_order = sorted(dict.fromkeys(places.values()), key=itemgetter(0))  # a stable sort
+    numbers = {place: depth for depth, place in enumerate(in_order)}
+    depths = {name: numbers[place] for name, place in places.items()}
+    around = _first_depths(depths)
     for name in parameters:
         if (depth := specs[name].depth) is not None:
-            # a component inserted in front of the neighbour moves both; the number is for a neighbour that is gone
-            depths[name] = depths.get(specs[name].beside or "", depth)
+            # a component inserted in front of the neighbour moves both, also if a pattern has split the neighbour;
+            # the number is for a neighbour that is gone
+            depths[name] = around.get(specs[name].beside or "", depth)
+    around = _first_depths(depths)
+    for name in parameters:
+        if (neighbour := specs[name].depth_of) is not None:
+            depths[name] = around[neighbour]
     components = [
         Component(name, specs[name].role, depth, specs[name].born)
         for name, depth in sorted(depths.items(), key=lambda item: item[1])
@@ -143,6 +164,15 @@ def parameters_by_all_names(module: nn.Module) -> dict[str, nn.Parameter]:
 def parameter_count(tensors: Iterable[Tensor]) -> int:
     """The number of entries; a lazy tensor has none before the first batch."""
     return sum(0 if is_lazy(tensor) else tensor.numel() for tensor in tensors)
+
+
+def _first_depths(depths: Mapping[str, int]) -> dict[str, int]:
+    """The depth of each component, and of the first component in each module around components."""
+    return {path: depth for name, depth in reversed(list(depths.items())) for path in lineage(name)} | dict(depths)
+
+
+def _is_output(name: str, spec: ComponentSpec) -> bool:
+    return spec.role == "head" or not OUTPUT_NAMES.isdisjoint(name.split("."))
 
 
 def _innermost(name: str, paths: Collection[str]) -> str | None:

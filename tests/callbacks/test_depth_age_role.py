@@ -1,6 +1,18 @@
 import pytest
+import torch
 
-from structurenet_pl import AgeDecay, Clock, Component, DepthDecay, Moment, RoleLR
+from helpers import Net, Plain, Toggling, fit
+from structurenet_pl import (
+    AgeDecay,
+    Clock,
+    Component,
+    DepthDecay,
+    GrowEvery,
+    Moment,
+    ProgressiveFreeze,
+    RoleLR,
+    explain,
+)
 
 SPINE = (Component("a", depth=0), Component("p", "patch", 1), Component("b", depth=1), Component("c", "x", 4))
 
@@ -40,3 +52,50 @@ def test_age(arguments, clock, expected):
 def test_a_role_that_is_not_listed_has_factor_1():
     assert RoleLR({"patch": 0.5}).factor(Component("stem"), Moment()) == 1.0
     assert RoleLR({"patch": 0.5}).factor(Component("stem", "scaffold"), Moment()) == 1.0
+
+
+class TwoOptimizers(Toggling):
+    """The body in one optimizer, the rest in another, as generator and discriminator are."""
+
+    def configure_optimizers(self):
+        body = set(self.body.parameters())
+        rest = [tensor for tensor in self.parameters() if tensor not in body]
+        return [torch.optim.SGD(tensors, lr=1.0) for tensors in (list(body), rest)]
+
+
+class Adversaries(TwoOptimizers, Plain):
+    pass
+
+
+class GrowingAdversaries(TwoOptimizers, Net):
+    pass
+
+
+def lrs(trainer):
+    return {entry.component.name: entry.lr for entry in explain(trainer)}
+
+
+def test_depth_is_ranked_among_the_components_of_one_optimizer():
+    trainer = fit(Adversaries(), [DepthDecay(0.5)], epochs=1)
+    assert lrs(trainer) == {"body.0": 0.5 ** (2 / 3), "body.3": 0.5 ** (1 / 3), "body.4": 1.0, "head": 1.0}
+
+
+def test_newborns_take_their_rank_in_their_own_optimizer():
+    net = GrowingAdversaries()
+    net.add_patch(at=1)
+    grow = GrowEvery("add_patch", every=1, limit=1, arguments={"at": 0})  # joins the optimizer of its neighbour
+    trainer = fit(net, [DepthDecay(0.5), grow], epochs=2)
+    of_body = {"body.0": 0.5 ** (2 / 3), "body.3": 0.5 ** (1 / 3), "patches.1": 0.5 ** (2 / 3), "body.4": 1.0}
+    assert lrs(trainer) == of_body | {"patches.0": 0.5**0.5, "head": 1.0}
+
+
+def test_early_and_late_components_of_each_optimizer():
+    phases = [("all", 0, 0.25, 1.0, -1)]
+    trainer = fit(Adversaries(), [ProgressiveFreeze(phases)], epochs=1)
+    assert lrs(trainer) == {"body.0": 0.25, "body.3": 0.25, "body.4": 1.0, "head": 1.0}
+
+
+def test_components_of_one_depth_give_a_warning_at_fit_start():
+    with pytest.warns(UserWarning, match=r"DepthDecay goes by depth, but .* have the same one: \['head'\]") as caught:
+        fit(Plain(), [DepthDecay(where="head")], epochs=1)
+    assert sum("DepthDecay" in str(warning.message) for warning in caught) == 1

@@ -11,7 +11,9 @@ from torch.optim.lr_scheduler import ExponentialLR
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from helpers import LRTrace, Net, Plain, assert_same, fit, loader, unfelt, weights
+from skeleton_tables import NETWORKS, listed
 from structurenet_pl import GrowableModule, GrowEvery, LRFactor, RoleLR, Warmup, explain, growth
+from structurenet_pl.structure.module_structure import structure_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -285,3 +287,42 @@ def test_new_tokens_of_transformers_learn_at_the_full_rate(old):
     assert loaded._generations == module._generations
     (generations,) = {generations[0] for generations in module._generations.values()}
     assert generations == (0,) * 12 + (1, 1, 2, 2)
+
+
+def small_transformers():
+    """Networks of Hugging Face, by the names of their skeletons."""
+    transformers = pytest.importorskip("transformers")
+
+    size = {
+        "vocab_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+    }
+    gpt2 = {"vocab_size": 32, "n_layer": 2, "n_head": 2, "n_embd": 8}
+    t5 = {"vocab_size": 32, "num_layers": 2, "num_heads": 2, "d_model": 8, "d_kv": 4, "d_ff": 8}
+    return {
+        "BERT (transformers)": transformers.BertForSequenceClassification(transformers.BertConfig(**size)),
+        "GPT-2 (transformers)": transformers.GPT2LMHeadModel(transformers.GPT2Config(**gpt2)),
+        "T5 (transformers)": transformers.T5ForConditionalGeneration(transformers.T5Config(**t5)),
+        "Llama (transformers)": transformers.LlamaForCausalLM(transformers.LlamaConfig(**size)),
+        "Mixtral (transformers)": transformers.MixtralForCausalLM(
+            transformers.MixtralConfig(**size, num_key_value_heads=2, num_local_experts=4)
+        ),
+    }
+
+
+def test_skeletons_have_the_components_of_the_real_networks():
+    for name, module in small_transformers().items():
+        assert list(structure_of(module).components) == listed(NETWORKS[name][1])
+
+
+def test_the_net_inside_a_solver_of_pina_is_opened():
+    solvers, model = pytest.importorskip("pina.solver"), pytest.importorskip("pina.model")
+    from pina.problem.zoo import Poisson2DSquareProblem
+
+    problem = Poisson2DSquareProblem()
+    problem.discretise_domain(8, "grid")
+    solver = solvers.PhysicsInformedSingleModelSolver(problem, model.FeedForward(2, 1, layers=[8, 8]))
+    assert list(structure_of(solver).components) == listed(NETWORKS["PINA"][1])

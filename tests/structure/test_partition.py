@@ -41,7 +41,7 @@ def block():
         (wrap(Own()), ["model", "model.stem"]),
         (Own(), ["self", "stem"]),
         (wrap(nn.ModuleDict({"a": block(), "b": nn.ModuleList([block(), block()])})), ["model.a", "model.b"]),
-        (wrap(nn.ModuleList([Own()])), ["model.0"]),
+        (wrap(nn.ModuleList([Own()])), ["model.0", "model.0.stem"]),
     ],
     ids=["children", "one wrapper", "leaf", "container", "own parameters", "own parameters outermost", "dict", "list"],
 )
@@ -101,7 +101,8 @@ def test_every_parameter_belongs_to_one_component():
 
 
 def test_unmatched_patterns_are_found():
-    assert unmatched_patterns(Plain(), ["body.*", "encoder", "head.weight", "*.gamma"]) == ["encoder", "*.gamma"]
+    patterns = ["body.*", "encoder", "head.weight", "*.gamma", "LayerNorm", "Conv*"]
+    assert unmatched_patterns(Plain(), patterns) == ["encoder", "*.gamma", "Conv*"]
 
 
 def test_first_definition_owns_tied_parameters():
