@@ -107,7 +107,7 @@ def build_structure(all_parameters: Mapping[str, nn.Parameter], specs: Mapping[s
             # a component inserted in front of the neighbour moves both; the number is for a neighbour that is gone
             depths[name] = depths.get(specs[name].beside or "", depth)
     components = [
-        Component(name, specs[name].role, depth, specs[name].born)
+        Component(name, specs[name].role, depth, specs[name].born, tuple(map(_shape, parameters[name].values())))
         for name, depth in sorted(depths.items(), key=lambda item: item[1])
     ]
     return Structure({component.name: component for component in components}, parameters, tied, all_parameters)
@@ -143,6 +143,11 @@ def parameters_by_all_names(module: nn.Module) -> dict[str, nn.Parameter]:
 def parameter_count(tensors: Iterable[Tensor]) -> int:
     """The number of entries; a lazy tensor has none before the first batch."""
     return sum(0 if is_lazy(tensor) else tensor.numel() for tensor in tensors)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """The shape of a tensor; a lazy one has none before the first batch."""
+    return () if is_lazy(tensor) else tuple(tensor.shape)
 
 
 def _innermost(name: str, paths: Collection[str]) -> str | None:
