@@ -1,8 +1,8 @@
 r"""Methods that you know from elsewhere, in at most ten lines each, and :func:`recommended`: factors to begin with.
 
 Each recipe is tested against its original: equal learning rates, or equal weights after training. That says nothing on
-whether a method helps; for that, read its paper. Callbacks go into ``Trainer(callbacks=...)``.
-[`examples/fine_tuning.py`](../../examples/fine_tuning.py) fine-tunes a small transformer with some of them.
+whether a method helps; for that, read its paper. Callbacks go into ``Trainer(callbacks=...)``;
+``examples/fine_tuning.py`` fine-tunes a small transformer with some of them.
 
 ## Decay by layer (BEiT, timm)
 
@@ -10,11 +10,12 @@ The lr falls by a constant ratio from each layer to the one before it. ``layers`
 component that is none has the lr of the layer before it, and all that comes before the first layer counts as one more.
 
 ```python
-beit = DepthDecay(0.75, layers=["blocks.*", "norm"])  # the head goes with the norm before it
-timm = DepthDecay(0.75, layers=["blocks.*", "head"])  # param_groups_layer_decay: the norm goes with the last block
+beit = DepthDecay(0.75, layers=["blocks.*", "norm"])  # the head has the lr of the norm
+timm = DepthDecay(0.75, layers=["blocks.*", "head"])  # the norm that of the last block
 ```
 
-Source: Bao et al., [BEiT](https://arxiv.org/abs/2106.08254), 2021. In transformers' models the layers are
+The second one is timm's ``param_groups_layer_decay``. Source: Bao et al., [BEiT](https://arxiv.org/abs/2106.08254),
+2021. In models of Hugging Face the layers are
 ``["*.layer.*", "classifier"]`` or the like: the first log line of a fit lists the names of components.
 
 ## Discriminative rates, gradual unfreezing (ULMFiT, fastai)
@@ -25,7 +26,7 @@ epoch. fastai's ``slice(lr / 100, lr)`` over ``n`` groups is ``DepthDecay(0.01 *
 ```python
 depths = 4
 discriminative = DepthDecay(1 / 2.6, layers="*")
-gradual = ProgressiveFreeze([(f"last {last}", last - 1, 0.0, 1.0, -last) for last in range(1, depths + 1)])
+gradual = ProgressiveFreeze([(f"last {n}", n - 1, 0.0, 1.0, -n) for n in range(1, depths + 1)])
 ```
 
 Source: Howard and Ruder, [ULMFiT](https://arxiv.org/abs/1801.06146), 2018, sections 3.2 and 3.3.
@@ -56,9 +57,8 @@ Source: Hayou et al., [LoRA+](https://arxiv.org/abs/2402.12354), 2024.
 ## FreezeOut
 
 The lr of each depth falls along a cosine of its own, then the depth is frozen:
-[`examples/recipes/freeze_out.py`](../../examples/recipes/freeze_out.py) holds the factor and the estimate of its
-speed-up. To freeze when the validation loss stops improving:
-[`examples/freeze_on_plateau.py`](../../examples/freeze_on_plateau.py).
+``examples/recipes/freeze_out.py`` holds the factor and the estimate of its speed-up. To freeze when the validation
+loss stops improving: ``examples/freeze_on_plateau.py``.
 
 Source: Brock et al., [FreezeOut](https://arxiv.org/abs/1706.04983), 2017.
 
@@ -76,8 +76,11 @@ class AutoRGN(LRFactor):
         weight, grad, _ = now.norms(component, False)
         return grad / weight if weight else 0.0
 
+    def largest(self, now):
+        return max(self.ratio(component, now) for component in now.components)
+
     def factor(self, component, now):
-        largest = now.once(self, lambda now: max(self.ratio(other, now) for other in now.components))
+        largest = now.once(self, self.largest)
         return self.ratio(component, now) / largest if largest else 1.0
 ```
 
@@ -97,7 +100,8 @@ class MuAdam(LRFactor):
         self.base_width = base_width
 
     def factor(self, component, now):
-        return self.base_width / min(math.prod(shape[1:]) for shape in component.shapes if len(shape) > 1)
+        fans = [math.prod(shape[1:]) for shape in component.shapes if len(shape) > 1]
+        return self.base_width / min(fans)
 ```
 
 Source: Yang et al., [Tensor Programs V](https://arxiv.org/abs/2203.03466), 2022, table 3.
@@ -109,11 +113,11 @@ Load the pretrained weights in ``__init__``.
 
 ```python
 class AdaptersOnly(GrowthMixin, Pretrained):
-    strict_loading = False  # Lightning's switch: parts may be missing in a checkpoint
+    strict_loading = False  # of Lightning: a checkpoint may lack parts
 
     def state_dict(self, *args, **kwargs):
-        kept = ("growth_log", "adapters.", "head.")
-        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name.startswith(kept)}
+        full, kept = super().state_dict(*args, **kwargs), ("growth_log", "adapters.", "head.")
+        return {name: full[name] for name in full if name.startswith(kept)}
 ```
 
 ## gromo decides what and where, this package how fast
@@ -126,14 +130,14 @@ growth method, makes the new units a cohort: they warm up, and a checkpoint buil
 class Net(GrowableModule):
     def __init__(self):
         super().__init__()
-        self.mlp = GrowingMLP(10, 3, hidden_size=2, number_hidden_layers=2, device=torch.device("cpu"))
+        self.mlp = GrowingMLP(10, 3, hidden_size=2, number_hidden_layers=2, device=device)
 
     @growth(role="new")
     def add_units(self, layer: int, units: int = 0):
         self.mlp.set_growing_layers(index=layer)
         grown = self.mlp._growable_layers[layer]
         before = grown.in_features
-        if units:  # a checkpoint is being loaded: the log knows how many units, and their values follow
+        if units:  # a checkpoint is being loaded: the log knows how many, values follow
             grown.create_layer_extensions(units)
         else:
             compute_statistics(self.mlp, train_loader, nn.MSELoss(reduction="sum"))
