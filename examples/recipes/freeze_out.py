@@ -6,7 +6,7 @@ layers near the input; from there on the layer is frozen, and the backward pass 
     python examples/recipes/freeze_out.py
 
 The script prints the work that freezing should save by the paper's estimate, the work that it saved, and the test
-accuracy with and without freezing.
+accuracy with and without freezing. The estimate takes the backward pass to cost as much as the forward pass.
 
 Brock et al., FreezeOut: Accelerate Training by Progressively Freezing Layers, 2017, https://arxiv.org/abs/1706.04983
 """
@@ -159,9 +159,9 @@ def main() -> None:
     saved = sum(net.saved) / len(net.saved)
     print(f"Test accuracy: with FreezeOut {accuracy:.3f}, without {free:.3f}")
     print(
-        f"Work saved: {freeze.speedup(net.costs):.0%} where the backward pass costs as much as the forward pass, as in"
+        f"Work saved if the backward pass costs as much as the forward pass: {freeze.speedup(net.costs):.0%} (estimate)"
     )
-    print(f"the paper's estimate; {saved:.0%} where it costs twice as much, as for most layers.")
+    print(f"Work saved if it costs twice as much, as in most layers: {saved:.0%} (counted in the run)")
 
 
 if __name__ == "__main__":
