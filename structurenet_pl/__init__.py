@@ -40,7 +40,6 @@ from structurenet_pl.callbacks.grow_on_plateau import GrowOnPlateau
 from structurenet_pl.callbacks.growth_responder import GrowthResponder
 from structurenet_pl.callbacks.lars_scaler import LARSScaler
 from structurenet_pl.callbacks.lr_factor import LRFactor
-from structurenet_pl.callbacks.presets import recommended
 from structurenet_pl.callbacks.progressive_freeze import ProgressiveFreeze
 from structurenet_pl.callbacks.reset_patience import ResetPatience
 from structurenet_pl.callbacks.role_lr import RoleLR
@@ -54,6 +53,7 @@ from structurenet_pl.monitoring.lr_history import LRHistory
 from structurenet_pl.monitoring.pictures import plot_strata
 from structurenet_pl.monitoring.previews import preview
 from structurenet_pl.monitoring.report import explain
+from structurenet_pl.recipes import recommended
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent
 from structurenet_pl.structure.growth_methods import growth
 from structurenet_pl.structure.net2net import identity_like, widen

@@ -1,12 +1,13 @@
 """DepthDecay: scale the lr of a component by its depth in the network."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Literal
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.learning_rates.moment import Moment
 from structurenet_pl.structure.arguments import check_at_least
-from structurenet_pl.structure.events import Component
+from structurenet_pl.structure.events import Component, as_list
 
 
 class DepthDecay(LRFactor):
@@ -20,14 +21,25 @@ class DepthDecay(LRFactor):
     seed is the second one, which gives the *highest* lr to the earliest layer. The purpose stated in the seed is to
     preserve early layers; the first formula does this, so it is the default.
 
+    In these formulas :math:`\gamma` is the spread over the whole network. Other libraries give the decay from one layer
+    to the next. With ``layers``, :math:`\gamma` is that:
+
+    .. math:: f = \gamma^{m}
+
+    where :math:`m` is the number of layers between the component and the fast end of the network: those behind it
+    (slowest input), or those in front of it (slowest output). A component that is no layer itself, such as an
+    embedding, counts like any other.
+
     Args:
-        gamma: Decay :math:`\gamma` over n depths, >= 0: the factors of neighbouring depths differ by its n-th root. For
-            a decay q from each depth to the next (layer-wise lr decay) give q ** n.
+        gamma: Spread :math:`\gamma` over the whole network, or from one layer to the next if ``layers`` is given; >= 0.
         slowest: End of the network with the lowest lr: ``"input"`` or ``"output"``.
         where: Roles or name patterns of the components that the factor acts on; None for all components.
+        layers: Roles or name patterns of the components that count as layers, as in ``"blocks.*"``; ``"*"`` if each
+            component is one. Components at the same depth are one layer. None for a spread over the whole network.
 
     Raises:
-        ValueError: If ``gamma`` is negative, or ``slowest`` is neither ``"input"`` nor ``"output"``.
+        ValueError: If ``gamma`` is negative, ``slowest`` is neither ``"input"`` nor ``"output"``, or ``layers`` is
+            empty. During the fit: if no component that the factor acts on is a layer.
 
     Example:
         >>> from structurenet_pl import Component, DepthDecay, Moment
@@ -36,10 +48,13 @@ class DepthDecay(LRFactor):
         [0.1, 1.0]
         >>> [round(DepthDecay(0.01, slowest="output").factor(layer, now), 3) for layer in now.components]
         [1.0, 0.1]
+        >>> [DepthDecay(0.5, layers="layers.*").factor(layer, now) for layer in now.components]
+        [0.5, 1.0]
 
     References:
-        Seed document, strategy 1 (``structurenet_pl.strategies``).
-        Howard and Ruder, [ULMFiT](https://arxiv.org/abs/1801.06146), 2018, section 3.2.
+        Seed document, strategy 1 (``structurenet_pl.strategies``). Howard and Ruder,
+        [ULMFiT](https://arxiv.org/abs/1801.06146), 2018, section 3.2. From layer to layer: Bao et al.,
+        [BEiT](https://arxiv.org/abs/2106.08254), 2021; timm's layer decay and others in ``structurenet_pl.recipes``.
     """
 
     basis = "depth"
@@ -50,14 +65,33 @@ class DepthDecay(LRFactor):
         gamma: float = 0.1,
         slowest: Literal["input", "output"] = "input",
         where: str | Sequence[str] | None = None,
+        layers: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
         check_at_least(0, {"gamma": gamma})
+        if layers is not None and not layers:
+            raise ValueError(f"layers must name roles or patterns, or be None for a spread over all; got {layers!r}")
         self.gamma = gamma
         self.slowest = slowest
+        self.layers = layers
 
     def factor(self, component: Component, now: Moment) -> float:
         """Return the factor for the component's depth."""
-        index, n = now.rank(component)
-        distance = n - 1 - index if self.slowest == "input" else index
-        return float(self.gamma) ** (distance / n)
+        if self.layers is None:
+            index, n = now.rank(component)
+            distance = n - 1 - index if self.slowest == "input" else index
+            return float(self.gamma) ** (distance / n)
+        depths = now.once(self, self._layer_depths)
+        behind, in_front = len(depths) - bisect_right(depths, component.depth), bisect_left(depths, component.depth)
+        return float(self.gamma) ** (behind if self.slowest == "input" else in_front)
+
+    def _layer_depths(self, now: Moment) -> list[int]:
+        """The depths of the layers, from the input on."""
+        patterns = as_list(self.layers)
+        depths = {component.depth for component in now.components if any(map(component.matches, patterns))}
+        if not depths:
+            raise ValueError(
+                f"DepthDecay found no layer: none of {[component.name for component in now.components]} matches "
+                f"layers={self.layers!r}; name the role or the names of the repeated blocks, as in layers='blocks.*'"
+            )
+        return sorted(depths)

@@ -67,12 +67,14 @@ class Component:
         role: Its purpose, such as ``"scaffold"`` or ``"patch"``; None if nobody gave one.
         depth: Position in the network, 0 at the input.
         born: First clock at which it can train. Founding components have generation 0.
+        shapes: Shapes of its parameters, in order of definition; ``()`` for a lazy one, which has no shape yet.
     """
 
     name: str
     role: str | None = None
     depth: int = 0
     born: Clock = field(default_factory=Clock)
+    shapes: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     @property
     def founding(self) -> bool:

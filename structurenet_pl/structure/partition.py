@@ -128,7 +128,7 @@ def build_structure(all_parameters: Mapping[str, nn.Parameter], specs: Mapping[s
         if (neighbour := specs[name].depth_of) is not None:
             depths[name] = around[neighbour]
     components = [
-        Component(name, specs[name].role, depth, specs[name].born)
+        Component(name, specs[name].role, depth, specs[name].born, tuple(map(_shape, parameters[name].values())))
         for name, depth in sorted(depths.items(), key=lambda item: item[1])
     ]
     return Structure({component.name: component for component in components}, parameters, tied, all_parameters)
@@ -173,6 +173,11 @@ def _first_depths(depths: Mapping[str, int]) -> dict[str, int]:
 
 def _is_output(name: str, spec: ComponentSpec) -> bool:
     return spec.role == "head" or not OUTPUT_NAMES.isdisjoint(name.split("."))
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """The shape of a tensor; a lazy one has none before the first batch."""
+    return () if is_lazy(tensor) else tuple(tensor.shape)
 
 
 def _innermost(name: str, paths: Collection[str]) -> str | None:

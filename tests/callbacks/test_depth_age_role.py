@@ -35,6 +35,35 @@ def test_depth_among_those_it_acts_on():
 
 
 @pytest.mark.parametrize(
+    ("layers", "slowest", "exponents"),
+    [
+        ("*", "input", [2, 1, 1, 0]),
+        ("*", "output", [0, 1, 1, 2]),
+        ("b", "input", [1, 0, 0, 0]),
+        ("b", "output", [0, 0, 0, 1]),
+        (["patch", "x"], "input", [2, 1, 1, 0]),  # roles; the patch makes its depth a layer
+        ("c", "input", [1, 1, 1, 0]),
+        ("c", "output", [0, 0, 0, 0]),
+    ],
+)
+def test_decay_from_layer_to_layer(layers, slowest, exponents):
+    decay = DepthDecay(0.5, slowest, layers=layers)
+    factors = [decay.factor(component, Moment(components=SPINE)) for component in SPINE]
+    assert factors == [0.5**exponent for exponent in exponents]
+
+
+def test_layers_are_counted_among_the_components_that_it_acts_on():
+    decay = DepthDecay(0.5, where=["a", "b"], layers="*")
+    now = Moment(components=SPINE)
+    assert [decay.applied(component, now) for component in SPINE] == [0.5, 1.0, 1.0, 1.0]
+
+
+def test_a_network_without_the_layers_is_an_error():
+    with pytest.raises(ValueError, match=r"none of \['a', 'p', 'b', 'c'\] matches layers='block'"):
+        DepthDecay(0.5, layers="block").factor(SPINE[0], Moment(components=SPINE))
+
+
+@pytest.mark.parametrize(
     ("arguments", "clock", "expected"),
     [
         ({}, Clock(generation=2), 0.1**2),

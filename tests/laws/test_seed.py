@@ -145,7 +145,7 @@ def test_the_combined_strategy_over_60_epochs_of_a_growing_network():
 
 
 def test_recommended_is_a_plain_list_of_fresh_factors():
-    for form in ("seed", "evidence"):
+    for form in ("seed", "evidence", "finetune"):
         one, other = recommended(form), recommended(form)
         assert isinstance(one, list)
         assert all(isinstance(factor, LRFactor) for factor in one)

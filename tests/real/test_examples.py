@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers import assert_same
 
@@ -107,6 +108,41 @@ def test_growing_vocabulary():
     assert drift[2] > 3 * drift[1] > 0
     assert slow[1] > parts[1]  # a low lr for all learns new words more slowly
     assert re.search(r"old words moved 0\.\d+ times as far", done.stdout)
+
+
+@pytest.mark.slow
+def test_freeze_out():
+    done = run(EXAMPLES / "recipes" / "freeze_out.py", "--epochs", 6)
+    assert done.returncode == 0, done.stderr
+    estimate, counted = (int(share) for share in re.findall(r"Work saved if .* (\d+)%", done.stdout))
+    assert 20 < estimate < counted < 60
+    assert float(re.search(r"without ([\d.]+)", done.stdout)[1]) > 0.9
+
+
+@pytest.mark.slow
+def test_fine_tuning(tmp_path):
+    script = EXAMPLES / "fine_tuning.py"
+    first = run(script, "fit", "--config", EXAMPLES / "fine_tuning.yaml")
+    assert "there is no backbone in logs/fine_tuning/pretrained" in first.stderr  # and how to get one
+    done = run(script, "--pretrain-epochs", 6, "--epochs", 12, "--seeds", 1)
+    assert done.returncode == 0, done.stderr
+    cells = {
+        title.strip(): [float(number) for number in re.findall(r"[\d.]+", rest)]
+        for title, rest in re.findall(r"^│([^│]+)│(.+)│$", done.stdout, re.MULTILINE)
+    }
+    (pretrained,) = cells.pop("pretrained")
+    assert len(cells) == 6
+    assert cells["the head alone"][1] == pretrained > 0.7  # the backbone has not changed
+    assert cells["one lr for all"][1] < cells['recommended("finetune")'][1] <= pretrained
+    assert all(new > 0.25 for new, _ in cells.values())  # chance is 0.2
+    # the command line, up to the epoch after the thaw
+    done = run(script, "fit", "--config", EXAMPLES / "fine_tuning.yaml", "--trainer.max_epochs=11")
+    assert done.returncode == 0, done.stderr
+    log = EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents*")).parent)).Reload()
+    block, head = ([event.value for event in log.Scalars(f"lr/{name}")] for name in ("vit.embeddings", "classifier"))
+    assert block[0] == 0.0
+    assert block[-1] == pytest.approx(0.75**5 * head[-1])
+    assert head[0] == head[-1] == pytest.approx(1e-3)
 
 
 @pytest.mark.slow

@@ -5,14 +5,14 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from sklearn.datasets import load_diabetes
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from helpers import LRTrace, Net, Plain, assert_same, fit, loader, unfelt, weights
 from skeleton_tables import NETWORKS, listed
-from structurenet_pl import GrowableModule, GrowEvery, LRFactor, RoleLR, Warmup, explain, growth
+from structurenet_pl import Components, GrowableModule, GrowEvery, LRFactor, RoleLR, Warmup, explain, growth
 from structurenet_pl.structure.module_structure import structure_of
 
 pytestmark = [
@@ -326,3 +326,37 @@ def test_the_net_inside_a_solver_of_pina_is_opened():
     problem.discretise_domain(8, "grid")
     solver = solvers.PhysicsInformedSingleModelSolver(problem, model.FeedForward(2, 1, layers=[8, 8]))
     assert list(structure_of(solver).components) == listed(NETWORKS["PINA"][1])
+
+
+def test_lora_plus_of_peft():
+    """The recipe with peft's own adapters and the optimizer that peft makes for them."""
+    from peft import LoraConfig, get_peft_model
+    from peft.optimizers import create_loraplus_optimizer
+
+    def adapted():
+        torch.manual_seed(0)
+        body = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        return get_peft_model(body, LoraConfig(r=2, target_modules=["0", "2"]))
+
+    class Module(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = adapted()
+
+        def training_step(self, batch, batch_idx):
+            return torch.nn.functional.cross_entropy(self.model(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            trained = [weight for weight in self.parameters() if weight.requires_grad]
+            return torch.optim.AdamW(trained, lr=0.01, weight_decay=0.0)
+
+    class OfPeft(Module):
+        def configure_optimizers(self):
+            return create_loraplus_optimizer(self.model, torch.optim.AdamW, lr=0.01, loraplus_lr_ratio=16)
+
+    ours, theirs = Module(), OfPeft()
+    roles = Components({"*lora_A*": "lora_A", "*lora_B*": "lora_B"})
+    fit(ours, [roles, RoleLR({"lora_B": 16})], data=loader(shuffle=False))
+    fit(theirs, data=loader(shuffle=False))
+    assert_same(weights(ours), weights(theirs))
+    assert any(weight.any() for name, weight in weights(ours).items() if "lora_B" in name)

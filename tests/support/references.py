@@ -74,6 +74,53 @@ def timm_optimizers():
     }
 
 
+def timm_layer_decay():
+    """timm's ``param_groups_layer_decay``, None if timm is not installed."""
+    root = find_timm()
+    if root is None:
+        return None
+    for name in ("models", "layers"):  # as packages, they import torchvision
+        package = types.ModuleType(f"timm.{name}")
+        package.__path__ = [str(root / name)]
+        sys.modules.setdefault(package.__name__, package)
+    config = importlib.import_module("timm.layers.config")
+    sys.modules["timm.layers"].use_reentrant_ckpt = config.use_reentrant_ckpt
+    sys.modules["timm.models"].group_parameters = importlib.import_module("timm.models._manipulate").group_parameters
+    return importlib.import_module("timm.optim._param_groups").param_groups_layer_decay
+
+
+def layer_decay(name, blocks, decay, norm):
+    """The factor of a vision transformer's parameter: embedding 0, blocks 1 to n, head n + 1; `norm` is given."""
+    first, _, rest = name.partition(".")
+    last = blocks + 1
+    layers = {"cls_token": 0, "pos_embed": 0, "patch_embed": 0, "norm": norm, "head": last}
+    return decay ** (last - (int(rest.partition(".")[0]) + 1 if first == "blocks" else layers[first]))
+
+
+def loraplus_groups(module, lr, ratio):
+    """The param groups of peft's ``create_loraplus_optimizer``: lr for A, ratio times lr for B, no weight decay."""
+    trained = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+    of_a, of_b = ([weight for name, weight in trained if ("lora_B" in name) == of_b] for of_b in (False, True))
+    return [{"params": of_a, "lr": lr, "weight_decay": 0.0}, {"params": of_b, "lr": lr * ratio, "weight_decay": 0.0}]
+
+
+def freeze_out_saving(growth, blocks, t_0, power):
+    """The estimate in FreezeOut's repository for its DenseNet, but for the factor 1.3 of the linear spacing.
+
+    Three stages of images of 32, 16 and 8 pixels. The forward pass is done in whole, the backward pass of a layer for
+    its own share of the run.
+    """
+    costs, channels = [3 * 2 * growth * 32**2 * 9], 2
+    for pixels in (32**2, 16**2, 8**2):
+        for _ in range(blocks):
+            costs.append(channels * 4 * growth**2 * pixels + 36 * growth**2 * pixels)
+            channels += 1
+        channels //= 2
+    shares = [(t_0 + (1 - t_0) * index / len(costs)) ** power for index in range(len(costs))]
+    backward = sum(cost * share for cost, share in zip(costs, shares, strict=True))
+    return costs, 1 - (sum(costs) + backward) / (2 * sum(costs))
+
+
 def seed_combined(born, role, index, n_scaffold, epoch, base_lr=1e-3):
     """The seed's `create_optimal_lr_schedule` for one component, in plain Python.
 
