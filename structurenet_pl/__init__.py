@@ -6,7 +6,7 @@
 - Growth: :class:`GrowableModule` or :class:`GrowthMixin`, :func:`growth`, :func:`widen`, :func:`identity_like`,
   :func:`came_from`; :class:`GrowEvery` and :class:`GrowOnPlateau` call growth methods, :class:`ResetPatience` resets
   early stopping after growth, and :class:`Components` gives roles to components.
-- Logs and tables: :class:`StrataMonitor`, :func:`explain`, :func:`plot_strata`, :func:`preview`.
+- Logs and tables: :class:`StrataMonitor`, :func:`explain`, :func:`plot_strata`, :func:`plot_growth`, :func:`preview`.
 """
 
 from structurenet_pl.callbacks.age_decay import AgeDecay
@@ -28,7 +28,9 @@ from structurenet_pl.callbacks.warmup import Warmup
 from structurenet_pl.engine.growable_module import GrowableModule, GrowthMixin
 from structurenet_pl.learning_rates.moment import Moment, Norms
 from structurenet_pl.monitoring.group_lrs import GroupLR
+from structurenet_pl.monitoring.growth_plot import plot_growth
 from structurenet_pl.monitoring.lr_history import LRHistory
+from structurenet_pl.monitoring.metric_history import MetricHistory
 from structurenet_pl.monitoring.pictures import plot_strata
 from structurenet_pl.monitoring.previews import preview
 from structurenet_pl.monitoring.report import explain
@@ -54,6 +56,7 @@ __all__ = [
     "LARSScaler",
     "LRFactor",
     "LRHistory",
+    "MetricHistory",
     "Moment",
     "Norms",
     "ProgressiveFreeze",
@@ -66,6 +69,7 @@ __all__ = [
     "explain",
     "growth",
     "identity_like",
+    "plot_growth",
     "plot_strata",
     "preview",
     "recommended",
