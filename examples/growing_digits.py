@@ -2,8 +2,8 @@
 
 Training starts with a sparse scaffold, which has 5 % of its possible connections. Two dense patches and a neck are
 added during training. Three factors act together on top of a cosine schedule: `Warmup`, `SedimentaryDecay` and
-`GrowthResponder`. At the end the script prints a table that explains each learning rate, and saves a picture of all
-learning rates over time and a TensorBoard log.
+`GrowthResponder`. At the end the script prints a table that explains each learning rate, and saves a TensorBoard
+log and two pictures: all learning rates over time, and the accuracy at each step and each size of the network.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from structurenet_pl import (
     Warmup,
     explain,
     growth,
+    plot_growth,
     plot_strata,
 )
 
@@ -165,9 +166,11 @@ def main() -> None:
     trainer.test(net, test)
 
     explain(trainer)
-    picture = Path(trainer.logger.log_dir) / "strata.png"
-    plot_strata(trainer).savefig(picture, dpi=100)
-    print(f"Learning rates over time: {picture}")
+    folder = Path(trainer.logger.log_dir)
+    plot_strata(trainer).savefig(folder / "strata.png", dpi=100)
+    plot_growth(trainer, "val_accuracy").savefig(folder / "growth.png", dpi=100)
+    print(f"Learning rates over time: {folder / 'strata.png'}")
+    print(f"Accuracy over time and size: {folder / 'growth.png'}")
     print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000,images=200,text=200")
 
 

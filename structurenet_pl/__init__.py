@@ -11,7 +11,7 @@ give, times the product of the factors:
 - Growth: ``GrowableModule`` or ``GrowthMixin``, ``growth``, ``widen``, ``identity_like``, ``came_from``; ``GrowEvery``
   and ``GrowOnPlateau`` call growth methods, ``ResetPatience`` resets early stopping after growth, and ``Components``
   gives roles to components.
-- Logs and tables: ``StrataMonitor``, ``explain``, ``plot_strata``, ``preview``.
+- Logs and tables: ``StrataMonitor``, ``explain``, ``plot_strata``, ``plot_growth``, ``preview``.
 
 The guides are the docstrings of the folders:
 
@@ -23,6 +23,7 @@ The guides are the docstrings of the folders:
 - ``structurenet_pl.optim``: param groups, which optimizers work, optimizer state
 - ``structurenet_pl.distributed``: several processes
 - ``structurenet_pl.engine``: what is not supported yet, with ways out
+- ``structurenet_pl.recipes``: methods that you know from elsewhere, such as layer decay and LoRA+
 - ``structurenet_pl.strategies``: the document that this package grew from, quoted strategy by strategy
 
 Where both Lightning packages are installed, ``structurenet_pl.pytorch_lightning`` has the ``GrowableModule`` for
@@ -49,7 +50,9 @@ from structurenet_pl.callbacks.warmup import Warmup
 from structurenet_pl.engine.growable_module import GrowableModule, GrowthMixin
 from structurenet_pl.learning_rates.moment import Moment, Norms
 from structurenet_pl.monitoring.group_lrs import GroupLR
+from structurenet_pl.monitoring.growth_plot import plot_growth
 from structurenet_pl.monitoring.lr_history import LRHistory
+from structurenet_pl.monitoring.metric_history import MetricHistory
 from structurenet_pl.monitoring.pictures import plot_strata
 from structurenet_pl.monitoring.previews import preview
 from structurenet_pl.monitoring.report import explain
@@ -76,6 +79,7 @@ __all__ = [
     "LARSScaler",
     "LRFactor",
     "LRHistory",
+    "MetricHistory",
     "Moment",
     "Norms",
     "ProgressiveFreeze",
@@ -88,6 +92,7 @@ __all__ = [
     "explain",
     "growth",
     "identity_like",
+    "plot_growth",
     "plot_strata",
     "preview",
     "recommended",

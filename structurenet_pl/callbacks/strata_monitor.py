@@ -5,24 +5,19 @@ from typing import Any, cast
 
 from torch.optim import Optimizer
 
-from structurenet_pl.distributed.ddp import holds_whole_module
 from structurenet_pl.engine.attach import NeedsDriver
 from structurenet_pl.engine.driver import Driver
-from structurenet_pl.lightning import (
-    LightningModule,
-    MisconfigurationException,
-    Trainer,
-    rank_zero_info,
-    rank_zero_warn,
-)
+from structurenet_pl.lightning import LightningModule, Trainer
 from structurenet_pl.monitoring.lr_history import LRHistory
 from structurenet_pl.monitoring.lr_row import LRRow
+from structurenet_pl.monitoring.metric_history import MetricHistory
+from structurenet_pl.monitoring.metric_record import MetricRecord
+from structurenet_pl.monitoring.output_checks import check_outputs
 from structurenet_pl.monitoring.row_writer import NormWriter, RowWriter
 from structurenet_pl.monitoring.run_display import RunDisplay
 from structurenet_pl.monitoring.run_record import RunRecord
 from structurenet_pl.monitoring.strata_file import StrataFile
 from structurenet_pl.monitoring.table_recorder import TableRecorder
-from structurenet_pl.monitoring.tensorboard import can_draw, tensorboard_loggers
 from structurenet_pl.structure.arguments import check_at_least
 from structurenet_pl.structure.events import GrowthEvent
 from structurenet_pl.structure.module_structure import growth_log
@@ -64,9 +59,11 @@ class StrataMonitor(NeedsDriver):
 
     A row is written every ``log_every_n_steps`` steps of the Trainer, at the first step, and after each growth, freeze
     and thaw. Apart from the rows, the monitor records base lr and product of factors of every component at every step.
-    Pictures show this record, and it is saved as ``strata.pt`` beside the logs, for ``plot_strata``. It is exact at
-    every step; if it exceeds 32 MB (1 MB in checkpoints), its older steps are thinned, and pictures say so. Factors
-    that need gradients change at every step: of these it holds the values that were logged last.
+    Pictures show this record, and it is saved as ``strata.pt`` beside the logs, for
+    ``plot_strata``. It is exact at every step; if it exceeds 32 MB (1 MB in checkpoints), its
+    older steps are thinned, and pictures say so. Factors that need gradients change at every step: of these it holds
+    the values that were logged last. For ``plot_growth`` it also records the metrics of each
+    validation, with step and number of parameters.
 
     TensorBoard also gets tables of components and of growth events, a picture (step × component, the lr as a colour; it
     needs matplotlib) at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90, 100, 200 and so on, and a
@@ -108,7 +105,8 @@ class StrataMonitor(NeedsDriver):
         """Start with an empty record."""
         self._record = RunRecord()
         self._recorder = TableRecorder(self._record)
-        self._file = StrataFile(self._record)
+        self._metrics = MetricRecord()
+        self._file = StrataFile(self._record, self._metrics)
         self._display = RunDisplay(self._record)
         self._rows = RowWriter()
         self._norm_rows = NormWriter(self._rows)
@@ -128,17 +126,24 @@ class StrataMonitor(NeedsDriver):
         return self._record.to_history()
 
     @property
+    def validations(self) -> MetricHistory:
+        """The metrics of the validations so far, with step and number of parameters."""
+        return self._metrics.to_history(self._record.log)
+
+    @property
     def shown_by_cohort(self) -> set[str]:
         """Titles of the components whose cohorts have had different learning rates in the run so far."""
         return self._record.shown_by_cohort
 
     def state_dict(self) -> dict[str, Any]:
-        """The record of the run, and the optimizers whose next step is logged in any case."""
-        return {"history": self._record.state_dict(), "news": sorted(self._rows.requested)}
+        """The records of the run, and the optimizers whose next step is logged in any case."""
+        records = {"history": self._record.state_dict(), "validations": self._metrics.state_dict()}
+        return {**records, "news": sorted(self._rows.requested)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the record of a checkpoint."""
+        """Continue the records of a checkpoint."""
         self._record.load_state_dict(state_dict["history"])
+        self._metrics.load_state_dict(state_dict["validations"])
         self._rows.requested = set(state_dict["news"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -148,15 +153,7 @@ class StrataMonitor(NeedsDriver):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of output that cannot be written, and refuse norms of tensors that are split over processes."""
-        if not trainer.loggers:
-            rank_zero_warn("StrataMonitor has no logger to write to: give the Trainer one, or leave the callback out")
-        if self.norms and not holds_whole_module(trainer):
-            raise MisconfigurationException(
-                f"StrataMonitor(norms=True) is not supported under {type(trainer.strategy).__name__}, which splits "
-                "tensors over processes: set norms=False, or use a strategy such as DDP."
-            )
-        if tensorboard_loggers(trainer) and not can_draw():
-            rank_zero_info("StrataMonitor draws no heat map: for that, pip install matplotlib tensorboard")
+        check_outputs(trainer, self.norms)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to record and to write; only now everything has been restored from a checkpoint."""
@@ -203,6 +200,14 @@ class StrataMonitor(NeedsDriver):
         if self.progress_bar:
             for part, lr in self._mean_lrs.items():
                 pl_module.log(f"lr_{part}", lr, prog_bar=True, logger=False, on_step=True, on_epoch=False)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to record the metrics of a validation."""
+        self._metrics.begin_validation(trainer, pl_module, self._record.end_step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the metrics of the validation."""
+        self._metrics.end_validation(trainer)
 
     def on_growth(self, trainer: Trainer, pl_module: LightningModule, event: GrowthEvent) -> None:
         """Show the new structure, and draw the run so far."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,30 @@ from torch.utils.hooks import RemovableHandle
 
 from structurenet_pl.structure.events import lineage
 from structurenet_pl.structure.partition import Structure
+
+
+def step_cost(multiply_adds: Mapping[str, int], depths: Mapping[str, int], trained: Collection[str]) -> int:
+    """The multiply-adds of a training step.
+
+    The forward pass, the gradient of the weights and the gradient of the input cost the same. A frozen component needs
+    no gradient of its weights. A component before the first trained one needs no gradient of its input.
+
+    Args:
+        multiply_adds: Multiply-adds of each component in the forward pass.
+        depths: Depth of each component in the network.
+        trained: Names of the components that are trained.
+
+    Example:
+        >>> work, depths = {"stem": 100, "body": 200, "head": 30}, {"stem": 0, "body": 1, "head": 2}
+        >>> step_cost(work, depths, trained={"stem", "body", "head"})
+        890
+        >>> step_cost(work, depths, trained={"head"})
+        360
+    """
+    first = min((depths[name] for name in trained), default=math.inf)
+    weight_gradients = sum(multiply_adds[name] for name in trained)
+    input_gradients = sum(cost for name, cost in multiply_adds.items() if depths[name] > first)
+    return sum(multiply_adds.values()) + weight_gradients + input_gradients
 
 
 class TrainingWork:
@@ -58,27 +82,21 @@ class TrainingWork:
         while self._handles:
             self._handles.pop().remove()
 
+    def multiply_adds(self, structure: Structure) -> dict[str, int]:
+        """The multiply-adds of each component in the forward pass of the counted batch, 0 before one was counted."""
+        return {name: self._multiply_adds.get(name, 0) for name in structure.components}
+
     def saved_share(self, structure: Structure, trained: Iterable[str]) -> float | None:
         """The share of the multiply-adds of a training step that is saved; None before a batch has been counted.
-
-        The forward pass, the gradient of the weights and the gradient of the input cost the same. A frozen component
-        needs no gradient of its weights. A component before the first trained one needs no gradient of its input.
 
         Args:
             structure: The components.
             trained: Names of the components that are trained.
         """
         depths = {name: component.depth for name, component in structure.components.items()}
-        multiply_adds = {name: self._multiply_adds.get(name, 0) for name in depths}
-        forward = sum(multiply_adds.values())
-
-        def step_cost(trained: Collection[str]) -> int:
-            first = min((depths[name] for name in trained), default=math.inf)
-            weight_gradients = sum(multiply_adds[name] for name in trained)
-            input_gradients = sum(cost for name, cost in multiply_adds.items() if depths[name] > first)
-            return forward + weight_gradients + input_gradients
-
-        return 1 - step_cost(set(trained)) / step_cost(depths) if forward else None
+        work = self.multiply_adds(structure)
+        whole = step_cost(work, depths, depths)
+        return 1 - step_cost(work, depths, set(trained)) / whole if whole else None
 
     def _add_positions(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         source = args if isinstance(module, _ConvTransposeNd) else output

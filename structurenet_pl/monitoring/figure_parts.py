@@ -1,7 +1,7 @@
 """Parts that the heat map and the curves share: an empty figure, limits, marks of growth events, labels."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,18 @@ def empty_figure(history: LRHistory, size: tuple[float, float]) -> "Figure":
         raise ValueError(
             "there is nothing to draw: no learning rate of a component has been recorded yet; train at least one step"
         )
+    return new_figure(size)
+
+
+def new_figure(size: tuple[float, float]) -> "Figure":
+    """An empty figure.
+
+    Args:
+        size: Width and height in inches.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is missing.
+    """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
@@ -43,8 +55,24 @@ def empty_figure(history: LRHistory, size: tuple[float, float]) -> "Figure":
     return Figure(figsize=size, layout="constrained")
 
 
+class Timeline(NamedTuple):
+    """An axis with growth events on it, of steps or of another number that moves with growth.
+
+    Args:
+        steps: Positions on the axis, ascending.
+        events: Position and a short text of each growth event.
+    """
+
+    steps: NDArray[np.int64]
+    events: Sequence[tuple[int, str]]
+
+
 def mark_growth(
-    charts: Sequence["Axes"], history: LRHistory, label_width: float, fontsize: int, fontweight: str = "normal"
+    charts: Sequence["Axes"],
+    history: LRHistory | Timeline,
+    label_width: float,
+    fontsize: int,
+    fontweight: str = "normal",
 ) -> "Line2D":
     """Draw a line for each growth event, label it where the label has room, and return an entry for the legend.
 
@@ -52,7 +80,7 @@ def mark_growth(
 
     Args:
         charts: Charts that stand one above the other.
-        history: The history that they show.
+        history: The history or the axis that they show.
         label_width: Share of the width of the chart that a label needs.
         fontsize: Size of the labels in points.
         fontweight: Weight of the labels.

@@ -27,6 +27,8 @@ class LRHistory:
         events: Step and a short text of each growth event, such as ``(120, "+ patches.0")``.
         unit: Label of the axis of steps: the unit in which ``steps`` are counted.
         note: Text below the axis that names the steps that were left out; empty if there are none.
+        saved_work: Share of the multiply-adds of the run that freezing saves; None if it is not known, as in a record
+            of learning rates.
     """
 
     components: tuple[str, ...]
@@ -36,6 +38,7 @@ class LRHistory:
     events: tuple[tuple[int, str], ...] = ()
     unit: str = "optimizer step"
     note: str = ""
+    saved_work: float | None = None
 
     def at(self, steps: NDArray[np.int64]) -> "LRHistory":
         """The same history at other steps.

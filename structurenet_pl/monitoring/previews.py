@@ -1,37 +1,20 @@
 """The public ``preview``: the learning rates of a run without training, from callbacks and growth alone."""
 
-from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from structurenet_pl.engine.package_callbacks import AsksForGrowth, PackageCallback
-from structurenet_pl.learning_rates.factors import Factor, Factors, product
-from structurenet_pl.learning_rates.moment import Moment
-from structurenet_pl.lightning import Callback, rank_zero_warn
+from structurenet_pl.learning_rates.factors import Factor
+from structurenet_pl.lightning import Callback, rank_zero_info, rank_zero_warn
 from structurenet_pl.monitoring.lr_history import LRHistory, growth_mark
-from structurenet_pl.monitoring.simulated_growth import (
-    ClockTrigger,
-    GenerationsByName,
-    Log,
-    complete_clocks,
-    simulate_growth,
-)
+from structurenet_pl.monitoring.simulated_growth import ClockTrigger, complete_clocks, simulate_growth
+from structurenet_pl.monitoring.simulated_products import simulate_products, strata_of
+from structurenet_pl.monitoring.simulated_work import NetworkSize, Saved, measure_network, saved_by_freezing
 from structurenet_pl.structure.arguments import check_at_least, checks_arguments
-from structurenet_pl.structure.cohorts import cohorts_of
-from structurenet_pl.structure.events import (
-    Clock,
-    Component,
-    GrowthEvent,
-    cohort_number,
-    cohort_title,
-    lineage,
-    titles,
-)
+from structurenet_pl.structure.events import GrowthEvent, cohort_title, titles
 from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.role_patterns import merge_patterns
 
@@ -44,6 +27,7 @@ def preview(
     epochs: int = 60,
     steps_per_epoch: int | None = None,
     base_lr: float | Callable[[int], float] = 1.0,
+    example_input: Any = None,
 ) -> LRHistory:
     """The learning rates that a run would have, without training.
 
@@ -51,6 +35,11 @@ def preview(
     gradients or densities count as 1, and growth that waits for a metric does not happen. A warning names these
     callbacks. A preview knows no optimizers: of several, a run counts the depths of each, a preview those of the whole
     module. Without a module, entries that widening adds to a component count as old as the component.
+
+    If a factor freezes, a line says what that saves: the share of the multiply-adds of the whole run, forward and
+    backward, against the run without freezing. They are counted in a forward pass of a copy of the module after each
+    growth, so they need the module as it is before the run, and an input for it. Without an input, the line says which
+    share of the updates of single parameters does not happen, which may be far from the share of the work.
 
     Args:
         callbacks: The callbacks that the Trainer would get. Factors, ``Components`` and ``GrowEvery`` have an effect.
@@ -62,12 +51,17 @@ def preview(
         steps_per_epoch: Number of optimizer steps in an epoch; None: as in the growth log, 1 if the log does not show
             it.
         base_lr: The lr that optimizer and scheduler alone would give: a number, or a function of the step.
+        example_input: An input for ``module.forward`` to count multiply-adds with: a tensor, a tuple of arguments, or a
+            dict of keyword arguments; None: ``module.example_input_array``, if it has one. The size of the batch does
+            not matter.
 
     Returns:
-        The history with a column for each step, for ``plot_strata``.
+        The history with a column for each step, for ``plot_strata``. Its ``saved_work`` is the
+        share that the line says, None if the multiply-adds are not known.
 
     Raises:
-        ValueError: If ``epochs`` or ``steps_per_epoch`` is no positive whole number.
+        ValueError: If ``epochs`` or ``steps_per_epoch`` is no positive whole number, or if the module does not run on
+            the example input.
         RuntimeError: If the module cannot grow as the growth log says.
 
     Example:
@@ -102,11 +96,26 @@ def preview(
 
     patterns = merge_patterns(*(callback.patterns for callback in callbacks if isinstance(callback, PackageCallback)))
     log = complete_clocks(log, steps_per_epoch)
-    log, components, entries = simulate_growth(module, log, simulated, patterns, epochs, steps_per_epoch)
-    components.sort(key=lambda component: (component.born.generation, component.depth))
-    strata = _strata(components, entries)
-    products, frozen = _evaluate(known_factors, components, strata, entries, log, epochs, steps_per_epoch)
     steps = np.arange(epochs * steps_per_epoch)
+    freezes = any(factor.freezes for factor in known_factors)
+    if example_input is None:
+        example_input = getattr(module, "example_input_array", None)
+
+    def measure(network: nn.Module) -> NetworkSize | None:
+        return measure_network(network, patterns, example_input) if freezes else None
+
+    log, components, entries, sizes = simulate_growth(
+        module, log, simulated, patterns, len(steps), steps_per_epoch, measure
+    )
+    components.sort(key=lambda component: (component.born.generation, component.depth))
+    strata = strata_of(components, entries)
+    products, frozen = simulate_products(known_factors, components, strata, entries, log, len(steps), steps_per_epoch)
+    saved = Saved(0.0, 0.0)
+    if freezes:
+        names = [components[stratum.component].name for stratum in strata]
+        generations = np.searchsorted([event.clock.step for event in log], steps, side="right")
+        saved = saved_by_freezing(names, frozen, generations, sizes)
+        rank_zero_info(_saved_text(saved, "1 epoch" if epochs == 1 else f"{epochs} epochs"))
     bases = np.array([base_lr(step) if callable(base_lr) else base_lr for step in steps.tolist()])
     lived = np.flatnonzero(np.isfinite(products).any(axis=1))  # rows; the log may go on after the last epoch
     titled = titles((components[stratum.component] for stratum in strata), log)
@@ -117,116 +126,20 @@ def preview(
         frozen=frozen[lived],
         events=tuple(growth_mark(event) for event in log if 0 < event.clock.step < len(steps)),
         unit="optimizer step" if steps_per_epoch > 1 else "epoch",
+        saved_work=saved.work,
     )
 
 
-class _Stratum(NamedTuple):
-    """A row of a preview: a component by its number, or one of its cohorts by the number of its growth event."""
-
-    component: int
-    cohort: int | None
-
-
-def _strata(components: Sequence[Component], entries: Sequence[GenerationsByName]) -> list[_Stratum]:
-    """Each component, followed by the cohorts that it ever has."""
-    strata = []
-    for row, component in enumerate(components):
-        # a removed component of the same name has older cohorts, which get no values here
-        generations = {generation for of_name in entries for generation in of_name.get(component.name, ())}
-        later = sorted(generation for generation in generations if generation > component.born.generation)
-        strata += [_Stratum(row, cohort) for cohort in (None, *later)]
-    return strata
-
-
-def _evaluate(
-    factors: Sequence[Factor],
-    components: Sequence[Component],
-    strata: Sequence[_Stratum],
-    entries: Sequence[GenerationsByName],
-    log: Log,
-    epochs: int,
-    steps_per_epoch: int,
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The product of the factors, and whether they freeze, by stratum and step; nan without the stratum."""
-    labelled = Factors(factors)
-    products = np.full((len(strata), epochs * steps_per_epoch), np.nan)
-    frozen = np.zeros(products.shape, dtype=bool)
-    by_cohort: set[int] = set()  # numbers of the components whose cohorts have differed
-    generation = version = -1
-    for step in range(epochs * steps_per_epoch):
-        clock = Clock(step, step // steps_per_epoch, bisect_right(log, step, key=lambda event: event.clock.step))
-        if grown := clock.generation != generation:
-            generation = clock.generation
-            numbers = [number for number, component in enumerate(components) if _exists(component, log[:generation])]
-            numbers.sort(key=lambda number: components[number].depth)
-            present = tuple(components[number] for number in numbers)
-            cohorts = _cohorts(present, entries, log[:generation])
-            labelled.set_components(present, log[:generation], cohorts)
-            size = len(present) + sum(map(len, cohorts.values()))
-        labelled.evaluate_at(clock, partial(Moment, log=log[:generation], components=present))
-        if version != labelled.version:
-            version = labelled.version
-            vectors = [vector[:-1] for vector in labelled.vectors.values()]  # without the 1 at the end
-            product_now = product(np.array(vectors).T) if vectors else np.ones(size)
-            differing = {
-                numbers[labelled.rows[name]]
-                for name, rows in labelled.cohort_rows.items()
-                if len(set(product_now[list(rows.values())].tolist())) > 1
-            }
-            if grown or not differing <= by_cohort:
-                by_cohort |= differing
-                lines = _lines(strata, numbers, present, labelled, by_cohort)
-            frozen_now = [component.name in labelled.frozen for component in present]
-            if frozen_now and all(frozen_now):
-                frozen_now[-1] = False  # as a run does: without any trainable tensor, backward would raise
-        products[lines.rows, step] = product_now[lines.entries]
-        frozen[lines.rows, step] = np.array(frozen_now, dtype=bool)[lines.components]
-    return products, frozen
-
-
-class _Lines(NamedTuple):
-    """The strata of one moment: rows of the preview, entries in the vectors of factors, places of the components."""
-
-    rows: list[int]
-    entries: list[int]
-    components: list[int]
-
-
-def _lines(
-    strata: Sequence[_Stratum],
-    numbers: Sequence[int],
-    present: Sequence[Component],
-    labelled: Factors,
-    by_cohort: Collection[int],
-) -> _Lines:
-    """The strata of the present components: each component, or each of its cohorts if these have differed."""
-    row_of = {stratum: row for row, stratum in enumerate(strata)}
-    lines = _Lines([], [], [])
-    for place, (number, component) in enumerate(zip(numbers, present, strict=True)):
-        born = component.born.generation
-        entry_of = labelled.cohort_rows.get(component.name, {born: place})
-        if number not in by_cohort:
-            entry_of = {born: next(iter(entry_of.values()))}  # all cohorts have one product
-        lines.rows.extend(row_of[_Stratum(number, cohort_number(component, one))] for one in entry_of)
-        lines.entries.extend(entry_of.values())
-        lines.components.extend([place] * len(entry_of))
-    return lines
-
-
-def _cohorts(
-    components: Sequence[Component], entries: Sequence[GenerationsByName], log: Log
-) -> dict[str, tuple[Component, ...]]:
-    """The cohorts of components after the events of a log, where these are known."""
-    generations = entries[len(log)] if len(log) < len(entries) else {}
-    events = {event.clock.generation: event for event in log}
-    return {
-        component.name: cohorts_of(component, generations[component.name], events)
-        for component in components
-        if component.name in generations
-    }
-
-
-def _exists(component: Component, log: Log) -> bool:
-    """Whether a component exists after the events of a log."""
-    path, born = lineage(component.name), component.born.generation
-    return born <= len(log) and not any(name in path for event in log[born:] for name in event.removed)
+def _saved_text(saved: Saved, run: str) -> str:
+    """What freezing saves, as precisely as it is known."""
+    if saved.work is not None:
+        return f"freezing saves {saved.work:.0%} of the multiply-adds of {run}"
+    if saved.updates is not None:
+        return (
+            f"freezing leaves out {saved.updates:.0%} of the updates of single parameters in {run}; give preview an "
+            "example_input to know how many multiply-adds that saves"
+        )
+    return (
+        "give preview the module as it is before the run, and an example_input, to know how many multiply-adds "
+        f"freezing saves in {run}"
+    )

@@ -1,13 +1,15 @@
 """Growth without training: the components that a run would have, and the log of their growth."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from itertools import chain
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
 from structurenet_pl.engine.package_callbacks import AsksForGrowth
+from structurenet_pl.monitoring.simulated_work import NetworkSize
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent, Unit, lineage
 from structurenet_pl.structure.grow import one_growth
 from structurenet_pl.structure.growable import Growable
@@ -44,28 +46,46 @@ def complete_clocks(log: Iterable[GrowthEvent], steps_per_epoch: int) -> Log:
     return tuple(events)
 
 
+class SimulatedGrowth(NamedTuple):
+    """The growth of a run without training.
+
+    Args:
+        log: The growth log.
+        components: All components that the run would ever have.
+        entries: The generations of the entries of components, after each number of growth events from 0 on; only of
+            components that have entries of other generations than their own. A growth log alone does not show them.
+        sizes: The size of the network after each number of growth events, None where it is not known; a log alone
+            does not show it.
+    """
+
+    log: Log
+    components: list[Component]
+    entries: list[GenerationsByName]
+    sizes: list[NetworkSize | None]
+
+
 def simulate_growth(
     module: nn.Module | None,
     log: Log,
     triggers: Sequence[ClockTrigger],
     patterns: Patterns,
-    epochs: int,
+    steps: int,
     steps_per_epoch: int,
-) -> tuple[Log, list[Component], list[GenerationsByName]]:
-    """The growth log of a run, all components that it would ever have, and the generations of their entries.
-
-    The module itself stays unchanged. The generations are those after each number of growth events, from 0 on, of
-    components that have entries of other generations than their own. A growth log alone does not show them.
+    measure: Callable[[nn.Module], NetworkSize | None],
+) -> SimulatedGrowth:
+    """Grow a copy of a module as a run would.
 
     Args:
         module: The module, None if it is not known.
         log: The growth log, empty if the triggers decide.
         triggers: Triggers that grow the module in the course of the run.
         patterns: Name pattern -> role.
-        epochs: Number of epochs of the run.
+        steps: Number of optimizer steps of the run.
         steps_per_epoch: Number of optimizer steps in an epoch.
+        measure: Measures the network between two growth events.
     """
     known, entries = ComponentsByBirth(), [GenerationsByName()]
+    sizes: list[NetworkSize | None] = []
     if module is None:
         known.add([FOUNDING_NETWORK])
     elif isinstance(module, Growable):
@@ -73,13 +93,15 @@ def simulate_growth(
         set_outer_patterns(module, patterns)
         known.add(structure_of(module).by_depth)  # before growth, which may remove components
         entries = _entries_so_far(module)
-        if not module.growth_log:
-            for number in range(1, len(log) + 1):  # one by one: a later event may remove what an earlier one added
-                replay(module, log[:number])
-                entries.append(_generations_now(module))
+        sizes = [*[None] * len(module.growth_log), measure(module)]
+        logged = () if module.growth_log else _grow_by_log(module, log)
+        for _ in chain(logged, _grow_by_clock(module, triggers, steps, steps_per_epoch)):
+            entries.append(_generations_now(module))
+            sizes.append(measure(module))
         if triggers:
-            entries += _grow_by_clock(module, triggers, epochs * steps_per_epoch, steps_per_epoch)
             log = module.growth_log
+    else:
+        sizes = [measure(module)]
     if module is not None:
         known.add(structure_of(module, patterns).by_depth)
     # components that the module does not have: born and removed on the way, or no module was given
@@ -89,14 +111,10 @@ def simulate_growth(
                 depth = event.depth if event.depth is not None else known.deepest(event.adjacent)
                 known.add([Component(name, event.role, depth, event.clock)])
     births = {event.clock.generation: event.clock for event in log}
-    return (
-        log,
-        [
-            replace(component, born=births.get(component.born.generation, component.born))
-            for component in known.values()
-        ],
-        entries,
-    )
+    components = [
+        replace(component, born=births.get(component.born.generation, component.born)) for component in known.values()
+    ]
+    return SimulatedGrowth(log, components, entries, sizes)
 
 
 class ComponentsByBirth(dict[tuple[str, int], Component]):
@@ -129,14 +147,17 @@ def _entries_so_far(module: Growable) -> list[GenerationsByName]:
     ]
 
 
+def _grow_by_log(module: Growable, log: Log) -> Iterator[None]:
+    """Grow a module by a log, event by event, because a later event may remove what an earlier one added."""
+    for number in range(1, len(log) + 1):
+        replay(module, log[:number])
+        yield
+
+
 def _grow_by_clock(
     module: Growable, triggers: Sequence[ClockTrigger], steps: int, steps_per_epoch: int
-) -> list[GenerationsByName]:
-    """Grow a module at the steps at which a run would grow it; growth that is due at the end of the run is left out.
-
-    Gives the generations of entries after each growth.
-    """
-    entries = []
+) -> Iterator[None]:
+    """Grow a module at the steps at which a run would grow it; growth that is due at the end of the run is left out."""
     # a run grows at the end of a batch before it grows at the start of the next epoch
     steps_first = sorted(triggers, key=lambda trigger: trigger.unit == "epoch")
     for step in range(1, steps):
@@ -145,5 +166,4 @@ def _grow_by_clock(
             for _ in range(trigger.due(before.count(trigger.unit), after.count(trigger.unit))):
                 with kept_rng(), one_growth(module, trigger.request(module), after):
                     pass
-                entries.append(_generations_now(module))
-    return entries
+                yield

@@ -1,4 +1,4 @@
-"""The file ``strata.pt``: the record of a run, beside the logs of its loggers."""
+"""The file ``strata.pt``: the records of a run, beside the logs of its loggers."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,8 @@ import torch
 
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.monitoring.lr_history import LRHistory
+from structurenet_pl.monitoring.metric_history import MetricHistory
+from structurenet_pl.monitoring.metric_record import MetricRecord
 from structurenet_pl.monitoring.run_record import MAX_BYTES, RunRecord
 from structurenet_pl.structure.events import Clock, Component, dump_log, load_log
 
@@ -17,14 +19,16 @@ SAVE_INTERVAL = 30.0  # seconds between two saves at ends of epochs
 
 
 class StrataFile:
-    """Writes the record of a run to ``strata.pt`` in the ``log_dir`` of each logger.
+    """Writes the records of a run to ``strata.pt`` in the ``log_dir`` of each logger.
 
     Args:
-        record: The record of the run.
+        record: The learning rates of the run.
+        metrics: Its validations.
     """
 
-    def __init__(self, record: RunRecord) -> None:
+    def __init__(self, record: RunRecord, metrics: MetricRecord) -> None:
         self._record = record
+        self._metrics = metrics
         self._saved_at = 0.0
 
     def save_if_due(self, trainer: Trainer) -> None:
@@ -39,6 +43,7 @@ class StrataFile:
             return
         content: dict[str, Any] = {
             "history": self._record.state_dict(MAX_BYTES),
+            "validations": self._metrics.state_dict(),
             "components": [[component.name, component.born.generation] for component in self._record.components],
             "log": dump_log(self._record.log),
         }
@@ -52,14 +57,36 @@ class StrataFile:
 
 
 def read_strata_file(log_dir: str | Path) -> LRHistory:
-    """Read the ``strata.pt`` that ``StrataMonitor`` has written beside a log.
+    """Read the learning rates that ``StrataMonitor`` has written beside a log.
 
     Args:
         log_dir: Directory of one run.
 
     Raises:
-        ValueError: If there is no such directory, or it holds no learning rates of components.
+        ValueError: If there is no such directory, or it holds no ``strata.pt``.
     """
+    content, record = _content_of(log_dir), RunRecord()
+    record.load_state_dict(content["history"])
+    components = [Component(name, born=Clock(generation=generation)) for name, generation in content["components"]]
+    record.set_structure(components, load_log(content["log"]), record.end_step)
+    return record.to_history()
+
+
+def read_validations(log_dir: str | Path) -> MetricHistory:
+    """Read the validation metrics that ``StrataMonitor`` has written beside a log.
+
+    Args:
+        log_dir: Directory of one run.
+
+    Raises:
+        ValueError: If there is no such directory, or it holds no ``strata.pt``.
+    """
+    content, record = _content_of(log_dir), MetricRecord()
+    record.load_state_dict(content["validations"])
+    return record.to_history(load_log(content["log"]))
+
+
+def _content_of(log_dir: str | Path) -> dict[str, Any]:
     folder = Path(log_dir)
     if not folder.is_dir():
         raise ValueError(f"{log_dir} is no directory: give the log_dir of the run's TensorBoardLogger or CSVLogger")
@@ -68,9 +95,5 @@ def read_strata_file(log_dir: str | Path) -> LRHistory:
             f"{log_dir} holds no {FILE_NAME}, which StrataMonitor writes there: train with it and a logger with a "
             "log_dir, such as TensorBoardLogger or CSVLogger"
         )
-    content = torch.load(folder / FILE_NAME, weights_only=True)
-    record = RunRecord()
-    record.load_state_dict(content["history"])
-    components = [Component(name, born=Clock(generation=generation)) for name, generation in content["components"]]
-    record.set_structure(components, load_log(content["log"]), record.end_step)
-    return record.to_history()
+    content: dict[str, Any] = torch.load(folder / FILE_NAME, weights_only=True)
+    return content

@@ -38,7 +38,7 @@ class HasGrowthLog(nn.Module):
     _is_growing: bool = False
 
     def configure_components(self) -> Patterns:
-        """Pattern -> role, as for :class:`~structurenet_pl.Components`; the first match wins.
+        """Pattern -> role, as for ``Components``; the first match wins.
 
         Override it to give roles to the parts of the module.
         """

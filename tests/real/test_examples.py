@@ -29,9 +29,10 @@ def test_growing_digits(tmp_path):
         assert re.search(rf"^ *{re.escape(component)} ", done.stdout, re.MULTILINE)
     assert float(re.search(r"test_accuracy\W+([\d.]+)", done.stdout)[1]) >= 0.95
     assert "tensorboard --logdir" in done.stdout
-    (picture,) = tmp_path.rglob("strata.png")
-    with Image.open(picture) as image:
-        assert image.size == (1000, 500)
+    for name, size in {"strata.png": (1000, 500), "growth.png": (1100, 450)}.items():
+        (picture,) = tmp_path.rglob(name)
+        with Image.open(picture) as image:
+            assert image.size == size
     assert list(tmp_path.rglob("events.out.tfevents*"))
 
 
