@@ -1,6 +1,6 @@
 """Logs and draws the learning rate of every component."""
 
-from copy import copy
+from copy import copy, deepcopy
 from typing import Any, cast
 
 from torch.optim import Optimizer
@@ -17,6 +17,7 @@ from structurenet_pl.lightning import (
 )
 from structurenet_pl.monitoring.lr_history import LRHistory
 from structurenet_pl.monitoring.lr_row import LRRow
+from structurenet_pl.monitoring.newborns import Newborns
 from structurenet_pl.monitoring.row_writer import NormWriter, RowWriter
 from structurenet_pl.monitoring.run_display import RunDisplay
 from structurenet_pl.monitoring.run_record import RunRecord
@@ -112,16 +113,17 @@ class StrataMonitor(NeedsDriver):
         self._file = StrataFile(self._record)
         self._display = RunDisplay(self._record)
         self._rows = RowWriter()
-        self._norm_rows = NormWriter(self._rows)
+        self._newborns = Newborns()
+        self._norm_rows = NormWriter(self._rows, self._newborns)
         self._mean_lrs: dict[str, float] = {}  # of the last row, for the progress bar
         self._had_steps = False  # whether a step was recorded before this batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the Trainer and the optimizers of a fit."""
         # projects copy callbacks in the middle of a fit, also by copy.copy, which copies no attribute on its own
-        rows = copy(self._rows)
-        copies = {"_recorder": copy(self._recorder), "_rows": rows, "_norm_rows": NormWriter(rows)}
-        return {**super().__getstate__(), **copies}
+        rows, newborns = copy(self._rows), deepcopy(self._newborns)
+        copies = {"_recorder": copy(self._recorder), "_rows": rows, "_newborns": newborns}
+        return {**super().__getstate__(), **copies, "_norm_rows": NormWriter(rows, newborns)}
 
     @property
     def strata(self) -> LRHistory:
@@ -134,13 +136,15 @@ class StrataMonitor(NeedsDriver):
         return self._record.shown_by_cohort
 
     def state_dict(self) -> dict[str, Any]:
-        """The record of the run, and the optimizers whose next step is logged in any case."""
-        return {"history": self._record.state_dict(), "news": sorted(self._rows.requested)}
+        """The record of the run, the optimizers whose next step is logged in any case, and what newborns have got."""
+        requested = sorted(self._rows.requested)
+        return {"history": self._record.state_dict(), "news": requested, "newborns": self._newborns.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the record of a checkpoint."""
         self._record.load_state_dict(state_dict["history"])
         self._rows.requested = set(state_dict["news"])
+        self._newborns.load_state_dict(state_dict["newborns"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin a new run, unless the Trainer continues its last fit."""
@@ -194,7 +198,7 @@ class StrataMonitor(NeedsDriver):
             if self.progress_bar:
                 self._mean_lrs = row.mean_lrs()
             if self.norms:
-                self._norm_rows.begin(trainer, step, row.tensors(driver.tables[optimizer]))
+                self._norm_rows.begin(trainer, step, row.tensors(driver.tables[optimizer]), driver.structure)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -211,6 +215,8 @@ class StrataMonitor(NeedsDriver):
         if driver.tables:  # growth before the start of the fit has no lrs yet
             self._rows.request_rows(trainer)
             self._update_structure(trainer, driver)
+            if self.norms and len(driver.structure.components) <= self.max_components:
+                self._newborns.follow(event, self._record.titles_of_newborns(event))
             self._display.draw_after_growth(trainer, event)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -218,7 +224,8 @@ class StrataMonitor(NeedsDriver):
         self._file.save_if_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and save the whole run."""
+        """Draw and save the whole run, and judge the last newborns."""
+        self._newborns.judge_early(trainer)
         self._display.draw(trainer)
         self._file.save(trainer)
 
