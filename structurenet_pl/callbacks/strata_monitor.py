@@ -33,19 +33,21 @@ class StrataMonitor(NeedsDriver):
 
     Each row holds the values that the optimizer used at that step, under ``trainer.global_step``:
 
-    =============================== ====================================================================
-    ``lr/<component>``              effective lr
-    ``base_lr/<component>``         lr that optimizer and scheduler alone would give
-    ``factor/<label>/<component>``  factor of one callback, by class name
-    ``age/<component>``             age in epochs
-    ``stratum/<component>``         stratum by number, 0 the first, with a :class:`SedimentaryDecay`
-    ``lr_range/min``, mean, max     of the effective lrs of all components
-    ``frozen/<component>``          1 if it is frozen, else 0; this and the next two if any callback freezes
-    ``frozen_share/parameters``     share of the parameters that is frozen
-    ``frozen_share/work``           share of the work of a step that this saves, where it is known
-    ``grad_norm/<component>``       norm of the gradient, with ``norms=True``
-    ``update_ratio/<component>``    norm of the update over norm of the weights before it, with ``norms=True``
-    =============================== ====================================================================
+    =================================== ====================================================================
+    ``lr/<component>``                  effective lr
+    ``strata/factor/<label>/<comp.>``   factor of one callback, by class name
+    ``strata/stratum/<component>``      stratum by number, 0 the first, with a :class:`SedimentaryDecay`
+    ``strata/lr_range/min``, mean, max  of the effective lrs of all components
+    ``strata/frozen/<component>``       1 if it is frozen, else 0; this and the next two if any callback freezes
+    ``strata/frozen_share/parameters``  share of the parameters that is frozen
+    ``strata/frozen_share/work``        share of the work of a step that this saves, where it is known
+    ``strata.details/base_lr/<comp.>``  lr that optimizer and scheduler alone would give
+    ``strata.details/age/<component>``  age in epochs
+    ``norms/grad/<component>``          norm of the gradient; this and the following with ``norms=True``
+    ``norms/update_ratio/<component>``  norm of the update over norm of the weights before it
+    ``newborn/grad/<newborn>``          gradient per weight over that of its neighbours, see below
+    ``newborn/update/<newborn>``        the same of the update
+    =================================== ====================================================================
 
     If a component has several groups (decay / no decay, tensors of one dimension under LARS), its leading group is
     logged: the first with tensors of several dimensions; ``explain`` shows all groups. A component has no values before
@@ -58,9 +60,9 @@ class StrataMonitor(NeedsDriver):
     of its entries have factor 0.
 
     With more than ``max_components`` components, the tags of components give way to tags of parts of the network:
-    ``lr/<part>/min``, ``mean`` and ``max`` and so on, and ``components/<part>``, the number of components in the part,
-    where the entries of ``body.0@3`` count as one more. The part is the component's stratum, without
-    :class:`SedimentaryDecay` its role, without a role ``others``.
+    ``lr/<part>/min``, ``mean`` and ``max`` and so on, and ``strata/components/<part>``, the number of components in the
+    part, where the entries of ``body.0@3`` count as one more. The part is the component's stratum, without
+    :class:`SedimentaryDecay` its role, without a role ``others``. There is no verdict on newborns then.
 
     A row is written every ``log_every_n_steps`` steps of the Trainer, at the first step, and after each growth, freeze
     and thaw. Apart from the rows, the monitor records base lr and product of factors of every component at every step.
@@ -69,12 +71,13 @@ class StrataMonitor(NeedsDriver):
     older steps are thinned, and pictures say so. Factors that need gradients change at every step: of these it holds
     the values that were logged last.
 
-    TensorBoard also gets tables of components and of growth events, a picture (step × component, the lr as a colour; it
-    needs the extra ``structurenet-pl[plots]``) at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90,
-    100, 200 and so on, and a layout for its page of custom scalars, unless the run has one. A run has one layout, the
-    last: if you lay out charts of your own after the start of the fit, add those of
-    ``structurenet_pl.monitoring.tensorboard.layout(prefix)``. The monitor writes no hyperparameters: TensorBoard
-    keeps the first that a run logs, so they would hide yours.
+    With ``norms=True`` the monitor also passes a verdict on each newborn, by which you see whether it integrates: after
+    ten logged steps and at the end of the fit one line says how its gradient and update per weight compare with those
+    of its neighbours, or, for entries that widening added, with those of the older entries of the same tensors::
+
+        patches.0 (born at step 87): 3 % of the gradient and 40 % of the update per weight of its neighbours over 10 ...
+
+    TensorBoard also gets pictures, tables and a layout: :mod:`structurenet_pl.monitoring` describes them.
 
     Args:
         norms: Whether to log norms of gradients and updates. They cost a copy of the weights on logged steps, and are

@@ -25,7 +25,7 @@ from torch import nn
 
 import monitor_worker
 import structurenet_pl.monitoring.tensorboard as tensorboard_file
-from helpers import Net, Plain, Validated, assert_same, example_factors, fit, loader, run, slow_but_for
+from helpers import Net, Plain, Validated, assert_same, example_factors, fit, loader, run, slow_but_for, texts
 from rank_processes import run_ranks
 from recorders import OwnLogger, UsedLRs
 from structurenet_pl import (
@@ -277,15 +277,6 @@ def test_resumed_in_the_same_directory_as_if_never_stopped(at, every):
         np.testing.assert_array_equal(value, asdict(whole.strata)[key])
     (table,) = {texts(here)["strata/growth"][-1], texts(there)["strata/growth"][-1]}
     assert table.count("GrowEvery") == 2
-
-
-def texts(folder):
-    events = events_of(folder)
-    return {
-        tag.removesuffix("/text_summary"): [event.tensor_proto.string_val[0].decode() for event in events.Tensors(tag)]
-        for tag in events.Tags()["tensors"]
-        if tag.endswith("/text_summary")
-    }
 
 
 def test_growth_table_says_when_what_where_and_who():
