@@ -12,16 +12,16 @@ show them as logged.
 **TensorBoard.** ``tensorboard --logdir logs --samples_per_plugin scalars=5000,images=200,text=200``. Without the flag
 TensorBoard keeps a random 1000 points of each curve, in which short steps get lost, and 10 pictures and tables.
 
-- *Images*, ``strata/heat_map``: a row for each component, the oldest at the bottom. Bright rows learn fast, dark rows
+- *Time Series*, the first page, and *Scalars* sort tags by name, capitals first, and open the first two groups. On the
+  first page these are the pictures, ``LR``, and Lightning's ``epoch``. Behind ``epoch`` and ``hp_metric`` comes ``lr``,
+  then ``newborn`` and ``norms`` (with ``norms=True``), ``strata`` with the factors, and last ``strata.details`` with
+  age and base lr.
+- *Images*, ``LR/heat_map``: a row for each component, the oldest at the bottom. Bright rows learn fast, dark rows
   slowly; hatched rows are frozen, red rows have lr 0, white rows are not born yet; dashed lines mark growth. What event
   3 added to ``body.0`` by widening is the row ``body.0@3`` above it, if its lr differs; before that, one row stands for
-  both. ``strata/lr_curves`` shows all learning rates in one chart, each in a colour of its own, on a logarithmic axis:
-  switch on 'Show actual image size'. Pictures are drawn at the end of the fit and at the growth events 1, 2, … 9, 10,
-  20, … 90, 100, 200 and so on; they need the extra ``structurenet-pl[plots]``.
-- *Time Series* and *Scalars* sort tags by name: after Lightning's ``epoch`` and ``hp_metric`` comes ``lr``, then
-  ``newborn`` and ``norms`` (with ``norms=True``), ``strata`` with the factors, and last ``strata.details`` with age and
-  base lr. Only the first two groups are open. ``TensorBoardLogger(default_hp_metric=False)`` makes ``lr`` one of them,
-  and takes away the page *HParams*.
+  both. ``LR/curves``: all learning rates in one chart, on a logarithmic axis. For large pictures switch on 'Show actual
+  image size'. They are drawn at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90, 100, 200 and so
+  on; they need the extra ``structurenet-pl[plots]``.
 - *Custom scalars*: the learning rates in one chart, and the minimum, mean and maximum of all in another. All curves of
   a run have one colour, and 'Matches' tells the markers, which repeat after five components: with more, take the
   pictures. The page opens with a smoothing of 0.6: set it to 0. Switch off 'Ignore outliers in chart scaling', which

@@ -12,6 +12,7 @@ from structurenet_pl.monitoring.lr_curves import draw_curves
 from structurenet_pl.monitoring.lr_history import LRHistory
 from structurenet_pl.structure.events import Component, GrowthEvent
 
+THUMBNAIL = (8.0, 4.7)  # inches; TensorBoard shows pictures 350 pixels wide at first
 LAYOUT_TAG = b"custom_scalars__config__"  # under which TensorBoard stores a layout in its event files
 
 
@@ -55,17 +56,18 @@ def can_draw() -> bool:
 
 
 def write_pictures(loggers: Sequence[Any], history: LRHistory, step: int) -> None:
-    """Write a heat map and curves on the page of images.
+    """Write a heat map and curves on the page of images, and on the first page.
 
     Args:
         loggers: Loggers of TensorBoard.
         history: The learning rates to draw.
         step: The step that the pictures stand at.
     """
-    pictures = {"strata/heat_map": draw_heat_map(history), "strata/lr_curves": draw_curves(history)}
+    pictures = {"heat_map": draw_heat_map(history), "curves": draw_curves(history, THUMBNAIL)}
     for logger in loggers:
         for tag, picture in pictures.items():
-            logger.experiment.add_figure(tag, picture, step)
+            # TensorBoard opens on the groups of tags that come first in the order of letters, capitals before others
+            logger.experiment.add_figure(f"LR/{tag}", picture, step)
 
 
 def write_structure(

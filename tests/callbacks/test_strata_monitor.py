@@ -364,7 +364,7 @@ def test_picture_shows_every_component():
     assert history.events == ((4, "+ patches.0"), (8, "+ necks.0"))
     assert list(history.steps) == [0, 4, 8, 11]  # births, after each of which a warm-up starts; the end
     assert np.isnan(history.lrs[4]).sum() == 1
-    assert len(events_of(logger.log_dir).Images("strata/heat_map")) == 3
+    assert len(events_of(logger.log_dir).Images("LR/heat_map")) == 3
 
 
 def test_without_matplotlib_it_says_so(monkeypatch, caplog):
