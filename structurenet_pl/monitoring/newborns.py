@@ -65,28 +65,27 @@ class Newborn:
 
     def lives_in(self, structure: Structure) -> bool:
         """Whether the network still has it."""
-        same_name = structure.cohorts.get(self.component) if self.widened else None
+        if self.widened:
+            cohorts = structure.cohorts.get(self.component, ())
+            return any(cohort.born.generation == self.generation for cohort in cohorts)
         component = structure.components.get(self.component)
-        candidates = same_name or ([component] if component else [])
-        return any(candidate.born.generation == self.generation for candidate in candidates)
+        return component is not None and component.born.generation == self.generation
 
     def entries(self, structure: Structure, held: AbstractSet[Tensor]) -> tuple[list[Entries], list[Entries]]:
         """Its own weights, and those that it is compared with, among the tensors of an optimizer."""
         tensors = [tensor for tensor in structure.parameters[self.component].values() if tensor in held]
+        own, others = [], []
         if not self.widened:
-            return list(map(Entries, tensors)), [
-                Entries(tensor)
-                for name in self.neighbours
-                for tensor in structure.parameters.get(name, {}).values()
-                if tensor in held and tensor.grad is not None  # a frozen neighbour would pull the mean down
-            ]
-        own, older = [], []
-        for tensor in tensors:
-            if tensor in structure.generations and tensor.grad is not None:
-                born_in = generation_of_entries(tensor, structure.generations[tensor]).expand(tensor.shape)
+            own = [Entries(tensor) for tensor in tensors]
+            around = [tensor for name in self.neighbours for tensor in structure.parameters.get(name, {}).values()]
+            others = [Entries(tensor) for tensor in around if tensor in held]
+        for tensor in tensors if self.widened else ():
+            if generations := structure.generations.get(tensor):
+                born_in = generation_of_entries(tensor, generations).expand(tensor.shape)
                 own.append(Entries(tensor, born_in == self.generation))
-                older.append(Entries(tensor, born_in < self.generation))
-        return own, older
+                others.append(Entries(tensor, born_in < self.generation))
+        # what is frozen would pull the mean down
+        return own, [entries for entries in others if entries.tensor.grad is not None]
 
     def verdict(self) -> str:
         """The verdict as one line."""
@@ -190,7 +189,7 @@ def _report(trainer: Trainer, new: Sequence[Newborn], every: Sequence[Newborn]) 
     header = ["newborn", "born at step", "compared with", "gradient per weight", "update per weight", "logged steps"]
     rows = []
     for newborn in every:
-        against = f"older entries of `{newborn.component}`" if newborn.widened else as_code(newborn.neighbours)
+        against = "older entries" if newborn.widened else "neighbours"
         rows.append([as_code([newborn.title]), newborn.step, against, *map(as_percent, newborn.shares), newborn.logged])
     for logger in tensorboard_loggers(trainer):
         logger.experiment.add_text("strata/newborns", as_table(header, rows), trainer.global_step)

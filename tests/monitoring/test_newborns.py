@@ -83,7 +83,7 @@ def test_shares_of_a_new_component(caplog):
     line = "patches.0 (born at step 4): 417 % of the gradient and 42 % of the update per weight of its neighbours"
     assert [message for message in caplog.messages if "patches.0 (born" in message] == [f"{line} over 6 logged steps"]
     assert texts(board.log_dir)["strata/newborns"][-1].splitlines()[2:] == [
-        "| `patches.0` | 4 | `body.0`, `body.1` | 417 % | 42 % | 6 |"
+        "| `patches.0` | 4 | neighbours | 417 % | 42 % | 6 |"
     ]
 
 
