@@ -1,6 +1,6 @@
 """Logs and draws the learning rate of every component."""
 
-from copy import copy
+from copy import copy, deepcopy
 from typing import Any, cast
 
 from torch.optim import Optimizer
@@ -12,6 +12,7 @@ from structurenet_pl.monitoring.lr_history import LRHistory
 from structurenet_pl.monitoring.lr_row import LRRow
 from structurenet_pl.monitoring.metric_history import MetricHistory
 from structurenet_pl.monitoring.metric_record import MetricRecord
+from structurenet_pl.monitoring.newborns import Newborns
 from structurenet_pl.monitoring.output_checks import check_outputs
 from structurenet_pl.monitoring.row_writer import NormWriter, RowWriter
 from structurenet_pl.monitoring.run_display import RunDisplay
@@ -28,19 +29,21 @@ class StrataMonitor(NeedsDriver):
 
     Each row holds the values that the optimizer used at that step, under ``trainer.global_step``:
 
-    | tag                            | value |
+    | tag                              | value |
     |---|---|
-    | ``lr/<component>``             | effective lr |
-    | ``base_lr/<component>``        | lr that optimizer and scheduler alone would give |
-    | ``factor/<label>/<component>`` | factor of one callback, by class name |
-    | ``age/<component>``            | age in epochs |
-    | ``stratum/<component>``        | stratum by number, 0 the first, with a ``SedimentaryDecay`` |
-    | ``lr_range/min``, mean, max    | of the effective lrs of all components |
-    | ``frozen/<component>``         | 1 if it is frozen, else 0; this and the next two if any callback freezes |
-    | ``frozen_share/parameters``    | share of the parameters that is frozen |
-    | ``frozen_share/work``          | share of the work of a step that this saves, where it is known |
-    | ``grad_norm/<component>``      | norm of the gradient, with ``norms=True`` |
-    | ``update_ratio/<component>``   | norm of the update over norm of the weights before it, with ``norms=True`` |
+    | ``lr/<component>``               | effective lr |
+    | ``strata/factor/<label>/<comp.>`` | factor of one callback, by class name |
+    | ``strata/stratum/<component>``   | stratum by number, 0 the first, with a ``SedimentaryDecay`` |
+    | ``strata/lr_range/min``, mean, max | of the effective lrs of all components |
+    | ``strata/frozen/<component>``    | 1 if it is frozen, else 0; this and the next two if any callback freezes |
+    | ``strata/frozen_share/parameters`` | share of the parameters that is frozen |
+    | ``strata/frozen_share/work``     | share of the work of a step that this saves, where it is known |
+    | ``strata.details/base_lr/<comp.>`` | lr that optimizer and scheduler alone would give |
+    | ``strata.details/age/<component>`` | age in epochs |
+    | ``norms/grad/<component>``       | norm of the gradient; this and the following with ``norms=True`` |
+    | ``norms/update_ratio/<component>`` | norm of the update over norm of the weights before it |
+    | ``newborn/grad/<newborn>``       | gradient per weight over that of its neighbours, see below |
+    | ``newborn/update/<newborn>``     | the same of the update |
 
     If a component has several groups (decay / no decay, tensors of one dimension under LARS), its leading group is
     logged: the first with tensors of several dimensions; ``explain`` shows all groups. A component has no values before
@@ -53,9 +56,9 @@ class StrataMonitor(NeedsDriver):
     of its entries have factor 0.
 
     With more than ``max_components`` components, the tags of components give way to tags of parts of the network:
-    ``lr/<part>/min``, ``mean`` and ``max`` and so on, and ``components/<part>``, the number of components in the part,
-    where the entries of ``body.0@3`` count as one more. The part is the component's stratum, without
-    ``SedimentaryDecay`` its role, without a role ``others``.
+    ``lr/<part>/min``, ``mean`` and ``max`` and so on, and ``strata/components/<part>``, the number of components in the
+    part, where the entries of ``body.0@3`` count as one more. The part is the component's stratum, without
+    ``SedimentaryDecay`` its role, without a role ``others``. There is no verdict on newborns then.
 
     A row is written every ``log_every_n_steps`` steps of the Trainer, at the first step, and after each growth, freeze
     and thaw. Apart from the rows, the monitor records base lr and product of factors of every component at every step.
@@ -65,11 +68,13 @@ class StrataMonitor(NeedsDriver):
     the values that were logged last. For ``plot_growth`` it also records the metrics of each
     validation, with step and number of parameters.
 
-    TensorBoard also gets tables of components and of growth events, a picture (step × component, the lr as a colour; it
-    needs matplotlib) at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90, 100, 200 and so on, and a
-    layout for its page of custom scalars, unless the run has one. A run has one layout, the last: if you lay out charts
-    of your own after the start of the fit, add those of ``structurenet_pl.monitoring.tensorboard.layout(prefix)``. The
-    monitor writes no hyperparameters: TensorBoard keeps the first that a run logs, so they would hide yours.
+    With ``norms=True`` the monitor also passes a verdict on each newborn, by which you see whether it integrates: after
+    ten logged steps and at the end of the fit one line says how its gradient and update per weight compare with those
+    of its neighbours, or, for entries that widening added, with those of the older entries of the same tensors::
+
+        patches.0 (born at step 87): 3 % of the gradient and 40 % of the update per weight of its neighbours over 10 ...
+
+    TensorBoard also gets pictures, tables and a layout: ``monitoring`` describes them.
 
     Args:
         norms: Whether to log norms of gradients and updates. They cost a copy of the weights on logged steps, and are
@@ -109,16 +114,17 @@ class StrataMonitor(NeedsDriver):
         self._file = StrataFile(self._record, self._metrics)
         self._display = RunDisplay(self._record)
         self._rows = RowWriter()
-        self._norm_rows = NormWriter(self._rows)
+        self._newborns = Newborns()
+        self._norm_rows = NormWriter(self._rows, self._newborns)
         self._mean_lrs: dict[str, float] = {}  # of the last row, for the progress bar
         self._had_steps = False  # whether a step was recorded before this batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the Trainer and the optimizers of a fit."""
         # projects copy callbacks in the middle of a fit, also by copy.copy, which copies no attribute on its own
-        rows = copy(self._rows)
-        copies = {"_recorder": copy(self._recorder), "_rows": rows, "_norm_rows": NormWriter(rows)}
-        return {**super().__getstate__(), **copies}
+        rows, newborns = copy(self._rows), deepcopy(self._newborns)
+        copies = {"_recorder": copy(self._recorder), "_rows": rows, "_newborns": newborns}
+        return {**super().__getstate__(), **copies, "_norm_rows": NormWriter(rows, newborns)}
 
     @property
     def strata(self) -> LRHistory:
@@ -136,15 +142,20 @@ class StrataMonitor(NeedsDriver):
         return self._record.shown_by_cohort
 
     def state_dict(self) -> dict[str, Any]:
-        """The records of the run, and the optimizers whose next step is logged in any case."""
-        records = {"history": self._record.state_dict(), "validations": self._metrics.state_dict()}
-        return {**records, "news": sorted(self._rows.requested)}
+        """The records of the run, the optimizers whose next step is logged in any case, and what newborns have got."""
+        return {
+            "history": self._record.state_dict(),
+            "validations": self._metrics.state_dict(),
+            "news": sorted(self._rows.requested),
+            "newborns": self._newborns.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the records of a checkpoint."""
         self._record.load_state_dict(state_dict["history"])
         self._metrics.load_state_dict(state_dict["validations"])
         self._rows.requested = set(state_dict["news"])
+        self._newborns.load_state_dict(state_dict["newborns"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin a new run, unless the Trainer continues its last fit."""
@@ -190,7 +201,7 @@ class StrataMonitor(NeedsDriver):
             if self.progress_bar:
                 self._mean_lrs = row.mean_lrs()
             if self.norms:
-                self._norm_rows.begin(trainer, step, row.tensors(driver.tables[optimizer]))
+                self._norm_rows.begin(trainer, step, row.tensors(driver.tables[optimizer]), driver.structure)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -215,6 +226,8 @@ class StrataMonitor(NeedsDriver):
         if driver.tables:  # growth before the start of the fit has no lrs yet
             self._rows.request_rows(trainer)
             self._update_structure(trainer, driver)
+            if self.norms and len(driver.structure.components) <= self.max_components:
+                self._newborns.follow(event, self._record.titles_of_newborns(event))
             self._display.draw_after_growth(trainer, event)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -222,7 +235,8 @@ class StrataMonitor(NeedsDriver):
         self._file.save_if_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and save the whole run."""
+        """Draw and save the whole run, and judge the last newborns."""
+        self._newborns.judge_early(trainer)
         self._display.draw(trainer)
         self._file.save(trainer)
 

@@ -10,8 +10,7 @@ from structurenet_pl.lightning import MisconfigurationException
 from structurenet_pl.optim.probe import update_can_be_scaled
 from structurenet_pl.optim.split_groups import SplitGroups
 from structurenet_pl.optim.wrappers import with_inner
-from structurenet_pl.structure.cohorts import Block, block_count, blocks
-from structurenet_pl.structure.partition import Generations
+from structurenet_pl.structure.cohorts import Block, block_count, blocks, generation_of_entries
 
 # of one tensor; with more, as after old and new entries were shuffled, the whole tensor is scaled entry by entry
 MAX_BLOCKS = 32
@@ -121,18 +120,9 @@ class CohortUpdates:
                 if generations is None:  # all entries were born with the component
                     self._blocks.append((row, tensor, (), component.born.generation))
                 elif block_count(generations) > MAX_BLOCKS:
-                    self._shuffled.append((row, tensor, _generation_of_entries(tensor, generations)))
+                    self._shuffled.append((row, tensor, generation_of_entries(tensor, generations)))
                 else:
                     self._blocks += [(row, tensor, block, generation) for block, generation in blocks(generations)]
-
-
-def _generation_of_entries(tensor: Tensor, generations: Generations) -> Tensor:
-    """The generation of each entry of a tensor; broadcasts to its shape."""
-    born_in = torch.zeros((), dtype=torch.long, device=tensor.device)
-    for dim, indices in enumerate(generations):
-        of_dim = torch.tensor(indices, device=tensor.device)
-        born_in = torch.maximum(born_in, of_dim.view([-1 if dim == at else 1 for at in range(tensor.ndim)]))
-    return born_in
 
 
 def _share_of_entries(tensor: Tensor, born_in: Tensor, shares: Mapping[int, float]) -> Tensor:

@@ -1,7 +1,8 @@
 """Norms of weights, gradients and updates by component, measured in one pass that waits for the device once."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from structurenet_pl.learning_rates.moment import Norms
 from structurenet_pl.optim.weight_decay import coupled_weight_decay
 from structurenet_pl.structure.events import Component
 
+Key = TypeVar("Key", bound=Hashable)  # of a part of the network
 WEIGHTS, GRADS, UPDATES = range(3)  # the kinds of norms in a step
 
 
@@ -102,36 +104,65 @@ class PartNorms(Metric):
         return self.squares.sqrt()
 
 
-class StepNorms:
+class Entries(NamedTuple):
+    """A tensor, or some of its entries.
+
+    Args:
+        tensor: The tensor.
+        mask: Which entries are meant, None for all.
+    """
+
+    tensor: Tensor
+    mask: Tensor | None = None
+
+    def of(self, values: Tensor) -> Tensor:
+        """These entries of the tensor, its gradient or its update."""
+        return _dense(values) if self.mask is None else values.to_dense()[self.mask]
+
+
+class PartNorm(NamedTuple):
+    """The norms of one part of the network in one step.
+
+    Args:
+        size: Number of weights.
+        weight: Norm of the weights before the update.
+        grad: Norm of the gradient.
+        update: Norm of the update.
+    """
+
+    size: int
+    weight: float
+    grad: float
+    update: float
+
+
+class StepNorms(Generic[Key]):
     """Norms of the gradients and the update of one step: to be made before the update, and read once after it.
 
     Args:
-        parts: The tensors of each part of the network.
+        parts: The tensors, or entries of tensors, of each part of the network. Parts may overlap.
     """
 
-    def __init__(self, parts: Mapping[str, Sequence[Tensor]]) -> None:
-        self._names = list(parts)
-        self._weights = [tensor.detach() for tensors in parts.values() for tensor in tensors]
-        self._before = [weight.clone() for weight in self._weights]
-        self._parts = [number for number, tensors in enumerate(parts.values()) for _ in tensors]
-        tensors = [tensor for tensors in parts.values() for tensor in tensors]
-        grads = [(tensor.grad, part) for tensor, part in zip(tensors, self._parts, strict=True)]
-        present = [(grad, part) for grad, part in grads if grad is not None]
-        self._norms = PartNorms(kinds=3, parts=len(parts)).to(self._weights[0].device)
+    def __init__(self, parts: Mapping[Key, Sequence[Entries]]) -> None:
+        self._keys = list(parts)
+        self._entries = [entries for several in parts.values() for entries in several]
+        self._parts = [number for number, several in enumerate(parts.values()) for _ in several]
+        self._before = [entries.of(entries.tensor.detach()).clone() for entries in self._entries]
+        grads = [(entries, entries.tensor.grad, part) for entries, part in zip(self._entries, self._parts, strict=True)]
+        present = [(entries.of(grad), part) for entries, grad, part in grads if grad is not None]
+        self._norms = PartNorms(kinds=3, parts=len(parts)).to(self._before[0].device)
         self._norms.update(WEIGHTS, self._before, self._parts)
         self._norms.update(GRADS, [grad for grad, _ in present], [part for _, part in present])
 
-    def scalars(self) -> dict[str, float]:
-        """The norms of gradients, and of updates relative to the weights, by tag of the log.
-
-        A part whose weights were all 0 has no ratio.
-        """
-        self._norms.update(UPDATES, torch._foreach_sub(self._weights, self._before), self._parts)
-        weights, grads, updates = self._norms.compute().tolist()
-        ratios = zip(self._names, updates, weights, strict=True)
-        return {f"grad_norm/{name}": grad for name, grad in zip(self._names, grads, strict=True)} | {
-            f"update_ratio/{name}": update / weight for name, update, weight in ratios if weight
-        }
+    def read(self) -> dict[Key, PartNorm]:
+        """The norms by part."""
+        after = [entries.of(entries.tensor.detach()) for entries in self._entries]
+        self._norms.update(UPDATES, torch._foreach_sub(after, self._before), self._parts)
+        sizes = [0] * len(self._keys)
+        for part, before in zip(self._parts, self._before, strict=True):
+            sizes[part] += before.numel()
+        norms = zip(self._keys, sizes, self._norms.compute().T.tolist(), strict=True)
+        return {key: PartNorm(size, *kinds) for key, size, kinds in norms}
 
 
 def _dense(grad: Tensor) -> Tensor:

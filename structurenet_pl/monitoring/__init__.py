@@ -18,16 +18,32 @@ parameters count, frozen ones, too; under a strategy that splits tensors over pr
 **TensorBoard.** ``tensorboard --logdir logs --samples_per_plugin scalars=5000,images=200,text=200``. Without the flag
 TensorBoard keeps a random 1000 points of each curve, in which short steps get lost, and 10 pictures and tables.
 
-- *Images*, ``strata/heat_map``: a row for each component, the oldest at the bottom. Bright rows learn fast, dark rows
+- *Time Series*, the first page, and *Scalars* sort tags by name, capitals first, and open the first two groups. On the
+  first page these are the pictures, ``LR``, and Lightning's ``epoch``. Behind ``epoch`` and ``hp_metric`` comes ``lr``,
+  then ``newborn`` and ``norms`` (with ``norms=True``), ``strata`` with the factors, and last ``strata.details`` with
+  age and base lr.
+- *Images*, ``LR/heat_map``: a row for each component, the oldest at the bottom. Bright rows learn fast, dark rows
   slowly; hatched rows are frozen, red rows have lr 0, white rows are not born yet; dashed lines mark growth. What event
   3 added to ``body.0`` by widening is the row ``body.0@3`` above it, if its lr differs; before that, one row stands for
-  both.
-- *Custom scalars*: all learning rates in one chart, and their minimum, mean and maximum in another. The page opens
-  with a smoothing of 0.6: set it to 0. Switch off 'Ignore outliers in chart scaling', which cuts off peaks. The
-  button with the bars makes the axis logarithmic; an lr of 0 is invisible there. All curves of a run have one colour:
-  'Matches' tells the markers.
-- *Text*, ``strata/growth``: for each growth event what was added and where, the number of parameters, and the
-  callback that asked; for widening also by how many entries the network grew.
+  both. ``LR/curves``: all learning rates in one chart, on a logarithmic axis. For large pictures switch on 'Show actual
+  image size'. They are drawn at the end of the fit and at the growth events 1, 2, … 9, 10, 20, … 90, 100, 200 and so
+  on; they need the extra ``structurenet-pl[plots]``.
+- *Custom scalars*: the learning rates in one chart, and the minimum, mean and maximum of all in another. All curves of
+  a run have one colour, and 'Matches' tells the markers, which repeat after five components: with more, take the
+  pictures. The page opens with a smoothing of 0.6: set it to 0. Switch off 'Ignore outliers in chart scaling', which
+  cuts off peaks. The button with the bars makes the axis logarithmic; an lr of 0 is invisible there. A run has one
+  layout, the last, and one of yours stays: if you lay out charts after the start of the fit, add those of
+  ``structurenet_pl.monitoring.tensorboard.layout(prefix)``.
+- *Text*, ``strata/components``: the components. ``strata/growth``: for each growth event what was added and where, the
+  number of parameters, and the callback that asked; for widening also by how many entries the network grew.
+  ``strata/newborns``: the verdicts on newborns, with ``norms=True``.
+- The monitor writes no hyperparameters: TensorBoard keeps the first that a run logs, so they would hide yours.
+
+**Newborns.** With ``StrataMonitor(norms=True)``, ``newborn/grad/patches.0`` is the root mean square of the gradients
+of the weights of ``patches.0`` over that of its neighbours, at all logged steps since its birth, up to ten of them;
+``newborn/update/patches.0`` is the same of the updates, which depend on factors and optimizer, too. Near 1 a newborn
+learns as its neighbours do, far below 1 it starves. ``body.0@3`` is compared with the older entries of the same
+tensors. Steps that are not logged cost nothing.
 
 **Preview.** ``preview`` gives the learning rates of a run to the last bit before the run, except
 for factors and triggers that depend on training (``LARSScaler``, ``DensityScaler``, ``GrowOnPlateau``), which a

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # matplotlib is an optional dependency, so every import of it stands inside a function
 
+PICTURE_WIDTH = 960  # pixels; the page of TensorBoard has room for 980 in a window of 1400, and cuts off the rest
 MAX_PICTURE_COLUMNS = 1000  # columns; anything narrower than one of them would be invisible
 MAX_AXIS_LABELS = 14  # components that have a label beside an axis
 MAX_ENTRIES = 20  # curves with an entry in the legend, growth events with a line
@@ -22,11 +23,11 @@ MAX_LABEL_LENGTH = 320  # points, an estimate, that a label may take
 
 
 def empty_figure(history: LRHistory, size: tuple[float, float]) -> "Figure":
-    """An empty figure for a history.
+    """An empty figure for a history, ``PICTURE_WIDTH`` wide.
 
     Args:
         history: The history that the figure will show.
-        size: Width and height in inches.
+        size: Width and height in inches: the larger, the smaller is the print.
 
     Raises:
         ModuleNotFoundError: If matplotlib is missing.
@@ -52,7 +53,7 @@ def new_figure(size: tuple[float, float]) -> "Figure":
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}; pictures need pip install matplotlib tensorboard") from error
-    return Figure(figsize=size, layout="constrained")
+    return Figure(figsize=size, dpi=PICTURE_WIDTH / size[0], layout="constrained")
 
 
 class Timeline(NamedTuple):

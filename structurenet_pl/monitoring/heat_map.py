@@ -83,7 +83,7 @@ def draw_heat_map(history: LRHistory) -> "Figure":
 def _add_colour_bar(figure: "Figure", mesh: "QuadMesh", low: float, high: float) -> None:
     ticks = _round_ticks(low, high)
     bar = figure.colorbar(mesh, pad=0.02)
-    bar.set_label("learning rate", **LARGE)
+    bar.set_label("learning rate", labelpad=12, **LARGE)
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks], **LARGE)
     bar.minorticks_off()
 

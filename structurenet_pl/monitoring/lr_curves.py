@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_curves(history: LRHistory) -> "Figure":
+def draw_curves(history: LRHistory, size: tuple[float, float] = (10, 5)) -> "Figure":
     """Draw the effective lr of every component as a curve.
 
     Needs matplotlib.
 
     Args:
         history: The learning rates to draw.
+        size: Width and height in inches: the larger, the smaller is the print.
 
     Returns:
         A figure: x the step, y the effective lr, from blue for the oldest component to red for the youngest; entries
@@ -40,7 +41,7 @@ def draw_curves(history: LRHistory) -> "Figure":
         ModuleNotFoundError: If matplotlib is missing.
         ValueError: If the history is empty.
     """
-    figure = empty_figure(history, (10, 5))
+    figure = empty_figure(history, size)
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -81,7 +82,7 @@ def draw_curves(history: LRHistory) -> "Figure":
         if mask.any():
             legend.append(Line2D([], [], color="0.3", label=label, **style))
     if history.events:
-        mark_growth([axes, strip] if has_strip else [axes], history, label_width=0.08, fontsize=9)
+        mark_growth([axes, strip] if has_strip else [axes], history, label_width=0.8 / size[0], fontsize=9)
 
     strip.set(xlabel=step_axis_label(history), xlim=edges[[0, -1]])
     strip.xaxis.get_major_locator().set_params(integer=True)

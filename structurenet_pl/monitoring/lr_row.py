@@ -1,4 +1,8 @@
-"""One row of scalars: the learning rates of one logged step, by tag."""
+"""One row of scalars: the learning rates of one logged step, by tag.
+
+TensorBoard groups tags by their first word and sorts the groups by their letters, in which ``/``, ``_`` and digits come
+before all others. So the names of tags are such that ``lr/`` is the first of our groups, and details the last.
+"""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,23 +63,23 @@ class LRRow:
         for entry in _leading(self.every if self.by_part else self.own):
             name = entry.title
             parts.setdefault(_part_of(entry), []).append(name)
-            values = {"lr": entry.lr, "base_lr": entry.base_lr}
-            values |= {f"factor/{label}": factor for label, factor in entry.factors.items()}
-            values["age"] = entry.age.epoch
+            values = {"lr": entry.lr}
+            values |= {f"strata/factor/{label}": factor for label, factor in entry.factors.items()}
             # a part is a stratum already, so its number would say nothing new
             if entry.stratum_number is not None and not self.by_part:
-                values["stratum"] = entry.stratum_number
+                values["strata/stratum"] = entry.stratum_number
             if self.frozen is not None:
-                values["frozen"] = float(entry.frozen)
+                values["strata/frozen"] = float(entry.frozen)
+            values |= {"strata.details/age": entry.age.epoch, "strata.details/base_lr": entry.base_lr}
             for kind, value in values.items():
                 curves.setdefault(kind, {})[name] = value
         scalars = _by_part(curves, parts) if self.by_part else _by_component(curves)
         lrs = [entry.lr for entry in _leading(self.every)]
-        scalars |= {f"lr_range/{word}": summary(lrs) for word, summary in SUMMARIES.items() if lrs}
+        scalars |= {f"strata/lr_range/{word}": summary(lrs) for word, summary in SUMMARIES.items() if lrs}
         if self.frozen is not None:
-            scalars["frozen_share/parameters"] = self.frozen.parameters
+            scalars["strata/frozen_share/parameters"] = self.frozen.parameters
             if self.frozen.work is not None:
-                scalars["frozen_share/work"] = self.frozen.work
+                scalars["strata/frozen_share/work"] = self.frozen.work
         return scalars
 
     def mean_lrs(self) -> dict[str, float]:
@@ -116,7 +120,7 @@ def _by_component(curves: Mapping[str, Mapping[str, float]]) -> dict[str, float]
 
 
 def _by_part(curves: Mapping[str, Mapping[str, float]], parts: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    scalars: dict[str, float] = {f"components/{part}": len(names) for part, names in parts.items()}
+    scalars: dict[str, float] = {f"strata/components/{part}": len(names) for part, names in parts.items()}
     for kind, values in curves.items():
         for part, names in parts.items():
             known = [values[name] for name in names if name in values]

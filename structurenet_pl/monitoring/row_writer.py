@@ -8,9 +8,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from structurenet_pl.learning_rates.norms import StepNorms
+from structurenet_pl.learning_rates.norms import Entries, StepNorms
 from structurenet_pl.lightning import Trainer
+from structurenet_pl.monitoring.newborns import Newborns, NewbornSide
 from structurenet_pl.optim.wrappers import hookable_optimizers
+from structurenet_pl.structure.partition import Structure
 
 
 class RowWriter:
@@ -62,11 +64,13 @@ class NormWriter:
 
     Args:
         rows: The writer of the row.
+        newborns: The newborns whose shares belong to the row.
     """
 
-    def __init__(self, rows: RowWriter) -> None:
+    def __init__(self, rows: RowWriter, newborns: Newborns) -> None:
         self._rows = rows
-        self._begun: tuple[Trainer, int, StepNorms] | None = None
+        self._newborns = newborns
+        self._begun: tuple[Trainer, int, StepNorms[str | NewbornSide]] | None = None
         self._handles: list[RemovableHandle] = []
 
     def register_hooks(self, optimizers: Iterable[Optimizer]) -> None:
@@ -79,15 +83,18 @@ class NormWriter:
         while self._handles:
             self._handles.pop().remove()
 
-    def begin(self, trainer: Trainer, step: int, tensors: Mapping[str, Sequence[Tensor]]) -> None:
+    def begin(self, trainer: Trainer, step: int, tensors: Mapping[str, Sequence[Tensor]], structure: Structure) -> None:
         """Measure before the update.
 
         Args:
             trainer: The Trainer, in a fit.
             step: The step that the row will stand at.
-            tensors: The tensors of each component or part.
+            tensors: The tensors of each component or part that the optimizer holds.
+            structure: The components of the network.
         """
-        self._begun = trainer, step, StepNorms(tensors)
+        parts: dict[str | NewbornSide, list[Entries]] = {name: list(map(Entries, of)) for name, of in tensors.items()}
+        held = {tensor for several in tensors.values() for tensor in several}
+        self._begun = trainer, step, StepNorms(parts | self._newborns.sides(structure, held))
 
     def discard(self) -> None:
         """Drop a measurement whose update never came, because a gradient scaler skipped that step."""
@@ -97,5 +104,15 @@ class NormWriter:
         # a compiled step must not trace the loggers
         if self._begun is None or torch.compiler.is_compiling():
             return
-        (trainer, step, norms), self._begun = self._begun, None
-        self._rows.write(trainer, norms.scalars(), step)
+        (trainer, step, measured), self._begun = self._begun, None
+        norms = measured.read()
+        row = {f"norms/grad/{part}": norm.grad for part, norm in norms.items() if isinstance(part, str)}
+        # a part whose weights were all 0 has no ratio
+        row |= {
+            f"norms/update_ratio/{part}": norm.update / norm.weight
+            for part, norm in norms.items()
+            if isinstance(part, str) and norm.weight
+        }
+        sides = {side: norm for side, norm in norms.items() if not isinstance(side, str)}
+        self._rows.write(trainer, row | self._newborns.add(sides), step)
+        self._newborns.judge(trainer)

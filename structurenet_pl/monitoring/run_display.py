@@ -1,4 +1,4 @@
-"""Shows the structure and the heat map of a run while it trains: on the console and in TensorBoard."""
+"""Shows the structure and the pictures of a run while it trains: on the console and in TensorBoard."""
 
 from structurenet_pl.engine.driver import Driver
 from structurenet_pl.lightning import Trainer, rank_zero_info
@@ -8,7 +8,7 @@ from structurenet_pl.monitoring.tensorboard import (
     add_layout,
     can_draw,
     tensorboard_loggers,
-    write_heat_map,
+    write_pictures,
     write_structure,
 )
 from structurenet_pl.structure.events import GrowthEvent
@@ -16,7 +16,7 @@ from structurenet_pl.structure.partition import parameter_count
 
 
 class RunDisplay:
-    """Prints the table of learning rates, and writes layout, tables and heat maps to TensorBoard.
+    """Prints the table of learning rates, and writes layout, tables and pictures to TensorBoard.
 
     Args:
         record: The record of the run.
@@ -57,12 +57,12 @@ class RunDisplay:
             write_structure(logger, structure.components, counts, self._record.log, trainer.global_step)
 
     def draw_after_growth(self, trainer: Trainer, event: GrowthEvent) -> None:
-        """Draw the heat map after the growth events 1, 2, … 9, 10, 20, … 90, 100, 200 and so on."""
+        """Draw the pictures after the growth events 1, 2, … 9, 10, 20, … 90, 100, 200 and so on."""
         if len(str(event.clock.generation).rstrip("0")) == 1:
             self.draw(trainer)
 
     def draw(self, trainer: Trainer) -> None:
-        """Draw the heat map of the run so far."""
+        """Draw the run so far."""
         loggers = tensorboard_loggers(trainer)
         if loggers and self._record.end_step and can_draw():
-            write_heat_map(loggers, self._record.to_history(), trainer.global_step)
+            write_pictures(loggers, self._record.to_history(), trainer.global_step)

@@ -65,6 +65,11 @@ class RunRecord:
         # a component that appeared without a growth event, for example by a new pattern, has no title
         return self._titles.get(name, name)
 
+    def titles_of_newborns(self, event: GrowthEvent) -> dict[str, str]:
+        """The titles of new components, and of the new cohorts of widened ones, by name of the component."""
+        cohorts = {name: cohort_title(self.title_of(name), event.clock.generation, self.log) for name in event.widened}
+        return {name: self.title_of(name) for name in event.born} | cohorts
+
     def columns_of(
         self, step: int, names: Sequence[str], cohorts: Mapping[str, Sequence[int | None]] = {}
     ) -> NDArray[np.intp]:

@@ -1,4 +1,4 @@
-"""Output that only TensorBoard has: a layout of charts, tables of the structure, a heat map."""
+"""Output that only TensorBoard has: a layout of charts, tables of the structure, pictures."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,11 @@ from typing import Any
 
 from structurenet_pl.lightning import TENSORBOARD_LOGGERS, Trainer
 from structurenet_pl.monitoring.heat_map import draw_heat_map
+from structurenet_pl.monitoring.lr_curves import draw_curves
 from structurenet_pl.monitoring.lr_history import LRHistory
 from structurenet_pl.structure.events import Component, GrowthEvent
 
+THUMBNAIL = (8.0, 4.7)  # inches; TensorBoard shows pictures 350 pixels wide at first
 LAYOUT_TAG = b"custom_scalars__config__"  # under which TensorBoard stores a layout in its event files
 
 
@@ -25,7 +27,7 @@ def layout(prefix: str = "") -> dict[str, dict[str, list[Any]]]:
     Args:
         prefix: The prefix that the logger puts before all tags.
     """
-    margin = [f"{prefix}lr_range/{word}" for word in ("mean", "min", "max")]
+    margin = [f"{prefix}strata/lr_range/{word}" for word in ("mean", "min", "max")]
     return {
         "strata": {
             # a pattern, so that the chart includes components that are yet unborn
@@ -53,17 +55,19 @@ def can_draw() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def write_heat_map(loggers: Sequence[Any], history: LRHistory, step: int) -> None:
-    """Write a heat map on the page of images.
+def write_pictures(loggers: Sequence[Any], history: LRHistory, step: int) -> None:
+    """Write a heat map and curves on the page of images, and on the first page.
 
     Args:
         loggers: Loggers of TensorBoard.
         history: The learning rates to draw.
-        step: The step that the picture stands at.
+        step: The step that the pictures stand at.
     """
-    picture = draw_heat_map(history)
+    pictures = {"heat_map": draw_heat_map(history), "curves": draw_curves(history, THUMBNAIL)}
     for logger in loggers:
-        logger.experiment.add_figure("strata/heat_map", picture, step)
+        for tag, picture in pictures.items():
+            # TensorBoard opens on the groups of tags that come first in the order of letters, capitals before others
+            logger.experiment.add_figure(f"LR/{tag}", picture, step)
 
 
 def write_structure(
@@ -91,18 +95,18 @@ def growth_table(log: Sequence[GrowthEvent]) -> str:
     """The growth log as a table in Markdown."""
     rows = []
     for event in log:
-        outcome = "<br>".join(f"{kind}: {_code(names)}" for kind, names in event.outcome.items())
+        outcome = "<br>".join(f"{kind}: {as_code(names)}" for kind, names in event.outcome.items())
         if event.widened and event.parameters:  # logs of earlier versions have no numbers
             before, after = event.parameters
             outcome += f"<br>{after - before:+,} entries"
         place = [] if event.depth is None else [f"depth {event.depth}"]
         if event.adjacent:
-            place.append(f"next to {_code(event.adjacent)}")
+            place.append(f"next to {as_code(event.adjacent)}")
         counts = " → ".join(f"{count:,}" for count in event.parameters)
         # step and epoch share a column with non-breaking spaces: TensorBoard breaks the words of narrow columns
         time = f"step&nbsp;{event.clock.step}<br>epoch&nbsp;{event.clock.epoch}"
         rows.append([time, outcome, "<br>".join(place), counts, event.asked_by or ""])
-    return _table(["when", "what", "where", "parameters", "asked for by"], rows)
+    return as_table(["when", "what", "where", "parameters", "asked for by"], rows)
 
 
 def component_table(components: Mapping[str, Component], parameter_counts: Mapping[str, int]) -> str:
@@ -114,7 +118,7 @@ def component_table(components: Mapping[str, Component], parameter_counts: Mappi
     """
     rows = [
         [
-            _code([name]),
+            as_code([name]),
             component.role or "",
             component.depth,
             component.born.step,
@@ -123,13 +127,15 @@ def component_table(components: Mapping[str, Component], parameter_counts: Mappi
         ]
         for name, component in components.items()
     ]
-    return _table(["component", "role", "depth", "born at step", "in epoch", "parameters"], rows)
+    return as_table(["component", "role", "depth", "born at step", "in epoch", "parameters"], rows)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def as_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def _code(names: Sequence[str]) -> str:
+def as_code(names: Sequence[str]) -> str:
+    """Names in Markdown."""
     return ", ".join(f"`{name}`" for name in names)

@@ -5,7 +5,8 @@ from dataclasses import replace
 from itertools import groupby, product
 from math import prod
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from structurenet_pl.structure.events import Component, GrowthEvent
 from structurenet_pl.structure.partition import Generations, Structure
@@ -174,3 +175,12 @@ def block_count(generations: Generations) -> int:
         4
     """
     return prod(sum(1 for _ in groupby(indices)) for indices in generations)
+
+
+def generation_of_entries(tensor: Tensor, generations: Generations) -> Tensor:
+    """The generation of each entry of a tensor; broadcasts to its shape."""
+    born_in = torch.zeros((), dtype=torch.long, device=tensor.device)
+    for dim, indices in enumerate(generations):
+        of_dim = torch.tensor(indices, device=tensor.device)
+        born_in = torch.maximum(born_in, of_dim.view([-1 if dim == at else 1 for at in range(tensor.ndim)]))
+    return born_in

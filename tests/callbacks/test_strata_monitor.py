@@ -25,7 +25,7 @@ from torch import nn
 
 import monitor_worker
 import structurenet_pl.monitoring.tensorboard as tensorboard_file
-from helpers import Net, Plain, Validated, assert_same, example_factors, fit, loader, run, slow_but_for
+from helpers import Net, Plain, Validated, assert_same, example_factors, fit, loader, run, slow_but_for, texts
 from rank_processes import run_ranks
 from recorders import OwnLogger, UsedLRs
 from structurenet_pl import (
@@ -105,15 +105,15 @@ def test_logged_lrs_are_those_that_were_used(every):
     assert set(curves["lr/head"]) == {0, 2, 4, 6} | {step for step in range(8) if (step + 1) % every == 0}
     for name, born in {"body.0": 0, "body.3": 0, "head": 0, "patches.0": 2, "necks.0": 4}.items():
         assert min(curves[f"lr/{name}"]) == born
-    assert curves["age/necks.0"][4] == 0
-    assert curves["factor/Warmup/necks.0"][4] == np.float32(1 / 3)
-    assert curves["factor/GrowthResponder/body.0"][2] == np.float32(0.7)
-    assert curves["base_lr/head"][4] == np.float32(0.1)
-    assert curves["stratum/body.0"][4] == 1
-    assert "stratum/patches.0" not in curves
+    assert curves["strata.details/age/necks.0"][4] == 0
+    assert curves["strata/factor/Warmup/necks.0"][4] == np.float32(1 / 3)
+    assert curves["strata/factor/GrowthResponder/body.0"][2] == np.float32(0.7)
+    assert curves["strata.details/base_lr/head"][4] == np.float32(0.1)
+    assert curves["strata/stratum/body.0"][4] == 1
+    assert "strata/stratum/patches.0" not in curves
     lrs = [used.lrs[4][name] for name in ("body.0", "patches.0", "body.3", "body.4", "necks.0", "head")]
     for word, value in {"min": min(lrs), "max": max(lrs), "mean": sum(lrs) / 6}.items():
-        assert curves[f"lr_range/{word}"][4] == pytest.approx(value, rel=1e-6)  # float32
+        assert curves[f"strata/lr_range/{word}"][4] == pytest.approx(value, rel=1e-6)  # float32
 
 
 def test_factors_of_gradients_are_kept_as_they_were_logged():
@@ -204,11 +204,11 @@ def test_two_optimizers(every):
     assert {step for _, *both in steps for step in both} <= set(curves["lr/critic"])
     assert not set(curves["lr/critic"]) & set(curves["lr/generator.0"])
     # what spans all components is of the lrs that stand in all optimizers
-    for step in curves["lr_range/max"]:
+    for step in curves["strata/lr_range/max"]:
         standing = used.standing[step]
-        assert curves["lr_range/max"][step] == np.float32(max(standing))
-        assert curves["lr_range/min"][step] == np.float32(min(standing))
-    assert curves["update_ratio/critic"].keys() <= curves["lr/critic"].keys()
+        assert curves["strata/lr_range/max"][step] == np.float32(max(standing))
+        assert curves["strata/lr_range/min"][step] == np.float32(min(standing))
+    assert curves["norms/update_ratio/critic"].keys() <= curves["lr/critic"].keys()
     assert monitor.strata.components == ("generator.0", "generator.1", "critic")
     assert np.isfinite(monitor.strata.lrs).all()
 
@@ -231,7 +231,7 @@ def test_no_curve_goes_back(make, max_components):
     for step, row in logger.rows:
         for tag in row.keys() - {"epoch"}:
             steps.setdefault(tag, []).append(step)
-    assert "lr_range/min" in steps
+    assert "strata/lr_range/min" in steps
     for tag, curve in steps.items():
         assert curve == sorted(set(curve)), tag
 
@@ -252,7 +252,7 @@ def test_steps_past_lightning_are_counted_by_batches():
     assert trainer.global_step == 0
     curves = logged(logger.log_dir)
     assert curves["lr/head"] == {step: np.float32(0.1 if step < 4 else 0.05) for step in range(8)}
-    assert set(curves["update_ratio/head"]) == set(range(8))
+    assert set(curves["norms/update_ratio/head"]) == set(range(8))
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # of the run that was stopped
@@ -277,15 +277,6 @@ def test_resumed_in_the_same_directory_as_if_never_stopped(at, every):
         np.testing.assert_array_equal(value, asdict(whole.strata)[key])
     (table,) = {texts(here)["strata/growth"][-1], texts(there)["strata/growth"][-1]}
     assert table.count("GrowEvery") == 2
-
-
-def texts(folder):
-    events = events_of(folder)
-    return {
-        tag.removesuffix("/text_summary"): [event.tensor_proto.string_val[0].decode() for event in events.Tensors(tag)]
-        for tag in events.Tags()["tensors"]
-        if tag.endswith("/text_summary")
-    }
 
 
 def test_growth_table_says_when_what_where_and_who():
@@ -373,7 +364,7 @@ def test_picture_shows_every_component():
     assert history.events == ((4, "+ patches.0"), (8, "+ necks.0"))
     assert list(history.steps) == [0, 4, 8, 11]  # births, after each of which a warm-up starts; the end
     assert np.isnan(history.lrs[4]).sum() == 1
-    assert len(events_of(logger.log_dir).Images("strata/heat_map")) == 3
+    assert len(events_of(logger.log_dir).Images("LR/heat_map")) == 3
 
 
 def test_without_matplotlib_it_says_so(monkeypatch, caplog):
@@ -415,10 +406,10 @@ def test_norms_of_gradients_and_updates(clip):
     fit(Plain(), [measured, StrataMonitor(norms=True)], epochs=3, **options)
     curves = logged(logger.log_dir)
     for part in ("body.0", "body.3", "body.4", "head"):
-        assert list(curves[f"grad_norm/{part}"]) == list(curves[f"update_ratio/{part}"]) == [0, 2, 5, 8, 11]
-        for step, value in curves[f"grad_norm/{part}"].items():
+        assert list(curves[f"norms/grad/{part}"]) == list(curves[f"norms/update_ratio/{part}"]) == [0, 2, 5, 8, 11]
+        for step, value in curves[f"norms/grad/{part}"].items():
             assert value == pytest.approx(measured.rows[step][part][0], rel=1e-5)  # sums of float32
-        for step, value in curves[f"update_ratio/{part}"].items():
+        for step, value in curves[f"norms/update_ratio/{part}"].items():
             assert value == pytest.approx(measured.rows[step][part][1], rel=1e-5)
 
 
@@ -432,7 +423,7 @@ def test_norms_are_of_their_own_step_where_a_scaler_skips_one():
     precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
     fit(Plain(), [Overflow(), StrataMonitor(norms=True)], epochs=2, logger=logger, plugins=[precision], **options)
     assert [step for step, row in logger.rows if "lr/head" in row] == [0, 3, 7]
-    assert [step for step, row in logger.rows if "update_ratio/head" in row] == [0, 7]
+    assert [step for step, row in logger.rows if "norms/update_ratio/head" in row] == [0, 7]
 
 
 def test_norms_of_what_is_still_zero_or_has_no_gradient():
@@ -446,9 +437,9 @@ def test_norms_of_what_is_still_zero_or_has_no_gradient():
     logger = TensorBoardLogger("logs", name=None)
     fit(Partly(), [StrataMonitor(norms=True)], epochs=1, logger=logger, log_every_n_steps=1)
     curves = logged(logger.log_dir)
-    assert list(curves["update_ratio/head"]) == [1, 2, 3]
-    assert list(curves["grad_norm/head"]) == [0, 1, 2, 3]
-    assert set(curves["grad_norm/body.3"].values()) == set(curves["update_ratio/body.3"].values()) == {0}
+    assert list(curves["norms/update_ratio/head"]) == [1, 2, 3]
+    assert list(curves["norms/grad/head"]) == [0, 1, 2, 3]
+    assert set(curves["norms/grad/body.3"].values()) == set(curves["norms/update_ratio/body.3"].values()) == {0}
 
 
 class Wide(Plain):
@@ -471,11 +462,11 @@ def test_many_components_are_summed_up(caplog):
     assert len(curves) < 60
     assert set(curves["lr/active/mean"]) == {0, 1, 3}
     assert set(curves["lr/sediment/mean"]) == {5, 7}
-    assert curves["components/sediment"][5] == 1000
-    assert curves["components/others"][5] == 1
+    assert curves["strata/components/sediment"][5] == 1000
+    assert curves["strata/components/others"][5] == 1
     assert curves["lr/sediment/max"][5] == curves["lr/sediment/min"][5] == np.float32(used.lrs[5]["body.7"])
-    assert curves["factor/SedimentaryDecay/sediment/mean"][5] == np.float32(0.1)
-    assert curves["grad_norm/sediment"].keys() == curves["lr/sediment/mean"].keys()
+    assert curves["strata/factor/SedimentaryDecay/sediment/mean"][5] == np.float32(0.1)
+    assert curves["norms/grad/sediment"].keys() == curves["lr/sediment/mean"].keys()
     assert monitor.strata.steps.tolist() == [0, 4, 7]
     assert monitor.strata.lrs.shape == (1001, 3)
     assert plot_strata(logger.log_dir).axes
@@ -492,13 +483,13 @@ def test_what_is_frozen_is_logged():
     logger, monitor, console = TensorBoardLogger("logs", name=None), StrataMonitor(), io.StringIO()
     trainer = fit(Plain(), [Freezes(), monitor], epochs=2, logger=logger, log_every_n_steps=6)
     curves = logged(logger.log_dir)
-    assert curves["frozen/body.0"] == {0: 0, 4: 1, 5: 1}
-    assert curves["frozen/head"] == {0: 0, 4: 0, 5: 0}
+    assert curves["strata/frozen/body.0"] == {0: 0, 4: 1, 5: 1}
+    assert curves["strata/frozen/head"] == {0: 0, 4: 0, 5: 0}
     share = np.float32(56 / 171)
-    assert curves["frozen_share/parameters"] == {0: 0, 4: share, 5: share}
+    assert curves["strata/frozen_share/parameters"] == {0: 0, 4: share, 5: share}
     # multiply-adds of a sample: 48 + 64 + 24 forward, the same for the weights, all but the first for the inputs; now
     # the weights of the first and the inputs of the second are not needed
-    assert curves["frozen_share/work"] == {5: np.float32(1 - (136 + 88 + 24) / (136 + 136 + 88))}
+    assert curves["strata/frozen_share/work"] == {5: np.float32(1 - (136 + 88 + 24) / (136 + 136 + 88))}
     assert monitor.strata.steps.tolist() == [0, 4, 7]
     assert monitor.strata.frozen.tolist() == [[False, True, True], *[[False] * 3] * 3]
     rates = explain(trainer, Console(file=console))
@@ -525,7 +516,7 @@ def test_what_is_frozen_from_the_start():
 def test_nothing_of_freezing_where_nothing_freezes():
     logger = TensorBoardLogger("logs", name=None)
     fit(Plain(), [StrataMonitor()], epochs=1, logger=logger)
-    assert not [tag for tag in logged(logger.log_dir) if tag.startswith("frozen")]
+    assert not [tag for tag in logged(logger.log_dir) if tag.startswith("strata/frozen")]
 
 
 @pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar])
@@ -593,7 +584,7 @@ def test_it_changes_nothing_else(make, options):
     without, logs, _ = run(make=make)
     with_it, more, _ = run([StrataMonitor(**options)], make=make)
     assert_same(with_it, without)
-    ours = ("lr/", "base_lr/", "age/", "lr_range/", "components/", "grad_norm/", "update_ratio/")
+    ours = ("lr/", "strata/", "strata.details/", "norms/", "newborn/")
     assert {tag: points for tag, points in more.items() if not tag.startswith(ours)} == logs
 
 
@@ -611,7 +602,7 @@ def test_copies_of_a_busy_monitor_start_anew(way):
     np.testing.assert_array_equal(busy.copy.strata.steps, monitor.strata.steps)
     logger = CSVLogger("again")
     fit(Plain(), [Warmup(), busy.copy], epochs=1, logger=logger, log_every_n_steps=2)
-    assert [int(row["step"]) for row in rows_of(logger, "update_ratio/head")] == [0, 1, 3]
+    assert [int(row["step"]) for row in rows_of(logger, "norms/update_ratio/head")] == [0, 1, 3]
 
 
 def test_optimizers_are_left_alone_after_the_fit():
@@ -631,8 +622,8 @@ def test_of_two_processes_the_first_logs(tmp_path):
     assert {step for step in range(16) if (step + 1) % 3 == 0} <= set(curves["lr/head"])
     assert first["used"] == second["used"]
     assert first["norms"] == second["norms"]
-    norms = by_component(curves, "grad_norm")["head"].values()
-    assert list(norms) == [np.float32(row["grad_norm/head"]) for row in first["norms"]]
+    norms = by_component(curves, "norms/grad")["head"].values()
+    assert list(norms) == [np.float32(row["head"].grad) for row in first["norms"]]
     # where processes differ, the root of the mean square speaks for them
     assert first["apart"] == second["apart"] == pytest.approx([2**0.5, 1.0])
     assert first["explained"] == second["explained"]

@@ -102,15 +102,15 @@ def test_logs_show_what_each_event_added():
     assert [rows[step]["lr/body.0"] for step in (7, 8, 12, 23)] == [0.1, 0.1, 0.05, 0.05]
     assert [rows[step]["lr/body.0@1"] for step in (8, 12, 20)] == [0.05, 0.1, 0.05]
     assert [rows[step]["lr/body.0@2"] for step in (16, 20)] == [0.05, 0.1]
-    assert rows[16]["base_lr/body.0@2"] == 0.1
-    assert [rows[16][f"factor/Warmup/body.0{which}"] for which in ("", "@1", "@2")] == [1.0, 1.0, 0.5]
-    assert [rows[16][f"factor/SedimentaryDecay/body.0{which}"] for which in ("", "@1", "@2")] == [0.5, 1.0, 1.0]
-    assert [rows[20][f"age/body.0{which}"] for which in ("", "@1", "@2")] == [5, 3, 1]
-    assert [rows[20][f"stratum/body.0{which}"] for which in ("", "@1", "@2")] == [1, 1, 0]
-    assert rows[20]["lr_range/max"] == 0.1
+    assert rows[16]["strata.details/base_lr/body.0@2"] == 0.1
+    assert [rows[16][f"strata/factor/Warmup/body.0{which}"] for which in ("", "@1", "@2")] == [1.0, 1.0, 0.5]
+    assert [rows[16][f"strata/factor/SedimentaryDecay/body.0{which}"] for which in ("", "@1", "@2")] == [0.5, 1.0, 1.0]
+    assert [rows[20][f"strata.details/age/body.0{which}"] for which in ("", "@1", "@2")] == [5, 3, 1]
+    assert [rows[20][f"strata/stratum/body.0{which}"] for which in ("", "@1", "@2")] == [1, 1, 0]
+    assert rows[20]["strata/lr_range/max"] == 0.1
     # the components that were not widened have no cohorts, and norms are those of whole tensors
     assert not [tag for row in rows.values() for tag in row if tag.endswith("@1") and "body" not in tag]
-    assert not [tag for row in rows.values() for tag in row if "@" in tag and tag.startswith(("grad_norm", "update"))]
+    assert not [tag for row in rows.values() for tag in row if "@" in tag and tag.startswith("norms/")]
     lr = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}["body.0"]
     assert lr == rows[23]["lr/body.0@2"]  # the fastest
 
@@ -166,7 +166,7 @@ def test_groups_of_a_component_are_told_apart():
 @pytest.mark.parametrize("factors", [[], [DepthDecay()], [Warmup(1), AgeDecay(0.5, per=9)]])
 def test_equal_cohorts_are_not_shown(factors):
     trainer, monitor, rows = trained([*factors, WIDER])
-    assert not [tag for row in rows.values() for tag in row if "@" in tag]
+    assert not [tag for row in rows.values() for tag in row if "@" in tag and not tag.startswith("newborn/")]
     assert monitor.strata.components == ("body.0", "body.3", "body.4", "head")
     entries = explain(trainer, Console(quiet=True))
     assert [entry.title for entry in entries] == ["body.0", "body.3", "body.4", "head"]
@@ -225,12 +225,15 @@ class Rest(LRFactor):
 
 def test_a_single_cohort_at_0_is_not_frozen():
     trainer, monitor, rows = trained([Rest(), GrowEvery("widen_body", 2)])
-    assert [(rows[step]["lr/body.0"], rows[step]["frozen/body.0"]) for step in (8, 12, 16)] == [
+    assert [(rows[step]["lr/body.0"], rows[step]["strata/frozen/body.0"]) for step in (8, 12, 16)] == [
         (0.1, 0),
         (0, 0),
         (0, 1),
     ]
-    assert [(rows[step]["lr/body.0@1"], rows[step]["frozen/body.0@1"]) for step in (12, 16)] == [(0.1, 0), (0, 1)]
+    assert [(rows[step]["lr/body.0@1"], rows[step]["strata/frozen/body.0@1"]) for step in (12, 16)] == [
+        (0.1, 0),
+        (0, 1),
+    ]
     history = monitor.strata
     frozen = dict(zip(history.components, history.at(np.arange(24)).frozen.tolist(), strict=True))
     # the second widening falls into the frozen time: what it adds is frozen from its first step on
@@ -252,9 +255,9 @@ def test_parts_of_the_network_and_the_progress_bar_count_cohorts():
     monitor = StrataMonitor(max_components=0, progress_bar=True, norms=True, table=False)
     fit(Widening(), [decay, WIDER, monitor, shown], epochs=5, logger=logger, log_every_n_steps=1)
     with open(f"{logger.log_dir}/metrics.csv") as file:
-        row = next(row for row in csv.DictReader(file) if row["step"] == "16" and row["components/old"])
+        row = next(row for row in csv.DictReader(file) if row["step"] == "16" and row["strata/components/old"])
     # four components are old; of the two that were widened two cohorts each are active
-    assert (float(row["components/old"]), float(row["components/active"])) == (4, 4)
+    assert (float(row["strata/components/old"]), float(row["strata/components/active"])) == (4, 4)
     assert (float(row["lr/old/max"]), float(row["lr/active/min"])) == (0.05, 0.1)
     assert shown.lrs == pytest.approx({"lr_active": 0.1, "lr_old": 0.05})
 

@@ -24,6 +24,7 @@ pytestmark = [
 EXAMPLE = Path(__file__).parents[2] / "examples" / "growing_digits.py"
 RUN = "growing_digits/version_0"
 COMPONENTS = ["scaffold.0", "scaffold.1", "scaffold.2", "head", "patches.0", "patches.1", "necks.0"]
+GROUPS = ["epoch", "hp_metric", "lr", "strata", "strata.details", "test_accuracy", "train_loss", "val_accuracy"]
 BIRTHS = {"patches.0": 51, "patches.1": 102, "necks.0": 153}  # after 3, 6 and 9 epochs of 17 steps
 SAMPLES = "scalars=5000,images=200,text=200"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--window-size=1400,1300"]
@@ -39,6 +40,8 @@ const found = [];
   }
 })(document.body);
 """
+WIDTH = "node => node.getBoundingClientRect().width"
+RIGHT = "node => node.getBoundingClientRect().right"
 OWN_TEXT = """\
 found.map(node => [...node.childNodes].filter(part => part.nodeType === Node.TEXT_NODE)
   .map(part => part.textContent).join(' ').trim()).filter(text => text)
@@ -52,13 +55,13 @@ class Page:
         self.browser, self.url, self.folder = browser, url, folder
 
     @contextmanager
-    def open(self, name):
+    def open(self, name, screenshot=None):
         self.browser.get("about:blank")  # or nothing but the part behind the # changes, and nothing is loaded
         self.browser.get(f"{self.url}/#{name}")
         try:
             yield
         finally:
-            self.browser.save_screenshot(str(self.folder / f"{name}.png"))
+            self.browser.save_screenshot(str(self.folder / f"{screenshot or name}.png"))
 
     def shown(self, selector):
         """The elements that are shown, when there are any."""
@@ -130,29 +133,53 @@ def page(tensorboard, tmp_path_factory):
         browser.quit()
 
 
+def test_first_page(page):
+    with page.open("timeseries"):
+        # of the groups, which it sorts by name, the first two are open: the pictures and Lightning's epoch
+        page.wait_for(lambda: [len(page.ask("found", f"{kind}-card")) for kind in ("image", "scalar")] == [2, 1])
+        shown = [text for text in page.texts() if text in ("LR", *GROUPS)]
+        assert list(dict.fromkeys(shown)) == ["LR", *GROUPS]  # a card repeats the name of its group
+        for picture in page.shown("image-card img"):
+            page.wait_for(lambda picture=picture: picture.get_property("complete"))
+
+
 def test_scalars(page):
     with page.open("scalars"):
-        page.wait_for_texts("lr_range")
+        page.wait_for_texts(*GROUPS)
+        headings = page.ask("found.map(node => node.innerText.split(/\\s/)[0])", "button.heading")
+        assert headings == GROUPS
         page.click("button.heading:not([open-button])")  # only the first two groups of tags are open
-        page.wait_for_texts(*(f"{kind}/{component}" for kind in ("lr", "base_lr", "age") for component in COMPONENTS))
-        page.wait_for_texts(*(f"lr_range/{word}" for word in ("min", "mean", "max")))
+        page.wait_for_texts(*(f"lr/{component}" for component in COMPONENTS))
+        # a group shows its first twelve
+        page.wait_for_texts(*(f"strata/factor/GrowthResponder/{component}" for component in COMPONENTS))
+        page.wait_for_texts(*(f"strata.details/age/{component}" for component in COMPONENTS))
 
 
 def test_custom_scalars(page):
     with page.open("custom_scalars"):
         page.wait_for_texts("Matches (7)", "Matches (1)")
         page.click(".toggle-matches-button")
-        page.wait_for_texts(*(f"lr/{component} ({RUN})" for component in COMPONENTS), f"lr_range/mean ({RUN})")
+        lines = [f"lr/{component} ({RUN})" for component in COMPONENTS]
+        page.wait_for_texts(*lines, f"strata/lr_range/mean ({RUN})")
         page.wait_for(lambda: len(page.shown("vz-line-chart2[data-loaded-once]")) == 2)
 
 
 def test_images(page):
     with page.open("images"):
-        page.wait_for_texts("strata/heat_map")
-        (picture,) = page.shown("img")
-        page.wait_for(lambda: picture.get_property("complete"))
-        assert (picture.get_property("naturalWidth"), picture.get_property("naturalHeight")) == (1200, 700)
-        assert 300 <= picture.size["width"] <= 400  # the labels are made for this
+        page.wait_for_texts("LR/heat_map", "LR/curves")
+        page.wait_for(lambda: len(page.ask("found", "img")) == 2)
+        pictures = page.shown("img")
+        for picture, height in zip(pictures, (564, 560), strict=True):
+            page.wait_for(lambda picture=picture: picture.get_property("complete"))
+            assert (picture.get_property("naturalWidth"), picture.get_property("naturalHeight")) == (960, height)
+            assert 300 <= picture.size["width"] <= 400  # the labels of the heat map are made for this
+    with page.open("images", "images_in_actual_size"):
+        page.wait_for_texts("LR/heat_map", "LR/curves")
+        page.ask("found.find(node => node.innerText === 'Show actual image size').click()", "paper-checkbox")
+        page.wait_for(lambda: page.ask(f"found.map({WIDTH})", "img") == [960, 960])
+        # what stands out of the frame around a picture is cut off
+        for right, frame in page.ask(f"found.map(node => [node, node.getRootNode().host].map({RIGHT}))", "img"):
+            assert right <= frame <= 1400
 
 
 def test_text(page):

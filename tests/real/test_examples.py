@@ -36,6 +36,20 @@ def test_growing_digits(tmp_path):
     assert list(tmp_path.rglob("events.out.tfevents*"))
 
 
+@pytest.mark.slow
+def test_newborn_norms(tmp_path):
+    done = run(EXAMPLES / "newborn_norms.py", "--epochs", 3, "--logdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for newborn in ("blocks.0@1", "blocks.1@1", "head@1", "blocks.2"):
+        line = (
+            rf"{re.escape(newborn)} \(born at step \d+\): \d+ % of the gradient and \d+ % of the update per weight of"
+        )
+        assert re.search(line, done.stderr)
+    (picture,) = tmp_path.rglob("norms.png")
+    with Image.open(picture) as image:
+        assert image.size == (720, 259)
+
+
 @pytest.fixture(scope="module")
 def grown_cnn(tmp_path_factory):
     """The output of a whole run, and its last checkpoint."""

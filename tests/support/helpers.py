@@ -249,3 +249,13 @@ def scalars(log_dir):
         for tag in log.Tags()["scalars"]
         if not tag.startswith("lr-")
     }
+
+
+def texts(log_dir):
+    """The texts in a log of TensorBoard by tag, the newest last."""
+    events = EventAccumulator(log_dir, size_guidance={"tensors": 0}).Reload()
+    return {
+        tag.removesuffix("/text_summary"): [event.tensor_proto.string_val[0].decode() for event in events.Tensors(tag)]
+        for tag in events.Tags()["tensors"]
+        if tag.endswith("/text_summary")
+    }
