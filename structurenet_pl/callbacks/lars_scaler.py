@@ -89,7 +89,8 @@ class LARSScaler(LRFactor):
         self.eps = eps
         self.mode = mode
         self.clip = clip
-        self.skip_1d = skip_1d
+        self.skip_1d = skip_1d and mode == "lr"  # no groups of their own where the lr is not scaled
+        self._spares_1d = skip_1d
 
     def factor(self, component: Component, now: Moment) -> float:
         """Return the trust ratio of the component; 1 in ``"grad"`` mode."""
@@ -123,22 +124,22 @@ class LARSScaler(LRFactor):
         if self.mode == "lr":
             return
         driver = cast(Driver, Driver.of(trainer))  # the driver itself calls this hook, so there is one
-        acting = {component.name for component in driver.factors.acting_of(self)}
+        acting, owner = {component.name for component in driver.factors.acting_of(self)}, driver.structure.owner
+        by_decay: dict[tuple[float, bool], list[nn.Parameter]] = {}  # one pass for many small groups
         for group in optimizer.param_groups:
-            weights = [
+            decay = coupled_weight_decay(optimizer, group)
+            by_decay.setdefault((decay, group.get("maximize", False)), []).extend(
                 weight
                 for weight in group["params"]
-                if weight.grad is not None
-                and driver.structure.owner.get(weight) in acting
-                and (weight.ndim > 1 or not self.skip_1d)
-            ]
+                if weight.grad is not None and owner.get(weight) in acting and (weight.ndim > 1 or not self._spares_1d)
+            )
+        for (decay, maximize), weights in by_decay.items():
             if weights:
-                grads = [_gradient_values(weight) for weight in weights]
-                decay = coupled_weight_decay(optimizer, group)
-                self._scale_gradients(weights, grads, decay, group.get("maximize", False))
+                self._scale_gradients(weights, decay, maximize)
 
-    def _scale_gradients(self, weights: list[Tensor], grads: list[Tensor], decay: float, maximize: bool) -> None:
+    def _scale_gradients(self, weights: Sequence[nn.Parameter], decay: float, maximize: bool) -> None:
         """Scale gradients in place, each by the trust ratio of its tensor."""
+        grads = [_gradient_values(weight) for weight in weights]
         # torch's _foreach functions are private, but torch's own optimizers use them: one kernel for all tensors.
         # Nothing here may read a value on the host (such as float() or an `if` on a tensor), for it would wait for the
         # device in each step.
@@ -153,7 +154,7 @@ class LARSScaler(LRFactor):
         if decay:  # SGD adds the decay later, unscaled: add (f - 1) times the decay here, so that the sum is scaled
             sign = -1.0 if maximize else 1.0  # SGD negates the gradient before it adds the decay
             shares = ((ratios - 1) * (sign * decay)).unbind()
-            torch._foreach_add_(grads, torch._foreach_mul(weights, shares))
+            torch._foreach_addcmul_(grads, weights, shares)  # no copy of the weights, as a product would be
 
 
 def _gradient_values(weight: nn.Parameter) -> Tensor:
