@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
@@ -125,19 +125,18 @@ class LARSScaler(LRFactor):
             return
         driver = cast(Driver, Driver.of(trainer))  # the driver itself calls this hook, so there is one
         acting, owner = {component.name for component in driver.factors.acting_of(self)}, driver.structure.owner
-        by_decay: dict[tuple[float, bool], list[nn.Parameter]] = {}  # one pass for many small groups
+        # few passes for many small groups: one for all tensors that differ in nothing but their ratios
+        alike: dict[tuple[float, bool, torch.device, torch.dtype], list[Tensor]] = {}
         for group in optimizer.param_groups:
-            decay = coupled_weight_decay(optimizer, group)
-            by_decay.setdefault((decay, group.get("maximize", False)), []).extend(
-                weight
-                for weight in group["params"]
-                if weight.grad is not None and owner.get(weight) in acting and (weight.ndim > 1 or not self._spares_1d)
-            )
-        for (decay, maximize), weights in by_decay.items():
-            if weights:
-                self._scale_gradients(weights, decay, maximize)
+            decay, maximize = coupled_weight_decay(optimizer, group), group.get("maximize", False)
+            for weight in group["params"]:
+                is_scaled = owner.get(weight) in acting and (weight.ndim > 1 or not self._spares_1d)
+                if is_scaled and weight.grad is not None:
+                    alike.setdefault((decay, maximize, weight.device, weight.dtype), []).append(weight)
+        for (decay, maximize, *_), weights in alike.items():
+            self._scale_gradients(weights, decay, maximize)
 
-    def _scale_gradients(self, weights: Sequence[nn.Parameter], decay: float, maximize: bool) -> None:
+    def _scale_gradients(self, weights: list[Tensor], decay: float, maximize: bool) -> None:
         """Scale gradients in place, each by the trust ratio of its tensor."""
         grads = [_gradient_values(weight) for weight in weights]
         # torch's _foreach functions are private, but torch's own optimizers use them: one kernel for all tensors.
@@ -157,7 +156,7 @@ class LARSScaler(LRFactor):
             torch._foreach_addcmul_(grads, weights, shares)  # no copy of the weights, as a product would be
 
 
-def _gradient_values(weight: nn.Parameter) -> Tensor:
+def _gradient_values(weight: Tensor) -> Tensor:
     """Return the tensor that holds the values of a gradient, for changes in place; of a sparse gradient its values."""
     grad = cast(Tensor, weight.grad)
     if not grad.is_sparse:
