@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
@@ -87,7 +87,8 @@ class LARSScaler(LRFactor):
         self.eps = eps
         self.mode = mode
         self.clip = clip
-        self.skip_1d = skip_1d
+        self.skip_1d = skip_1d and mode == "lr"  # no groups of their own where the lr is not scaled
+        self._spares_1d = skip_1d
 
     def factor(self, component: Component, now: Moment) -> float:
         """Return the trust ratio of the component; 1 in ``"grad"`` mode."""
@@ -121,22 +122,21 @@ class LARSScaler(LRFactor):
         if self.mode == "lr":
             return
         driver = cast(Driver, Driver.of(trainer))  # the driver itself calls this hook, so there is one
-        acting = {component.name for component in driver.factors.acting_of(self)}
+        acting, owner = {component.name for component in driver.factors.acting_of(self)}, driver.structure.owner
+        # few passes for many small groups: one for all tensors that differ in nothing but their ratios
+        alike: dict[tuple[float, bool, torch.device, torch.dtype], list[Tensor]] = {}
         for group in optimizer.param_groups:
-            weights = [
-                weight
-                for weight in group["params"]
-                if weight.grad is not None
-                and driver.structure.owner.get(weight) in acting
-                and (weight.ndim > 1 or not self.skip_1d)
-            ]
-            if weights:
-                grads = [_gradient_values(weight) for weight in weights]
-                decay = coupled_weight_decay(optimizer, group)
-                self._scale_gradients(weights, grads, decay, group.get("maximize", False))
+            decay, maximize = coupled_weight_decay(optimizer, group), group.get("maximize", False)
+            for weight in group["params"]:
+                is_scaled = owner.get(weight) in acting and (weight.ndim > 1 or not self._spares_1d)
+                if is_scaled and weight.grad is not None:
+                    alike.setdefault((decay, maximize, weight.device, weight.dtype), []).append(weight)
+        for (decay, maximize, *_), weights in alike.items():
+            self._scale_gradients(weights, decay, maximize)
 
-    def _scale_gradients(self, weights: list[Tensor], grads: list[Tensor], decay: float, maximize: bool) -> None:
+    def _scale_gradients(self, weights: list[Tensor], decay: float, maximize: bool) -> None:
         """Scale gradients in place, each by the trust ratio of its tensor."""
+        grads = [_gradient_values(weight) for weight in weights]
         # torch's _foreach functions are private, but torch's own optimizers use them: one kernel for all tensors.
         # Nothing here may read a value on the host (such as float() or an `if` on a tensor), for it would wait for the
         # device in each step.
@@ -151,10 +151,10 @@ class LARSScaler(LRFactor):
         if decay:  # SGD adds the decay later, unscaled: add (f - 1) times the decay here, so that the sum is scaled
             sign = -1.0 if maximize else 1.0  # SGD negates the gradient before it adds the decay
             shares = ((ratios - 1) * (sign * decay)).unbind()
-            torch._foreach_add_(grads, torch._foreach_mul(weights, shares))
+            torch._foreach_addcmul_(grads, weights, shares)  # no copy of the weights, as a product would be
 
 
-def _gradient_values(weight: nn.Parameter) -> Tensor:
+def _gradient_values(weight: Tensor) -> Tensor:
     """Return the tensor that holds the values of a gradient, for changes in place; of a sparse gradient its values."""
     grad = cast(Tensor, weight.grad)
     if not grad.is_sparse:

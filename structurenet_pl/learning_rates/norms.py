@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -54,11 +55,9 @@ class GradientNorms:
         if not measured:
             return {}
         # private in torch, as is every torch._foreach function here: one kernel for all tensors instead of one for each
-        weights = torch._foreach_norm([weight.detach() for weight, _ in measured])
+        weights = torch._foreach_norm([weight for weight, _ in measured])
         grads = torch._foreach_norm([_dense(weight.grad) for weight, _ in measured])
-        device = weights[0].device  # tensors of a split module lie on several devices
-        # float64 from here on, and one tolist(): each read of a single norm would wait for the device
-        numbers = torch.stack([norm.to(device, torch.float64) for norm in (*weights, *grads)]).tolist()
+        numbers = _read([*weights, *grads])
         rows: dict[str, list[tuple[int, Norms]]] = {}
         for (weight, decay), weight_norm, grad_norm in zip(
             measured, numbers[: len(measured)], numbers[len(measured) :], strict=True
@@ -163,6 +162,17 @@ class StepNorms(Generic[Key]):
             sizes[part] += before.numel()
         norms = zip(self._keys, sizes, self._norms.compute().T.tolist(), strict=True)
         return {key: PartNorm(size, *kinds) for key, size, kinds in norms}
+
+
+def _read(numbers: Sequence[Tensor]) -> list[float]:
+    """The values of tensors with one entry each, as float64, with one wait for the device."""
+    places: dict[tuple[torch.device, torch.dtype], list[int]] = {}  # those of a split module lie on several devices
+    for place, number in enumerate(numbers):
+        places.setdefault((number.device, number.dtype), []).append(place)
+    stacks = [torch.stack([numbers[place] for place in alike]) for alike in places.values()]
+    values = torch.cat([stack.to(stacks[0].device, torch.float64) for stack in stacks]).tolist()
+    by_place = dict(zip(chain.from_iterable(places.values()), values, strict=True))
+    return [by_place[place] for place in range(len(numbers))]
 
 
 def _dense(grad: Tensor) -> Tensor:
