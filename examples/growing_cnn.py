@@ -165,7 +165,7 @@ def main() -> None:
         print("\nGrowth log" if net.growth_log else "\nNo growth: the validation loss did not stop improving")
         for event in net.growth_log:
             changes = [f"{kind} {', '.join(names)}" for kind, names in event.outcome.items()]
-            print(f"  end of epoch {event.clock.epoch:2}: {'; '.join(changes)}")
+            print(f"  from {event.clock} on: {'; '.join(changes)}")
         explain(trainer)
         print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000,images=200,text=200")
 

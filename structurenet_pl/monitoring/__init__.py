@@ -9,6 +9,11 @@ so they are exact whatever was logged. A history longer than 32 MB (1 MB in a ch
 end, and the figure says from which step on it is exact. Factors that depend on gradients move at every step: figures
 show them as logged.
 
+**Time.** Epochs and steps are counted from 0, as by Lightning's progress bar, ``trainer.current_epoch`` and
+``trainer.global_step``: 'epoch 7' is the one that the bar calls 'Epoch 7', the eighth. All texts name the first step
+that a change concerns: what grows after the last batch of epoch 7 counts 'from epoch 8, step 136 on', is born in
+epoch 8, and is an epoch old in epoch 9. ``event.clock`` holds the same two numbers, ``print(event.clock)`` the words.
+
 **TensorBoard.** ``tensorboard --logdir logs --samples_per_plugin scalars=5000,images=200,text=200``. Without the flag
 TensorBoard keeps a random 1000 points of each curve, in which short steps get lost, and 10 pictures and tables.
 

@@ -34,15 +34,25 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 class Clock:
     """A point in training time, or the difference of two.
 
+    As text, it is the words for a point in time that people see everywhere: the numbers of the next step and of its
+    epoch, as Lightning's progress bar shows them.
+
     Args:
         step: Optimizer steps, ``trainer.global_step``.
         epoch: Epochs, ``trainer.current_epoch``; for a growth after the last batch of an epoch, the next epoch.
         generation: Growth events so far.
+
+    Example:
+        >>> print(Clock(step=136, epoch=8, generation=1))
+        epoch 8, step 136
     """
 
     step: int = 0
     epoch: int = 0
     generation: int = 0
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}, step {self.step}"
 
     def count(self, unit: Unit) -> int:
         """The time in one unit."""

@@ -310,13 +310,14 @@ def test_growth_table_says_when_what_where_and_who():
     assert table.splitlines() == [
         "| when | what | where | parameters | asked for by |",
         "| --- | --- | --- | --- | --- |",
-        "| step&nbsp;4<br>epoch&nbsp;1 | born: `patches.0` | depth 0<br>next to `body.0`, `body.3` "
+        "| from&nbsp;epoch&nbsp;1,<br>step&nbsp;4&nbsp;on | born: `patches.0` | depth 0<br>next to `body.0`, `body.3` "
         "| 171 → 247 | user |",
-        "| step&nbsp;12<br>epoch&nbsp;3 | born: `necks.0` | next to `body.4`, `head` | 247 → 319 | GrowOnPlateau |",
+        "| from&nbsp;epoch&nbsp;3,<br>step&nbsp;12&nbsp;on | born: `necks.0` | next to `body.4`, `head` "
+        "| 247 → 319 | GrowOnPlateau |",
     ]
     components = texts(logger.log_dir)["strata/components"][-1]
     assert [line.split(" | ")[0] for line in components.splitlines()[2:]] == [f"| `{name}`" for name in net.components]
-    assert "| `patches.0` | patch | 0 | 4 | 1 | 76 |" in components.splitlines()
+    assert "| `patches.0` | patch | 0 | epoch 1, step 4 | 76 |" in components.splitlines()
 
 
 def layouts(folder):
