@@ -17,6 +17,7 @@ from structurenet_pl.lightning import (
 )
 from structurenet_pl.monitoring.lr_history import LRHistory
 from structurenet_pl.monitoring.lr_row import LRRow
+from structurenet_pl.monitoring.report import explain
 from structurenet_pl.monitoring.row_writer import NormWriter, RowWriter
 from structurenet_pl.monitoring.run_display import RunDisplay
 from structurenet_pl.monitoring.run_record import RunRecord
@@ -80,7 +81,8 @@ class StrataMonitor(NeedsDriver):
             averaged over the processes if these differ. They are norms of scaled gradients if
             ``LARSScaler(mode="grad")`` stands before this callback.
         max_components: Number of components above which parts of the network are logged in their place.
-        table: Whether to print the table of :func:`explain` at the start of the fit and after each growth event.
+        table: Whether to print the table of :func:`explain` at the start of the fit, if it has no more than
+            ``max_components`` components, and after each growth event what it has changed.
         progress_bar: Whether to show the mean lr of each part of the network in the progress bar, as ``lr_active`` and
             so on. Lightning's ``RichProgressBar`` needs ``RichProgressBarTheme(metrics_format=".1e")`` to show small
             numbers.
@@ -171,6 +173,8 @@ class StrataMonitor(NeedsDriver):
         if self.norms:
             self._norm_rows.register_hooks(driver.tables)
         self._update_structure(trainer, driver)
+        if self.table and len(driver.structure.components) <= self.max_components:  # hundreds of rows help nobody
+            explain(trainer)
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Record the lrs of the step that an optimizer is about to take, and write a row if one is due."""
@@ -210,7 +214,10 @@ class StrataMonitor(NeedsDriver):
         driver = cast(Driver, Driver.of(trainer))
         if driver.tables:  # growth before the start of the fit has no lrs yet
             self._rows.request_rows(trainer)
+            before = self._record.components
             self._update_structure(trainer, driver)
+            if self.table:
+                self._display.print_growth(trainer, driver, event, before)
             self._display.draw_after_growth(trainer, event)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -235,4 +242,4 @@ class StrataMonitor(NeedsDriver):
         """Continue the record with the structure of the network as it is now, and show it."""
         log = growth_log(trainer.lightning_module)
         self._record.set_structure(driver.structure.by_depth, log, trainer.global_step)
-        self._display.show_structure(trainer, driver, self.table, self.max_components)
+        self._display.show_structure(trainer, driver, self.max_components)

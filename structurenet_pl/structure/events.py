@@ -32,19 +32,12 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 @dataclass(frozen=True)
 class Clock:
-    """A point in training time, or the difference of two.
-
-    As text, it is the words for a point in time that people see everywhere: the numbers of the next step and of its
-    epoch, as Lightning's progress bar shows them.
+    """A point in training time, or the difference of two; as text ``"epoch 8, step 136"``, for all that people read.
 
     Args:
         step: Optimizer steps, ``trainer.global_step``.
         epoch: Epochs, ``trainer.current_epoch``; for a growth after the last batch of an epoch, the next epoch.
         generation: Growth events so far.
-
-    Example:
-        >>> print(Clock(step=136, epoch=8, generation=1))
-        epoch 8, step 136
     """
 
     step: int = 0
@@ -65,9 +58,8 @@ class Clock:
             >>> Clock(step=70, epoch=7, generation=1).truncated_to("epoch")
             Clock(step=0, epoch=7, generation=1)
         """
-        return Clock(
-            self.step if unit == "step" else 0, self.epoch if unit in ("step", "epoch") else 0, self.generation
-        )
+        epoch = self.epoch if unit in ("step", "epoch") else 0
+        return Clock(self.step if unit == "step" else 0, epoch, self.generation)
 
     def since(self, start: "Clock") -> "Clock":
         """The time since ``start`` in every unit; 0 where ``start`` is in the future."""

@@ -226,7 +226,7 @@ def test_two_factors_that_go_by_the_same_thing_are_reported(caplog):
     said = "AgeDecay and SedimentaryDecay both go by age: they multiply on body.0, body.3, body.4"
     assert f"structurenet_pl: {said}" in caplog.messages
     output = io.StringIO()
-    explain(trainer, Console(file=output))
+    explain(trainer, Console(file=output, width=100))
     assert said in output.getvalue()
 
 

@@ -137,7 +137,7 @@ def test_explain_has_an_entry_for_each_cohort():
     ]
     assert [entry.lr for entry in cohorts] == [0.1 * 0.5, 0.1 * (0.2 * 0.5), 0.1 * 0.2]
     assert [entry.stratum for entry in cohorts] == ["old", "old", "active"]
-    words = [line.split()[:2] for line in buffer.getvalue().splitlines() if line.startswith("  body.0")]
+    words = [line.split()[:2] for line in buffer.getvalue().splitlines() if line.startswith("body.0")]
     assert words == [["body.0", "scaffold"], ["body.0@1", "new"], ["body.0@2", "new"]]
 
 
