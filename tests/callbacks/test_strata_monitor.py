@@ -646,6 +646,6 @@ def test_wrong_arguments():
 
 def test_a_picture_ends_where_the_run_does():
     logger, monitor = CSVLogger("logs"), StrataMonitor()
-    fit(Plain(), [Warmup(1, newborn_only=False), monitor], epochs=5, logger=logger, log_every_n_steps=50)
+    fit(Plain(), [Warmup(start=1.0, newborn_only=False), monitor], epochs=5, logger=logger, log_every_n_steps=50)
     assert monitor.strata.steps.tolist()[-1] == 19
     assert monitor.strata.lrs[:, -1].tolist() == [0.1] * 4
