@@ -3,9 +3,9 @@
 The validation loss decides. On the first plateau every layer gets more channels (`widen`); on the second plateau a new
 layer is added that starts as the identity (`identity_like`); the two alternate from then on. Both change the output of
 the network very little. All that growth adds warms up, a new layer as well as the new channels of an old layer, and all
-that is older has a lower lr for an epoch or two. `StrataMonitor` prints after each growth why each learning rate is
-what it is, for old and new channels apart: `blocks.0@1` are the channels that event 1 added to `blocks.0`. At the end
-the script prints the growth log, and this table once more.
+that is older has a lower lr for an epoch or two. `StrataMonitor` prints after each growth what it has changed. At the
+end the script prints the growth log, and why each learning rate is what it is, for old and new channels apart:
+`blocks.0@1` are the channels that event 1 added to `blocks.0`.
 
     python examples/growing_cnn.py --epochs 10
     python examples/growing_cnn.py --epochs 20 --resume
@@ -161,7 +161,7 @@ def main() -> None:
         print("\nGrowth log" if net.growth_log else "\nNo growth: the validation loss did not stop improving")
         for event in net.growth_log:
             changes = [f"{kind} {', '.join(names)}" for kind, names in event.outcome.items()]
-            print(f"  end of epoch {event.clock.epoch:2}: {'; '.join(changes)}")
+            print(f"  from {event.clock} on: {'; '.join(changes)}")
         explain(trainer)
         print(f"Checkpoint: {last}; continue with --resume and more --epochs")
         print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000,images=200,text=200")

@@ -153,7 +153,7 @@ def main() -> None:
             GrowEvery("add_patch", every=pause, limit=1, arguments={"at": 0}),
             GrowEvery("add_patch", every=2 * pause, limit=1, arguments={"at": 1}),
             GrowEvery("add_neck", every=3 * pause, limit=1),
-            Warmup(length=max(1, pause // 2)),
+            Warmup(length=max(2, pause // 2)),
             SedimentaryDecay(
                 [("active", 0, 1.0), ("sediment", 3 * pause // 2, 0.3), ("geological", 7 * pause // 2, 0.1)],
                 where=["scaffold", "neck"],

@@ -14,6 +14,7 @@ from structurenet_pl.monitoring.metric_history import MetricHistory
 from structurenet_pl.monitoring.metric_record import MetricRecord
 from structurenet_pl.monitoring.newborns import Newborns
 from structurenet_pl.monitoring.output_checks import check_outputs
+from structurenet_pl.monitoring.report import explain
 from structurenet_pl.monitoring.row_writer import NormWriter, RowWriter
 from structurenet_pl.monitoring.run_display import RunDisplay
 from structurenet_pl.monitoring.run_record import RunRecord
@@ -45,15 +46,13 @@ class StrataMonitor(NeedsDriver):
     | ``newborn/grad/<newborn>``       | gradient per weight over that of its neighbours, see below |
     | ``newborn/update/<newborn>``     | the same of the update |
 
-    If a component has several groups (decay / no decay, tensors of one dimension under LARS), its leading group is
-    logged: the first with tensors of several dimensions; ``explain`` shows all groups. A component has no values before
-    its birth; a component with the name of a removed one is written as ``patches.0 (2)``.
+    If a component has several groups (decay / no decay), the first with tensors of several dimensions is logged;
+    ``explain`` shows all. A component with the name of a removed one is written as ``patches.0 (2)``.
 
-    Entries that widening added to a component have an age and factors of their own. From the step on at which their
-    learning rate differs from that of the old entries, they are a stratum beside their component, in rows, tables and
-    pictures: ``lr/body.0`` is the lr of the entries that were born with the component, ``lr/body.0@3`` that of the
-    entries that growth event 3 added. Norms, and ``frozen``, are those of the whole component: it is frozen only if all
-    of its entries have factor 0.
+    Entries that widening added to a component have a row of their own from the step on at which their lr differs from
+    that of the old entries: ``lr/body.0`` is the lr of the entries that were born with the component, ``lr/body.0@3``
+    that of the entries that growth event 3 added. Norms, and ``frozen``, are those of the whole component: it is frozen
+    only if all of its entries have factor 0.
 
     With more than ``max_components`` components, the tags of components give way to tags of parts of the network:
     ``lr/<part>/min``, ``mean`` and ``max`` and so on, and ``strata/components/<part>``, the number of components in the
@@ -61,27 +60,20 @@ class StrataMonitor(NeedsDriver):
     ``SedimentaryDecay`` its role, without a role ``others``. There is no verdict on newborns then.
 
     A row is written every ``log_every_n_steps`` steps of the Trainer, at the first step, and after each growth, freeze
-    and thaw. Apart from the rows, the monitor records base lr and product of factors of every component at every step.
-    Pictures show this record, and it is saved as ``strata.pt`` beside the logs, for
-    ``plot_strata``. It is exact at every step; if it exceeds 32 MB (1 MB in checkpoints), its
-    older steps are thinned, and pictures say so. Factors that need gradients change at every step: of these it holds
-    the values that were logged last. For ``plot_growth`` it also records the metrics of each
-    validation, with step and number of parameters.
+    and thaw. Apart from the rows, the monitor records the lr of every component at every step and the metrics of each
+    validation, and saves them as ``strata.pt`` beside the logs, for ``plot_strata`` and ``plot_growth``.
 
-    With ``norms=True`` the monitor also passes a verdict on each newborn, by which you see whether it integrates: after
-    ten logged steps and at the end of the fit one line says how its gradient and update per weight compare with those
-    of its neighbours, or, for entries that widening added, with those of the older entries of the same tensors::
-
-        patches.0 (born at step 87): 3 % of the gradient and 40 % of the update per weight of its neighbours over 10 ...
-
-    TensorBoard also gets pictures, tables and a layout: ``monitoring`` describes them.
+    With ``norms=True`` a line says of each newborn whether it integrates: how its gradient and update per weight
+    compare with those of its neighbours, or of the older entries of the same tensors. TensorBoard also gets pictures,
+    tables and a layout: the guide ``structurenet_pl.monitoring`` describes them.
 
     Args:
         norms: Whether to log norms of gradients and updates. They cost a copy of the weights on logged steps, and are
             averaged over the processes if these differ. They are norms of scaled gradients if
             ``LARSScaler(mode="grad")`` stands before this callback.
         max_components: Number of components above which parts of the network are logged in their place.
-        table: Whether to print the table of ``explain`` at the start of the fit and after each growth event.
+        table: Whether to print the table of ``explain`` at the start of the fit, if it has no more than
+            ``max_components`` components, and after each growth event what it has changed.
         progress_bar: Whether to show the mean lr of each part of the network in the progress bar, as ``lr_active`` and
             so on. Lightning's ``RichProgressBar`` needs ``RichProgressBarTheme(metrics_format=".1e")`` to show small
             numbers.
@@ -178,6 +170,8 @@ class StrataMonitor(NeedsDriver):
         if self.norms:
             self._norm_rows.register_hooks(driver.tables)
         self._update_structure(trainer, driver)
+        if self.table and len(driver.structure.components) <= self.max_components:  # hundreds of rows help nobody
+            explain(trainer)
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Record the lrs of the step that an optimizer is about to take, and write a row if one is due."""
@@ -225,7 +219,10 @@ class StrataMonitor(NeedsDriver):
         driver = cast(Driver, Driver.of(trainer))
         if driver.tables:  # growth before the start of the fit has no lrs yet
             self._rows.request_rows(trainer)
+            before = self._record.components
             self._update_structure(trainer, driver)
+            if self.table:
+                self._display.print_growth(trainer, driver, event, before)
             if self.norms and len(driver.structure.components) <= self.max_components:
                 self._newborns.follow(event, self._record.titles_of_newborns(event))
             self._display.draw_after_growth(trainer, event)
@@ -253,4 +250,4 @@ class StrataMonitor(NeedsDriver):
         """Continue the record with the structure of the network as it is now, and show it."""
         log = growth_log(trainer.lightning_module)
         self._record.set_structure(driver.structure.by_depth, log, trainer.global_step)
-        self._display.show_structure(trainer, driver, self.table, self.max_components)
+        self._display.show_structure(trainer, driver, self.max_components)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
 from structurenet_pl.learning_rates.moment import Moment
+from structurenet_pl.lightning import rank_zero_warn
 from structurenet_pl.structure.arguments import check_positive
 from structurenet_pl.structure.events import Component, Unit
 
@@ -17,7 +18,8 @@ class Warmup(LRFactor):
     has :math:`a / L` in place of :math:`(a + 1) / L`; with that formula a component would learn nothing at age 0.
 
     Args:
-        length: Duration :math:`L` of the warm-up in ``unit``, > 0.
+        length: Duration :math:`L` of the warm-up in ``unit``, > 0. With a length up to 1 nothing is warmed up, and a
+            warning says so.
         unit: Unit of age: ``"step"``, ``"epoch"`` or ``"generation"`` (growth events).
         start: Factor :math:`s` at which the line starts, in [0, 1].
         newborn_only: Whether founding components, those older than the first growth event, keep factor 1.
@@ -53,6 +55,11 @@ class Warmup(LRFactor):
         check_positive("length", length, "for no warm-up, leave the callback out")
         if not 0 <= start <= 1:
             raise ValueError(f"start must be in [0, 1], got {start}")
+        if length <= 1:
+            rank_zero_warn(
+                f"Warmup(length={length}) does nothing: the factor at age 0 is (0 + 1) / length, and so it is 1 from "
+                "the start. Give it a length > 1, in steps, epochs or growth events (unit), or remove it."
+            )
         self.length = length
         self.unit = unit
         self.start = start

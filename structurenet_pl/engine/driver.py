@@ -229,7 +229,7 @@ class Driver(RatesInFit, Callback):
         """Refresh lrs: Lightning's clock shows the epoch that would follow. Warn of settings without effect."""
         self.in_batch = self._growth.epoch_over = False
         self.refresh_and_freeze(trainer)
-        self._no_effect_warnings.at_fit_end(trainer, self.factors)
+        self._no_effect_warnings.at_fit_end(trainer, self.factors, self.moment(trainer))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Undo what belongs to the fit alone; lrs stay, and checkpoints can still be saved."""

@@ -1,13 +1,16 @@
 """Infos and warnings of a fit: components found, settings that overlap, settings without effect."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, combinations
 
 from torch import nn
 from torch.optim import Optimizer
 
+from structurenet_pl.engine.idle_factors import Idleness, why_idle
 from structurenet_pl.engine.package_callbacks import patterns_of
 from structurenet_pl.learning_rates.factors import Factors
+from structurenet_pl.learning_rates.moment import Moment
 from structurenet_pl.lightning import Trainer, rank_zero_info, rank_zero_warn
 from structurenet_pl.structure.events import Component
 from structurenet_pl.structure.growable import Growable
@@ -40,12 +43,18 @@ def shared_basis(basis: Mapping[str, str | None], acting: Mapping[str, Iterable[
         acting: The components on which each factor acts.
     """
     return [
-        f"{first} and {second} both depend on the {basis[first]}: their product acts on {', '.join(common)}"
+        f"{first} and {second} both depend on the {basis[first]}: their product acts on {_listed(common)}"
         for first, second in combinations(basis, 2)
         if basis[first] is not None
         and basis[first] == basis[second]
-        and (common := [component.name for component in acting[first] if component in acting[second]])
+        and (common := _common_names(acting[first], acting[second]))
     ]
+
+
+def _common_names(some: Iterable[Component], others: Iterable[Component]) -> list[str]:
+    """The names of the components that both have, in the order of the first."""
+    names = {component.name for component in others}  # a set of strings: factors may act on a thousand components
+    return [component.name for component in some if component.name in names]
 
 
 class NoEffectWarnings:
@@ -67,15 +76,16 @@ class NoEffectWarnings:
         if self._untrained:
             rank_zero_info(f"structurenet_pl: in no optimizer, and so never trained: {self._untrained}")
 
-    def at_fit_end(self, trainer: Trainer, factors: Factors) -> None:
-        """Warn of factors that were always 1 and, in a growable module, of patterns and of untrained parameters."""
+    def at_fit_end(self, trainer: Trainer, factors: Factors, end: Moment) -> None:
+        """Report factors that were always 1 and, in a growable module, patterns and untrained parameters."""
         module = trainer.lightning_module
         if isinstance(module, Growable):
             structure = structure_of(module)
             self._warn_patterns(trainer, structure, factors)
             _warn_added_without_growth(_names_in_no_optimizer(structure, trainer.optimizers), self._untrained)
         if not trainer.fast_dev_run:  # which is too short for most durations
-            _warn_always_one(label for label in factors.without_effect if label not in self._already_warned)
+            idle = [label for label in factors.without_effect if label not in self._already_warned]
+            _report_idle({label: why_idle(factors[label], end) for label in idle})
 
     def _warn_patterns(self, trainer: Trainer, structure: Structure, factors: Factors) -> None:
         module = trainer.lightning_module
@@ -85,18 +95,22 @@ class NoEffectWarnings:
 
 def _log_components(structure: Structure) -> None:
     names = list(structure.components)
-    shown = names if len(names) <= MAX_NAMES_IN_MESSAGE else [*names[: MAX_NAMES_IN_MESSAGE - 2], "...", names[-1]]
-    rank_zero_info(f"structurenet_pl: {len(names)} components, in order of depth: {', '.join(shown)}")
+    rank_zero_info(f"structurenet_pl: {len(names)} components, in order of depth: {_listed(names)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names, without most of those in the middle if there are many."""
+    few = len(names) <= MAX_NAMES_IN_MESSAGE
+    return ", ".join(names if few else [*names[: MAX_NAMES_IN_MESSAGE - 2], "...", names[-1]])
 
 
 def _warn_tied(structure: Structure) -> None:
     """Warn of parameters that several components share, because only one of these gives the lr."""
-    for owner in dict.fromkeys(structure.tied.values()):
-        names = [name for name, its_owner in structure.tied.items() if its_owner == owner]
-        rank_zero_warn(
-            f"component {owner!r} shares tensors with {names}: it owns them, because it is defined first, and its lr "
-            "is used for them"
-        )
+    owners = dict.fromkeys(structure.tied.values())
+    tied = {owner: [name for name, its_owner in structure.tied.items() if its_owner == owner] for owner in owners}
+    if tied:
+        shared = "; ".join(f"component {owner!r} shares tensors with {names}" for owner, names in tied.items())
+        rank_zero_warn(f"{shared}: it owns them, because it is defined first, and its lr is used for them")
 
 
 def _warn_frozen_twice(acting: Mapping[str, Iterable[Component]]) -> None:
@@ -140,17 +154,20 @@ def _warn_unmatched(module: nn.Module, patterns: Patterns) -> None:
         )
 
 
-def _warn_always_one(labels: Iterable[str]) -> None:
-    """Warn of factors that were 1 for all components at all steps."""
-    for label in labels:
-        rank_zero_warn(
-            f"{label} has changed no learning rate in this run: its factor was 1 for every component at every step. "
-            "Check its roles and durations, or remove it."
-        )
+def _report_idle(reasons: Mapping[str, Idleness]) -> None:
+    """Report factors that were 1 for all components at all steps: one message for each reason.
+
+    That nothing has grown is no mistake, so it is no warning.
+    """
+    for reason in dict.fromkeys(reasons.values()):
+        labels = [label for label, its_reason in reasons.items() if its_reason is reason]
+        subject = labels[0] if len(labels) == 1 else f"each of {', '.join(labels)}"
+        report = rank_zero_info if reason is Idleness.NOTHING_GREW else rank_zero_warn
+        report(f"{subject} has changed no learning rate in this run: {reason.value}.")
 
 
 def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Structure) -> list[str]:
-    """Warn of patterns in ``where`` that match no component.
+    """Warn of patterns in ``where`` that match no component: one warning for each pattern.
 
     Args:
         where: The roles and name patterns to which each factor is limited.
@@ -159,19 +176,25 @@ def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struc
     Returns:
         The factors that act on no component.
     """
-    without_component = []
     parts = [*structure.by_depth, *chain.from_iterable(structure.cohorts.values())]  # a cohort may have another role
-    for label, patterns in where.items():
-        idle = [pattern for pattern in patterns if not any(part.matches(pattern) for part in parts)]
-        for pattern in idle:
-            rank_zero_warn(
-                f"{label}(where={pattern!r}) acts on nothing: it is neither the role nor a name pattern of any of the "
-                f"components {[(component.name, component.role) for component in structure.by_depth]}. Correct it, or "
-                "remove it."
-            )
-        if idle and len(idle) == len(patterns):
-            without_component.append(label)
-    return without_component
+    asked = dict.fromkeys(chain.from_iterable(where.values()))
+    idle = [pattern for pattern in asked if not any(part.matches(pattern) for part in parts)]
+    for pattern in idle:
+        calls = [f"{label}(where={pattern!r})" for label, patterns in where.items() if pattern in patterns]
+        subject = f"{calls[0]} acts" if len(calls) == 1 else f"{', '.join(calls)} act"
+        names = _listed([f"{part.name} ({part.role})" if part.role else part.name for part in structure.by_depth])
+        rank_zero_warn(
+            f"{subject} on nothing: {pattern!r} is neither the role nor a name pattern of any of the components "
+            f"{names}. If it is a role, give it to components, as in {_example(structure, pattern)}; else correct it."
+        )
+    return [label for label, patterns in where.items() if patterns and set(patterns) <= set(idle)]
+
+
+def _example(structure: Structure, role: str) -> str:
+    """How to give a role to components: those of the module that has most of them."""
+    parents = Counter(name.rpartition(".")[0] for name in structure.components if "." in name)
+    pattern = f"{parents.most_common(1)[0][0]}.*" if parents else next(iter(structure.components), "*")
+    return f'Components({{"{pattern}": "{role}"}})'
 
 
 def _warn_one_depth(factors: Factors) -> list[str]:
@@ -184,7 +207,7 @@ def _warn_one_depth(factors: Factors) -> list[str]:
     for label in idle:
         names = [component.name for component in factors.acting[label]]
         rank_zero_warn(
-            f"{label} goes by depth, but all components that it acts on have the same one: {names}. Split the network "
+            f"{label} depends on depth, but all components that it acts on have the same: {_listed(names)}. Split them "
             "with Components({'pattern': 'role'}), or remove the callback."
         )
     return idle

@@ -1,19 +1,16 @@
 """The public ``explain``: a printed table that says why each learning rate is what it is."""
 
-import re
-from collections.abc import Sequence
-
-from rich.box import SIMPLE
+from rich import get_console
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from structurenet_pl.engine.driver import Driver
 from structurenet_pl.engine.fit_warnings import shared_basis
 from structurenet_pl.freezing.component_freezer import Frozen
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.monitoring.group_lrs import GroupLR, group_lrs
-
-UNLIMITED_WIDTH = 10_000  # characters, more than any table needs
+from structurenet_pl.monitoring.rates_table import rates_table
+from structurenet_pl.monitoring.terminal import print_beside_bars
 
 
 def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
@@ -26,8 +23,9 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
 
     Args:
         trainer: A Trainer during a fit or after it.
-        console: The console to print to, None for standard output. On a narrow console the table is as wide as it
-            needs to be.
+        console: The console to print to, None for rich's global console, which prints to standard output. On a narrow
+            console the table leaves out numbers of parameters, depths, and what is the same for all components, and
+            says so; groups of a component that differ in name only share a row.
 
     Returns:
         An entry for each param group, with ``component``, ``title``, ``group``, ``age``, ``parameters``, ``base_lr``,
@@ -50,54 +48,22 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
         entries += group_lrs(trainer, driver, optimizer)
     entries.sort(key=lambda entry: driver.factors.rows[entry.component.name])
     if trainer.is_global_zero:
-        title = f"Learning rates as they stand at step {trainer.global_step} (epoch {trainer.current_epoch})"
-        console = console or Console()
-        _print_in_full_width(_as_table(entries, title), console)
-        notes = shared_basis(driver.factors.basis, driver.factors.acting)
-        for note in [*notes, *_frozen_share(driver.frozen, len(driver.structure.components))]:
-            console.print(note, soft_wrap=True)
-    return entries
-
-
-def _as_table(entries: Sequence[GroupLR], title: str) -> Table:
-    """A row for each group or cohort; columns of words only where one of them has a word."""
-    labels = list(dict.fromkeys(label for entry in entries for label in entry.factors))
-    words = {
-        "component, group": [_group_and_cohort(entry) for entry in entries],
-        "role": [entry.component.role or "" for entry in entries],
-        "stratum": [entry.stratum or "" for entry in entries],
-    }
-    shown = {heading: texts for heading, texts in words.items() if any(texts)}
-    table = Table(title=title, box=SIMPLE)
-    for heading in shown:
-        table.add_column(heading, no_wrap=True)
-    broken = [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", label) for label in labels]  # SedimentaryDecay in two lines
-    for heading in ("depth", "age\n(epochs)", "params", "base lr", *broken, "effective\nlr"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row, entry in enumerate(entries):
-        table.add_row(
-            *(texts[row] for texts in shown.values()),
-            str(entry.component.depth),
-            str(entry.age.epoch),
-            f"{entry.parameters:,}",
-            f"{entry.base_lr:.3g}",
-            *(f"{entry.factors[label]:.3g}" if label in entry.factors else "" for label in labels),
-            "frozen" if entry.frozen else f"{entry.lr:.3g}",
+        clock = driver.moment(trainer).clock
+        over = trainer.state.finished  # then Lightning's clock shows the epoch that would follow
+        when = f"that a next step would have ({clock})" if over else f"at {clock}"
+        notes = [
+            *shared_basis(driver.factors.basis, driver.factors.acting),
+            *_frozen_share(driver.frozen, len(driver.structure.components)),
+        ]
+        console = console or get_console()
+        print_beside_bars(
+            Text(f"\nLearning rates {when}\n", style="bold"),
+            *rates_table(entries, console),
+            *map(Text, notes),
+            "",
+            console=console,
         )
-    return table
-
-
-def _group_and_cohort(entry: GroupLR) -> str:
-    """The name of a group; for a cohort with the end of its title, such as ``@3``."""
-    return entry.group if entry.cohort is None else f"{entry.group}@{entry.title.rpartition('@')[2]}"
-
-
-def _print_in_full_width(table: Table, console: Console) -> None:
-    """Print a table without cutting numbers off: rich would shorten them on a narrow console."""
-    width, unlimited = console.width, console.options.update(max_width=UNLIMITED_WIDTH)
-    console.width = max(width, console.measure(table, options=unlimited).maximum)
-    console.print(table)
-    console.width = width
+    return entries
 
 
 def _frozen_share(frozen: Frozen, component_count: int) -> list[str]:

@@ -103,8 +103,8 @@ def growth_table(log: Sequence[GrowthEvent]) -> str:
         if event.adjacent:
             place.append(f"next to {as_code(event.adjacent)}")
         counts = " → ".join(f"{count:,}" for count in event.parameters)
-        # step and epoch share a column with non-breaking spaces: TensorBoard breaks the words of narrow columns
-        time = f"step&nbsp;{event.clock.step}<br>epoch&nbsp;{event.clock.epoch}"
+        # non-breaking spaces: TensorBoard breaks the words of narrow columns
+        time = f"from {event.clock} on".replace(" ", "&nbsp;").replace(",&nbsp;", ",<br>")
         rows.append([time, outcome, "<br>".join(place), counts, event.asked_by or ""])
     return as_table(["when", "what", "where", "parameters", "asked for by"], rows)
 
@@ -121,13 +121,12 @@ def component_table(components: Mapping[str, Component], parameter_counts: Mappi
             as_code([name]),
             component.role or "",
             component.depth,
-            component.born.step,
-            component.born.epoch,
+            component.born,
             f"{parameter_counts[name]:,}",
         ]
         for name, component in components.items()
     ]
-    return as_table(["component", "role", "depth", "born at step", "in epoch", "parameters"], rows)
+    return as_table(["component", "role", "depth", "trains from", "parameters"], rows)
 
 
 def as_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

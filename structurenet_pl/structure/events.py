@@ -22,7 +22,7 @@ def check_unit(unit: str) -> None:
 
 @dataclass(frozen=True)
 class Clock:
-    """A point in training time, or the difference of two.
+    """A point in training time, or the difference of two; as text ``"epoch 8, step 136"``, for all that people read.
 
     Args:
         step: Optimizer steps, ``trainer.global_step``.
@@ -33,6 +33,9 @@ class Clock:
     step: int = 0
     epoch: int = 0
     generation: int = 0
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}, step {self.step}"
 
     def count(self, unit: Unit) -> int:
         """The time in one unit."""
@@ -45,9 +48,8 @@ class Clock:
             >>> Clock(step=70, epoch=7, generation=1).truncated_to("epoch")
             Clock(step=0, epoch=7, generation=1)
         """
-        return Clock(
-            self.step if unit == "step" else 0, self.epoch if unit in ("step", "epoch") else 0, self.generation
-        )
+        epoch = self.epoch if unit in ("step", "epoch") else 0
+        return Clock(self.step if unit == "step" else 0, epoch, self.generation)
 
     def since(self, start: "Clock") -> "Clock":
         """The time since ``start`` in every unit; 0 where ``start`` is in the future."""

@@ -125,6 +125,6 @@ def test_early_and_late_components_of_each_optimizer():
 
 
 def test_components_of_one_depth_give_a_warning_at_fit_start():
-    with pytest.warns(UserWarning, match=r"DepthDecay goes by depth, but .* have the same one: \['head'\]") as caught:
+    with pytest.warns(UserWarning, match=r"DepthDecay depends on depth, but .* have the same: head") as caught:
         fit(Plain(), [DepthDecay(where="head")], epochs=1)
     assert sum("DepthDecay" in str(warning.message) for warning in caught) == 1

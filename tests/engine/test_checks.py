@@ -2,6 +2,7 @@
 
 import io
 import logging
+import warnings
 
 import pytest
 import torch
@@ -14,10 +15,13 @@ from structurenet_pl import (
     AgeDecay,
     Components,
     GrowEvery,
+    GrowthResponder,
+    LRFactor,
     RoleLR,
     SedimentaryDecay,
     Warmup,
     explain,
+    recommended,
 )
 
 
@@ -132,13 +136,79 @@ def test_two_factors_that_go_by_the_same_thing_are_reported(caplog):
     said = "AgeDecay and SedimentaryDecay both depend on the age: their product acts on body.0, body.3, body.4"
     assert f"structurenet_pl: {said}" in caplog.messages
     output = io.StringIO()
-    explain(trainer, Console(file=output))
+    explain(trainer, Console(file=output, width=100))
     assert said in output.getvalue()
 
 
-def test_factor_without_effect_in_a_run_warns_at_its_end():
-    with pytest.warns(UserWarning, match="RoleLR has changed no learning rate in this run"):
-        fit(Plain(), [RoleLR(), Warmup(newborn_only=False)], epochs=1)
+def told(caplog, module, callbacks, **kwargs):
+    """Our warnings and infos in a fit, in this order, without the list of components."""
+    with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.INFO):
+        warnings.simplefilter("always")
+        fit(module, callbacks, **kwargs)
+    infos = [message for message in caplog.messages if NEVER in message]
+    return [str(one.message) for one in caught if "structurenet_pl" in one.filename], infos
+
+
+NEVER = "has changed no learning rate in this run"
+
+
+def test_factor_that_was_always_1_says_why(caplog):
+    class Named(LRFactor):
+        basis = "names"
+
+        def factor(self, component, now):
+            return {"body.0": 1.0, "body.3": 1.0, "body.4": 1.0, "head": 1.0}[component.name]  # fails for a newborn
+
+    callbacks = [
+        *(RoleLR(), SedimentaryDecay(), SedimentaryDecay([("a", 0, 1.0), ("b", 700, 0.1)], unit="step"), Named()),
+        *(Warmup(), GrowthResponder(), AgeDecay()),
+    ]
+    warned, informed = told(caplog, Plain(), callbacks, epochs=1)
+    nothing = "its factor was 1 for every component at every step. Check its roles, durations and values, or remove it"
+    assert warned == [
+        f"each of RoleLR, Named {NEVER}: {nothing}.",
+        f"each of SedimentaryDecay_1, SedimentaryDecay_2 {NEVER}: the run was too short for it: it differs from 1 "
+        "later on.",
+    ]
+    assert informed == [
+        f"each of Warmup, GrowthResponder, AgeDecay {NEVER}: nothing has grown, and it acts only after growth."
+    ]
+
+
+def test_recommended_without_a_scaffold_says_what_to_add(caplog):
+    warned, informed = told(caplog, Plain(), recommended(), epochs=1)
+    assert warned == [
+        "DepthDecay(where='scaffold'), AgeDecay(where='scaffold') act on nothing: 'scaffold' is neither the role nor a "
+        "name pattern of any of the components body.0, body.3, body.4, head. If it is a role, give it to components, "
+        """as in Components({"body.*": "scaffold"}); else correct it."""
+    ]
+    assert informed == [f"Warmup {NEVER}: nothing has grown, and it acts only after growth."]
+    warned, _ = told(caplog, Plain(), [Components({"body.*": "scaffold"}), *recommended()], epochs=1)
+    assert warned == []
+
+
+def test_all_that_is_tied_is_told_once(caplog):
+    class Tied(Plain):
+        automatic_optimization = False
+
+        def __init__(self):
+            super().__init__()
+            self.twin = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8))
+            for layer, number in ((0, 0), (1, 3)):
+                self.twin[layer].weight = self.body[number].weight
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.body, self.head)]
+
+        def training_step(self, batch, batch_idx):
+            for optimizer in self.optimizers():
+                optimizer.step()
+
+    warned, _ = told(caplog, Tied(), [Warmup(newborn_only=False)], epochs=1)
+    assert [message for message in warned if "shares" in message] == [
+        "component 'body.0' shares tensors with ['twin.0.weight']; component 'body.3' shares tensors with "
+        "['twin.1.weight']: it owns them, because it is defined first, and its lr is used for them"
+    ]
 
 
 def test_parameters_in_no_optimizer_are_reported(caplog):

@@ -137,7 +137,7 @@ def test_explain_has_an_entry_for_each_cohort():
     ]
     assert [entry.lr for entry in cohorts] == [0.1 * 0.5, 0.1 * (0.2 * 0.5), 0.1 * 0.2]
     assert [entry.stratum for entry in cohorts] == ["old", "old", "active"]
-    words = [line.split()[:2] for line in buffer.getvalue().splitlines() if line.startswith("  body.0")]
+    words = [line.split()[:2] for line in buffer.getvalue().splitlines() if line.startswith("body.0")]
     assert words == [["body.0", "scaffold"], ["body.0@1", "new"], ["body.0@2", "new"]]
 
 
@@ -163,7 +163,7 @@ def test_groups_of_a_component_are_told_apart():
     assert rows[8]["lr/body.0@1"] == pytest.approx(rows[8]["lr/body.0"] / 9)
 
 
-@pytest.mark.parametrize("factors", [[], [DepthDecay()], [Warmup(1), AgeDecay(0.5, per=9)]])
+@pytest.mark.parametrize("factors", [[], [DepthDecay()], [Warmup(start=1.0), AgeDecay(0.5, per=9)]])
 def test_equal_cohorts_are_not_shown(factors):
     trainer, monitor, rows = trained([*factors, WIDER])
     assert not [tag for row in rows.values() for tag in row if "@" in tag and not tag.startswith("newborn/")]

@@ -3,11 +3,22 @@
 import io
 
 import pytest
+import torch
 from lightning.pytorch import Callback, Trainer
 from rich.console import Console
+from torch import nn
 
 from helpers import Half, Net, Plain, fit
-from structurenet_pl import GrowEvery, LARSScaler, SedimentaryDecay, Warmup, explain
+from structurenet_pl import (
+    DepthDecay,
+    GrowEvery,
+    GrowthResponder,
+    LARSScaler,
+    RoleLR,
+    SedimentaryDecay,
+    Warmup,
+    explain,
+)
 
 GROWING = [GrowEvery("add_patch", 1, limit=1, arguments={"at": 0}), GrowEvery("add_neck", 2, limit=1)]
 
@@ -42,15 +53,92 @@ def test_groups_of_a_component_are_told_apart():
     assert 0.1 not in {rate.lr for rate in rates if not rate.group.endswith("/1d")}
 
 
-@pytest.mark.parametrize("width", [40, 80, 200])
-def test_every_number_can_be_read_on_a_narrow_terminal(width):
+def printed(trainer, width):
+    """What explain prints on a terminal of this width; no line is wider."""
     buffer = io.StringIO()
-    trainer = fit(Net(), [Warmup(), SedimentaryDecay(), *GROWING], epochs=3)
     entries = explain(trainer, Console(file=buffer, width=width, force_terminal=True, color_system=None))
-    lines = {line.split()[0]: line.split() for line in buffer.getvalue().splitlines() if line.split()}
+    lines = buffer.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    return entries, lines
+
+
+@pytest.fixture(scope="module")
+def grown():
+    factors = [Warmup(), SedimentaryDecay(), RoleLR({"nobody": 0.5}), DepthDecay(), GrowthResponder()]
+    return fit(Net(), [*factors, *GROWING], epochs=3)
+
+
+def test_a_narrow_table_leaves_out_whole_columns_and_says_which(grown):
+    counts = []
+    for width in range(70, 140, 5):
+        entries, lines = printed(grown, width)
+        rows = {line.split()[0]: line.split() for line in lines if line.split()}
+        for entry in entries:
+            assert rows[entry.group][1] == entry.component.role
+            assert rows[entry.group][-1] == f"{entry.lr:.3g}"
+        # a column that is left out is named below the table
+        assert all(word in " ".join(lines) for word in ("params", "depth", "stratum", "age"))
+        heading = " ".join(lines[:4])
+        told = " ".join(rows.get("all", []))
+        assert ("RoleLR 1" in told, "base lr 0.1" in told) == ("Role" not in heading, "base" not in heading)
+        counts.append(len(rows["body.0"]))
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (7, 13)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60])
+def test_a_terminal_too_narrow_for_a_table_gets_words(grown, width):
+    entries, lines = printed(grown, width)
+    told = " ".join(" ".join(lines).split())
     for entry in entries:
-        assert lines[entry.group][1] == entry.component.role
-        assert lines[entry.group][-1] == f"{entry.lr:.3g}"
+        assert f"{entry.group} ({entry.component.role}" in told
+        assert f"lr {entry.lr:.3g} = 0.1" in told
+    assert "RoleLR" not in told  # it is 1
+    assert "necks.0 (neck, active, age 1) lr 0.0" in told
+
+
+def test_long_names_are_never_cut():
+    class Nested(Plain):
+        def __init__(self):
+            super().__init__()
+            self.a_backbone_with_a_long_name = nn.ModuleDict({f"stage_{number}": self.body for number in range(1)})
+            del self.body
+
+        def forward(self, x):
+            return self.head(self.a_backbone_with_a_long_name["stage_0"](x))
+
+    entries, lines = printed(fit(Nested(), [Warmup(newborn_only=False), DepthDecay()], epochs=1), 40)
+    names = {entry.component.name for entry in entries}
+    assert {name for name in names if any(name in line for line in lines)} == names
+
+
+def test_groups_that_differ_in_name_only_share_a_row():
+    class Decayed(Plain):
+        def configure_optimizers(self):
+            weights = [p for p in self.parameters() if p.ndim > 1]
+            biases = [p for p in self.parameters() if p.ndim == 1]
+            groups = [{"params": weights, "name": "decay"}, {"params": biases, "weight_decay": 0.0, "name": "no_decay"}]
+            return torch.optim.SGD(groups, lr=0.1, weight_decay=1e-3)
+
+    entries, lines = printed(fit(Decayed(), [Warmup(newborn_only=False)], epochs=1), 200)
+    assert len(entries) == 7
+    assert [line.split()[0] for line in lines if line.startswith(("body", "head"))] == [
+        *("body.0", "body.3", "body.4", "head")
+    ]
+    sizes = [line.split()[3] for line in lines if line.startswith(("body", "head"))]
+    assert sizes == ["56", "72", "16", "27"]
+
+
+def test_the_title_says_which_step():
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, *args):
+            if trainer.global_step == 5:
+                self.lines = printed(trainer, 80)[1]
+
+    look = Look()
+    trainer = fit(Plain(), [Warmup(newborn_only=False), look], epochs=2)
+    assert look.lines[1] == "Learning rates at epoch 1, step 5"
+    assert printed(trainer, 80)[1][1] == "Learning rates that a next step would have (epoch 2, step 8)"
 
 
 def test_empty_columns_are_left_out():
