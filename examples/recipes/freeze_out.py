@@ -56,8 +56,8 @@ class FreezeOut(LRFactor):
         where: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(where)
-        if steps < 1 or not 0 < t_0 <= 1 or how not in POWERS:
-            raise ValueError(f"expected steps >= 1, t_0 in (0, 1], how in {list(POWERS)}; got {steps}, {t_0}, {how!r}")
+        if steps < 1 or not 0 < t_0 <= 1:
+            raise ValueError(f"expected steps >= 1 and t_0 in (0, 1], got {steps} and {t_0}")
         self.steps, self.t_0, self.how, self.scale_lr = steps, t_0, how, scale_lr
 
     def factor(self, component: Component, now: Moment) -> float:

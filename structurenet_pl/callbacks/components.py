@@ -40,8 +40,8 @@ class Components(NeedsDriver):
             nothing causes a warning.
 
     Raises:
-        ValueError: If ``roles`` is empty. At the start of the fit: if ``depth`` names no component.
-        TypeError: If a pattern gives neither a role nor such a mapping.
+        ValueError: If ``roles`` is empty, or a pattern gives neither a role nor such a mapping. At the start of the
+            fit: if ``depth`` names no component.
 
     Example:
         >>> from structurenet_pl import Components

@@ -54,10 +54,9 @@ class StrataMonitor(NeedsDriver):
     that of the entries that growth event 3 added. Norms, and ``frozen``, are those of the whole component: it is frozen
     only if all of its entries have factor 0.
 
-    With more than ``max_components`` components, the tags of components give way to tags of parts of the network:
-    ``lr/<part>/min``, ``mean`` and ``max`` and so on, and ``strata/components/<part>``, the number of components in the
-    part, where the entries of ``body.0@3`` count as one more. The part is the component's stratum, without
-    ``SedimentaryDecay`` its role, without a role ``others``. There is no verdict on newborns then.
+    With more than ``max_components`` components, tags of parts of the network stand in for theirs: ``lr/<part>/min``,
+    ``mean`` and ``max`` and so on, and ``strata/components/<part>``, the number of components. The part is the
+    component's stratum, without ``SedimentaryDecay`` its role, without a role ``others``.
 
     A row is written every ``log_every_n_steps`` steps of the Trainer, at the first step, and after each growth, freeze
     and thaw. Apart from the rows, the monitor records the lr of every component at every step and the metrics of each
@@ -69,8 +68,7 @@ class StrataMonitor(NeedsDriver):
 
     Args:
         norms: Whether to log norms of gradients and updates. They cost a copy of the weights on logged steps, and are
-            averaged over the processes if these differ. They are norms of scaled gradients if
-            ``LARSScaler(mode="grad")`` stands before this callback.
+            averaged over the processes if these differ. After ``LARSScaler(mode="grad")`` gradients are scaled.
         max_components: Number of components above which parts of the network are logged in their place.
         table: Whether to print the table of ``explain`` at the start of the fit, if it has no more than
             ``max_components`` components, and after each growth event what it has changed.
@@ -92,10 +90,8 @@ class StrataMonitor(NeedsDriver):
         self, norms: bool = False, max_components: int = 100, table: bool = True, progress_bar: bool = False
     ) -> None:
         check_at_least(0, {"max_components": max_components})
-        self.norms = norms
-        self.max_components = max_components
-        self.table = table
-        self.progress_bar = progress_bar
+        self.norms, self.max_components = norms, max_components
+        self.table, self.progress_bar = table, progress_bar
         self._begin_run()
 
     def _begin_run(self) -> None:

@@ -24,7 +24,7 @@ MAX_MARKERS = 100  # validations; the markers of more would cover each other
 def plot_growth(source: Run | Mapping[str, Run], metric: str) -> "Figure":
     """Draw a validation metric against the steps of a run and against the number of parameters of its network.
 
-    All parameters of the module count, frozen ones included. Needs the extra ``structurenet-pl[plots]``.
+    All parameters of the module count, frozen ones included. Needs matplotlib.
 
     Args:
         source: A run: a Trainer with a ``StrataMonitor``, during a fit or after it, or the

@@ -23,4 +23,4 @@ def check_outputs(trainer: Trainer, norms: bool) -> None:
             "tensors over processes: set norms=False, or use a strategy such as DDP."
         )
     if tensorboard_loggers(trainer) and not can_draw():
-        rank_zero_info("StrataMonitor draws no heat map: for that, pip install 'structurenet-pl[plots]'")
+        rank_zero_info("StrataMonitor draws no heat map: for that, pip install matplotlib tensorboard")

@@ -71,11 +71,11 @@ def check_given(pattern: str, given: object) -> None:
     """Check what a pattern gives.
 
     Raises:
-        TypeError: If it is neither a role nor a mapping with role, depth or both.
+        ValueError: If it is neither a role nor a mapping with role, depth or both.
     """
     parts = given if isinstance(given, Mapping) else {"role": given}
     if not parts or not parts.keys() <= {"role", "depth"} or not all(isinstance(part, str) for part in parts.values()):
-        raise TypeError(
+        raise ValueError(
             f"pattern {pattern!r} must give a role, as in 'new', or a mapping with role, depth or both, as in "
             f"{{'role': 'adapter', 'depth': 'blocks.0'}}; got {given!r}"
         )

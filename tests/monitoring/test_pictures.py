@@ -264,5 +264,5 @@ def test_matplotlib_is_named_where_it_is_missing(monkeypatch):
     hidden = [name for name in sys.modules if f"{name}.".startswith("matplotlib.figure.")]
     for name in [*hidden, "matplotlib.figure"]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'structurenet-pl\[plots\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install matplotlib tensorboard"):
         plot_strata(example())

@@ -127,9 +127,9 @@ def test_freeze_out(freeze_out, how, power, scale_lr):
     assert len(used.lrs) == steps
 
 
-@pytest.mark.parametrize("arguments", [(0,), (9, 0.0), (9, 1.5), (9, 0.5, "quartic")])
+@pytest.mark.parametrize("arguments", [(0,), (9, 0.0), (9, 1.5)])
 def test_freeze_out_checks_its_arguments(freeze_out, arguments):
-    with pytest.raises(ValueError, match="expected steps >= 1, t_0 in"):
+    with pytest.raises(ValueError, match="expected steps >= 1 and t_0 in"):
         freeze_out(*arguments)
 
 

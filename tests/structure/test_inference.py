@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import Net
+from helpers import Net, fit
 from skeleton_nets import bert, bert_layer, layer, part, resnet18
 from skeleton_tables import NETWORKS, listed
-from structurenet_pl import Components, growth
+from structurenet_pl import Components, RoleLR, growth
 from structurenet_pl.engine.package_callbacks import _arguments
 from structurenet_pl.structure.module_structure import structure_of
 
@@ -125,10 +125,17 @@ def test_depth_of_no_component_is_an_error(neighbour):
         structure_of(part("Net", "one two three"), patterns)
 
 
+class GivesAnything(Net):
+    def configure_components(self):
+        return {"head": self.given}
+
+
 @pytest.mark.parametrize("given", [3, None, {}, {"rôle": "new"}, {"depth": 3}, ["new"]])
 def test_what_a_pattern_gives_is_checked(given):
-    with pytest.raises(TypeError, match="pattern 'head' must give a role, as in 'new', or a mapping"):
-        Components({"head": given})
+    module = GivesAnything()
+    module.given = given
+    with pytest.raises(ValueError, match="pattern 'head' must give a role, as in 'new', or a mapping"):
+        fit(module, [RoleLR()], epochs=1)
 
 
 def test_components_stay_when_lazy_layers_get_their_shapes():
