@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import warnings
 
 import torch
@@ -34,6 +35,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "structurenet_pl"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ["OMP_NUM_THREADS"] = "1"  # without it, Lightning's DDP sets a number of threads of its own
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
     print(f"{circumstances()}\n\n{HEADER}", flush=True)
