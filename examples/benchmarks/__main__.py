@@ -32,6 +32,8 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := [name for name in args.rows.split(",") if name not in ROWS]:
         parser.error(f"no such rows: {', '.join(unknown)}. There are: {', '.join(ROWS)}")
+    if args.quick and args.plot:
+        parser.error("a quick check measures one size of each row, and so has no curves to plot")
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "structurenet_pl"):
         logging.getLogger(name).setLevel(logging.ERROR)

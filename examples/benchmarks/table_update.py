@@ -62,9 +62,9 @@ def update(layers: int, rounds: int, moving: bool) -> Samples:
                 table.refresh()
 
         ours = one_factor_moves if moving else lambda: driver.refresh(trainer)
-        sides = {"ours": ours, "reference": bare_write(trainer.optimizers[0].param_groups), **dict(peers(layers))}
         # other groups, because the table would take a bare write to its own as a new base lr
-        sides["reference"] = bare_write(Still(layers, groups=True).configure_optimizers().param_groups)
+        groups = Still(layers, groups=True).configure_optimizers().param_groups
+        sides = {"ours": ours, "reference": bare_write(groups), **dict(peers(layers))}
         return alternate(sides, rounds, CALLS)
 
     return in_fit(Fit(Still(layers), factors(moving)), "on_train_batch_start", measure)
