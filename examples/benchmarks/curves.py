@@ -24,11 +24,11 @@ def draw(rows: Mapping[str, Row], found: Mapping[str, Sequence[Figure]], file: s
         panel.remove()
     for panel, (name, figures) in zip(axes.flat, shown.items(), strict=False):
         sizes = [one.size for one in figures]
-        panel.loglog(sizes, [max(one.ours, 1e-7) for one in figures], "o-", label="ours")
+        # a difference that noise made negative has no logarithm
+        panel.loglog(sizes, [one.ours for one in figures], "o-", label="ours", nonpositive="mask")
         if figures[0].reference is not None:
             panel.loglog(sizes, [one.reference for one in figures], "s--", color="gray", label="against")
-        first = max(figures[0].ours, 1e-7)
-        panel.loglog(sizes, [first * size / sizes[0] for size in sizes], ":", color="silver", label="linear")
+        panel.loglog(sizes, [figures[0].ours * size / sizes[0] for size in sizes], ":", color="silver", label="linear")
         panel.set_title(name, fontsize=10)
         panel.set_xticks(sizes, [str(size) for size in sizes])
         panel.minorticks_off()
