@@ -1,5 +1,6 @@
 """Draws the figures of rows over size, so that a term shows that grows faster than the network."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -26,8 +27,8 @@ def draw(rows: Mapping[str, Row], found: Mapping[str, Sequence[Figure]], file: s
         sizes = [one.size for one in figures]
         # a difference that noise made negative has no logarithm
         panel.loglog(sizes, [one.ours for one in figures], "o-", label="ours", nonpositive="mask")
-        if figures[0].reference is not None:
-            panel.loglog(sizes, [one.reference for one in figures], "s--", color="gray", label="against")
+        against = [one.reference or math.nan for one in figures]
+        panel.loglog(sizes, against, "s--", color="gray", label="against", nonpositive="mask")
         panel.loglog(sizes, [figures[0].ours * size / sizes[0] for size in sizes], ":", color="silver", label="linear")
         panel.set_title(name, fontsize=10)
         panel.set_xticks(sizes, [str(size) for size in sizes])
