@@ -14,7 +14,7 @@ stay frozen; after the fit nothing else is frozen. DDP is wrapped anew at each c
 Phases by a metric are a factor of your own: ``examples/freeze_on_plateau.py`` freezes one block more whenever the
 validation loss stops improving. On scikit-learn's digits that saved 14 to 18 % of the work of a run, with a test
 accuracy of 0.992, 0.992 and 0.983 against 0.994, 0.992 and 0.986 without (seeds 0 to 2).
-``examples/benchmarks/freezing.py`` measures step time and memory: with half of the blocks or more frozen, 94 to 100 %
-of the saving that leaving them out of autograd and optimizer altogether would give, for a CNN, an MLP and a
-transformer.
+``python -m examples.benchmarks`` measures step time, and ``python -m examples.benchmarks.memory`` memory: with half of
+the blocks or more frozen, 94 to 100 % of the saving that leaving them out of autograd and optimizer altogether would
+give, for a CNN, an MLP and a transformer.
 """

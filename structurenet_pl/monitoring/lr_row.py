@@ -1,7 +1,8 @@
 """One row of scalars: the learning rates of one logged step, by tag.
 
 TensorBoard groups tags by their first word and sorts the groups by their letters, in which slashes, underscores and
-digits come before all others. So the names of tags are such that ``lr/`` is the first of our groups, and details the last.
+digits come before all others. So the names of tags are such that ``lr/`` is the first of our groups, and details the
+last.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -234,13 +234,37 @@ def test_freeze_on_plateau_resumes(tmp_path):
             assert_same(one[key], other[key])
 
 
+def benchmarks(*arguments, module="examples.benchmarks"):
+    return run("-m", module, *arguments, cwd=EXAMPLES.parent)
+
+
 @pytest.mark.slow
-def test_benchmark_of_freezing():
-    done = run(EXAMPLES / "benchmarks" / "freezing.py", "--tiny", "--rounds", 1)
+def test_benchmarks_quick():
+    known = re.findall(r"[\w-]+", benchmarks("--rows", "unknown").stderr.rpartition("There are: ")[2])
+    done = benchmarks("--quick")
+    assert done.returncode == 0, done.stderr
+    assert "structurenet-pl" in done.stdout
+    measured = re.findall(r"^\| `([\w-]+)` .*\|$", done.stdout, re.MULTILINE)
+    assert measured == known
+    assert "update-still" in known
+
+
+@pytest.mark.slow
+def test_benchmarks_draw_curves(tmp_path):
+    picture = tmp_path / "curves.png"
+    done = benchmarks("--rows", "update-still,lars-lr", "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| `update-still` ") == 3
+    with Image.open(picture) as image:
+        assert image.size[0] == 1200
+    assert benchmarks("--quick", "--plot", picture).returncode == 2
+
+
+@pytest.mark.slow
+def test_benchmark_of_memory():
+    done = benchmarks(module="examples.benchmarks.memory")
     assert done.returncode == 0, done.stderr
     assert "noise" in done.stdout
     for network in ("CNN", "MLP", "transformer"):
-        rows = re.findall(rf"^ +{network} +(\d+) +[\d.]+ .*$", done.stdout, re.MULTILINE)
-        assert rows == ["0", "3", "6", "9", "11"]
-        kinds = re.findall(rf"^ +{network} +(\D+?) +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ *$", done.stdout, re.MULTILINE)
+        kinds = re.findall(rf"^\| {network} \| (.+?) \|(?: [\d.]+ \|){{4}}$", done.stdout, re.MULTILINE)
         assert kinds == ["nothing frozen", "frozen", "frozen, release_state", "ideal"]

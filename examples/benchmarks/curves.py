@@ -1,0 +1,41 @@
+"""Draws the figures of rows over size, so that a term shows that grows faster than the network."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+from examples.benchmarks.harness import Figure, Row
+
+matplotlib.use("Agg")  # before pyplot: there may be no display
+
+import matplotlib.pyplot as plt
+
+COLUMNS = 4
+
+
+def draw(rows: Mapping[str, Row], found: Mapping[str, Sequence[Figure]], file: str) -> None:
+    """A panel for each row with several sizes: seconds of both sides over size, both axes logarithmic."""
+    shown = {name: figures for name, figures in found.items() if len(figures) > 1}
+    height = -(-len(shown) // COLUMNS)
+    figure, axes = plt.subplots(
+        height, COLUMNS, figsize=(3 * COLUMNS, 2.3 * height), layout="constrained", squeeze=False
+    )
+    for panel in axes.flat[len(shown) :]:
+        panel.remove()
+    for panel, (name, figures) in zip(axes.flat, shown.items(), strict=False):
+        sizes = [one.size for one in figures]
+        # a difference that noise made negative has no logarithm
+        panel.loglog(sizes, [one.ours for one in figures], "o-", label="ours", nonpositive="mask")
+        against = [one.reference or math.nan for one in figures]
+        panel.loglog(sizes, against, "s--", color="gray", label="against", nonpositive="mask")
+        panel.loglog(sizes, [figures[0].ours * size / sizes[0] for size in sizes], ":", color="silver", label="linear")
+        panel.set_title(name, fontsize=10)
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.minorticks_off()
+        panel.set_xlabel(rows[name].of, fontsize=8)
+        panel.tick_params(labelsize=8)
+    for panel in axes[:, 0]:
+        panel.set_ylabel("seconds", fontsize=8)
+    axes.flat[0].legend(fontsize=8)
+    figure.savefig(file, dpi=100)
