@@ -13,9 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from structurenet_pl.distributed.communication import broadcast_from_rank_0
 from structurenet_pl.lightning import Callback, MisconfigurationException
+from structurenet_pl.structure.embed import embed
 from structurenet_pl.structure.grow import Change
 from structurenet_pl.structure.growable import Growable
-from structurenet_pl.structure.tensor_mapping import common_device_and_dtype, embed, move_tensors
+from structurenet_pl.structure.tensor_mapping import common_device_and_dtype, move_tensors
 
 # The private attribute in which Lightning's WeightAveraging, EMAWeightAveraging and StochasticWeightAveraging keep the
 # averaged copy. They have no public one, and without it the copy would keep the old structure.

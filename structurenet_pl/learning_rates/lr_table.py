@@ -59,7 +59,7 @@ class LRTable:
             stepping.register_step_post_hook(self._after_update),
         ]
         self.cohort_updates = CohortUpdates(self.groups, self.matrix)
-        _TABLES[optimizer] = self
+        _TABLES[optimizer] = ref(self)
         self.refresh()
 
     @property
@@ -184,9 +184,10 @@ class LRTable:
             self.base_lrs.warning.warn_of_write_in_step(piece, type(optimizer).__name__)
 
 
-_TABLES: WeakKeyDictionary[Optimizer, LRTable] = WeakKeyDictionary()
+_TABLES: WeakKeyDictionary[Optimizer, "ref[LRTable]"] = WeakKeyDictionary()
 
 
 def table_of(optimizer: Optimizer) -> LRTable | None:
     """The table that writes the lrs of an optimizer; it may be of an earlier fit."""
-    return _TABLES.get(optimizer)
+    held = _TABLES.get(optimizer)
+    return None if held is None else held()

@@ -14,8 +14,9 @@ from structurenet_pl.optim.param_groups import PER_TENSOR_KEYS
 from structurenet_pl.optim.small_copies import PLAIN_TYPES
 from structurenet_pl.optim.state_kinds import ANY_POSITION, Path, StateKind, state_kinds, tensors_in
 from structurenet_pl.optim.wrappers import with_inner
+from structurenet_pl.structure.embed import embed
 from structurenet_pl.structure.growth_methods import SecondMoments
-from structurenet_pl.structure.tensor_mapping import Successor, embed
+from structurenet_pl.structure.tensor_mapping import Successor
 
 ATTRIBUTES_OF_ANY_OPTIMIZER = vars(Optimizer([torch.zeros(1)], {})).keys()
 
@@ -135,12 +136,14 @@ def check_no_tensors_outside_state(optimizer: Optimizer, reshaped: Iterable[nn.P
     Raises:
         ValueError: If its groups or attributes hold such a tensor, which would keep the old shape.
     """
+    shapes = {tuple(tensor.shape) for tensor in reshaped}
+    if not shapes:
+        return
     for one in with_inner(optimizer):
         groups = [
             {key: value for key, value in group.items() if key not in PER_TENSOR_KEYS} for group in one.param_groups
         ]
         attributes = [value for name, value in vars(one).items() if name not in ATTRIBUTES_OF_ANY_OPTIMIZER]
-        shapes = {tuple(tensor.shape) for tensor in reshaped}
         kept = [tuple(tensor.shape) for _, tensor in tensors_in([groups, attributes]) if tensor.numel() > 1]
         if common := shapes.intersection(kept):
             raise ValueError(

@@ -202,36 +202,6 @@ def tensor_after_growth(tensor: Tensor, successors: Mapping[nn.Parameter, Succes
     return None if successor is None else successor.tensor
 
 
-def embed(old: Tensor, successor: Successor, dims: Sequence[bool], fill: Tensor) -> Tensor:
-    """A tensor of the shape of the successor, with the old entries at their new positions.
-
-    Args:
-        old: A tensor with an entry for each entry of the old parameter; in some dimensions its size may be 1.
-        successor: The successor of the old parameter.
-        dims: For each dimension, whether ``old`` has the size of the parameter, else 1.
-        fill: The values of new entries; broadcasts to the result.
-    """
-    sizes, sources, targets = [], [], []
-    for is_whole, positions in zip(dims, successor.origin, strict=True):
-        kept = {to: source for to, source in enumerate(positions) if source != NEW_ENTRY} if is_whole else {0: 0}
-        sizes.append(len(positions) if is_whole else 1)
-        targets.append(list(kept))
-        sources.append(list(kept.values()))
-    result = fill.expand(sizes).clone()
-    result[_grid(targets, old.device)] = old[_grid(sources, old.device)]
-    return result
-
-
-def _grid(positions: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, ...]:
-    """Indices of all combinations of positions, one tensor for each dimension."""
-    return tuple(
-        torch.tensor(along, dtype=torch.long, device=device).view(
-            [-1 if other == dim else 1 for other in range(len(positions))]
-        )
-        for dim, along in enumerate(positions)
-    )
-
-
 def common_device_and_dtype(tensors: Iterable[Tensor]) -> tuple[torch.device | None, torch.dtype | None]:
     """The device of the first floating point tensor, and the dtype of all floating point tensors if it is the same."""
     firsts: dict[torch.dtype, Tensor] = {}
