@@ -195,9 +195,9 @@ def main() -> None:
             found.append((on_new, accuracy(module, old)))
         table.add_row(way, *(f"{mean(column):.3f}" for column in zip(*found, strict=True)))
     Console().print(table)
-    print(f"The backbone is in {PRETRAINED}. Fine-tune it from the command line, and look at its learning rates:")
-    print("  python examples/fine_tuning.py fit --config examples/fine_tuning.yaml")
-    print("  tensorboard --logdir logs/fine_tuning --samples_per_plugin scalars=5000,images=200,text=200")
+    print(f"Fine-tune the backbone in {PRETRAINED} from the command line, and look:")
+    print("python examples/fine_tuning.py fit --config examples/fine_tuning.yaml")
+    print("tensorboard --logdir logs --samples_per_plugin scalars=5000,images=200,text=200")
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def main() -> None:
             print(f"  from {event.clock} on: {'; '.join(changes)}")
         explain(trainer)
         print(f"Checkpoint: {last}; continue with --resume and more --epochs")
-        print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000,images=200,text=200")
+        print(f"tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000,images=200,text=200")
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def main() -> None:
     plot_growth(trainer, "val_accuracy").savefig(folder / "growth.png", dpi=100)
     print(f"Learning rates over time: {folder / 'strata.png'}")
     print(f"Accuracy over time and size: {folder / 'growth.png'}")
-    print(f"TensorBoard: tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000,images=200,text=200")
+    print(f"tensorboard --logdir {args.logdir} --samples_per_plugin scalars=5000,images=200,text=200")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ measures it. The script prints the verdict on each newborn, and draws the gradie
 
 import argparse
 import csv
-import warnings
 from pathlib import Path
 
 import torch
@@ -14,8 +13,9 @@ from growing_cnn import GrowingCNN, loaders
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.figure import Figure
+from quiet import quiet
 
-from structurenet_pl import GrowEvery, StrataMonitor, Warmup
+from structurenet_pl import GrowEvery, StrataMonitor
 
 
 def curves(file: Path, kind: str) -> dict[str, tuple[list[int], list[float]]]:
@@ -47,8 +47,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=9, help="epochs, at least 3 (default 9)")
     parser.add_argument("--logdir", type=Path, default=Path("logs"), help="folder for log and picture (default logs)")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the small images need none
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # lightning 2.6 calls an API that torch 2.13 deprecates
+
+    quiet()
     torch.set_num_threads(1)
     seed_everything(0, verbose=False)
     train, val, _ = loaders(0)
@@ -59,7 +59,7 @@ def main() -> None:
         accelerator="cpu",
         logger=logger,
         log_every_n_steps=5,
-        callbacks=[growth, Warmup(length=1), StrataMonitor(norms=True, table=False)],
+        callbacks=[growth, StrataMonitor(norms=True, table=False)],
         enable_checkpointing=False,
     )
     trainer.fit(net, train, val)

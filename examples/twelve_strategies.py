@@ -226,7 +226,9 @@ def main() -> None:
         *("strategy", "epochs", "component", "role", "seed's lr", "our lr"),
         title="The twelve strategies: learning rates of the seed document, and ours",
         box=SIMPLE,
+        padding=0,
     )
+    table.columns[0].no_wrap = True
     wrong = 0
     stderr = Console(stderr=True)
     for section in track(SECTIONS, "Training", console=stderr, transient=True, disable=not stderr.is_terminal):
@@ -239,7 +241,7 @@ def main() -> None:
     Console().print(table)
     if wrong:
         sys.exit(f"{wrong} learning rates differ from those of the seed document")
-    print("All learning rates equal those of the seed document, which structurenet_pl/strategies.py quotes.")
+    print("All learning rates equal those of the document in structurenet_pl/strategies.py.")
 
 
 if __name__ == "__main__":

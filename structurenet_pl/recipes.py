@@ -1,7 +1,8 @@
 r"""Methods that you know from elsewhere, in at most ten lines each, and ``recommended``: factors to begin with.
 
 Each recipe is tested against its original: equal learning rates, or equal weights after training. That says nothing on
-whether a method helps; for that, read its paper. Callbacks go into ``Trainer(callbacks=...)``;
+whether a method helps; for that, read its paper. Names that a recipe does not import
+come from ``structurenet_pl``; ``math`` is Python's. Callbacks go into ``Trainer(callbacks=...)``;
 ``examples/fine_tuning.py`` fine-tunes a small transformer with some of them.
 
 ## Decay by layer (BEiT, timm)
@@ -10,13 +11,16 @@ The lr falls by a constant ratio from each layer to the one before it. ``layers`
 component that is none has the lr of the layer before it, and all that comes before the first layer counts as one more.
 
 ```python
-beit = DepthDecay(0.75, layers=["blocks.*", "norm"])  # the head has the lr of the norm
-timm = DepthDecay(0.75, layers=["blocks.*", "head"])  # the norm that of the last block
+# the head has the lr of the norm
+beit = DepthDecay(0.75, layers=["blocks.*", "norm"])
+# the norm has the lr of the last block: timm's param_groups_layer_decay
+timm = DepthDecay(0.75, layers=["blocks.*", "head"])
 ```
 
-The second one is timm's ``param_groups_layer_decay``. Source: Bao et al., [BEiT](https://arxiv.org/abs/2106.08254),
-2021. In models of Hugging Face the layers are
-``["*.layer.*", "classifier"]`` or the like: the first log line of a fit lists the names of components.
+In models of Hugging Face the layers are ``["*.layer.*", "classifier"]`` or the like: the first log line of a fit lists
+the names of components.
+
+Source: Bao et al., [BEiT](https://arxiv.org/abs/2106.08254), 2021.
 
 ## Discriminative rates, gradual unfreezing (ULMFiT, fastai)
 
@@ -26,7 +30,9 @@ epoch. fastai's ``slice(lr / 100, lr)`` over ``n`` groups is ``DepthDecay(0.01 *
 ```python
 depths = 4
 discriminative = DepthDecay(1 / 2.6, layers="*")
-gradual = ProgressiveFreeze([(f"last {n}", n - 1, 0.0, 1.0, -n) for n in range(1, depths + 1)])
+# (phase, from epoch, factor of early depths, of late depths, split: minus n before the last n)
+phases = [(f"last {n}", n - 1, 0.0, 1.0, -n) for n in range(1, depths + 1)]
+gradual = ProgressiveFreeze(phases)
 ```
 
 Source: Howard and Ruder, [ULMFiT](https://arxiv.org/abs/1801.06146), 2018, sections 3.2 and 3.3.
@@ -127,6 +133,11 @@ growth method, makes the new units a cohort: they warm up, and a checkpoint buil
 2026-11-28; a resumed run equalled an uninterrupted one to the last bit.
 
 ```python
+from gromo.containers.growing_mlp import GrowingMLP
+from gromo.utils.training_utils import compute_statistics
+from torch import nn
+
+
 class Net(GrowableModule):
     def __init__(self):
         super().__init__()

@@ -52,7 +52,7 @@ def growth_report(
     table.add_column(overflow="fold")
     for kind, line in rows:
         table.add_row(Text(f"  {kind}"), Text(line))
-    asked_by = {None: "", "user": ", called by user code"}.get(event.asked_by, f", asked for by {event.asked_by}")
+    asked_by = {None: "", "user": ", by user code"}.get(event.asked_by, f", by {event.asked_by}")
     return [Text(f"Growth {number}, from {event.clock} on: {event.called}{asked_by}", style="bold"), table]
 
 

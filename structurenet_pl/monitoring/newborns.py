@@ -5,11 +5,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from rich.text import Text
 from torch import Tensor
 
 from structurenet_pl.learning_rates.norms import Entries, PartNorm
-from structurenet_pl.lightning import Trainer, rank_zero_info
+from structurenet_pl.lightning import Trainer
 from structurenet_pl.monitoring.tensorboard import as_code, as_table, tensorboard_loggers
+from structurenet_pl.monitoring.terminal import print_beside_bars
 from structurenet_pl.structure.cohorts import generation_of_entries
 from structurenet_pl.structure.events import GrowthEvent
 from structurenet_pl.structure.partition import Structure
@@ -184,8 +186,8 @@ class Newborns:
 
 def _report(trainer: Trainer, new: Sequence[Newborn], every: Sequence[Newborn]) -> None:
     """Print new verdicts, and write the table of all verdicts to TensorBoard."""
-    for newborn in new:
-        rank_zero_info(newborn.verdict())
+    if trainer.is_global_zero:
+        print_beside_bars(*(Text(newborn.verdict()) for newborn in new))
     header = ["newborn", "born at step", "compared with", "gradient per weight", "update per weight", "logged steps"]
     rows = []
     for newborn in every:

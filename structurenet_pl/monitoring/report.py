@@ -72,5 +72,5 @@ def _frozen_share(frozen: Frozen, component_count: int) -> list[str]:
         return []
     parts = [f"{len(frozen.components)} of {component_count} components", f"{frozen.parameters:.0%} of the parameters"]
     if frozen.work is not None:
-        parts.append(f"saves {frozen.work:.0%} of the work of a step")
+        parts.append(f"saves {frozen.work:.0%} of a step's work")
     return [f"frozen: {', '.join(parts)}"]

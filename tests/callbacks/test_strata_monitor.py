@@ -497,7 +497,7 @@ def test_what_is_frozen_is_logged():
     assert [rate.component.name for rate in rates if rate.frozen] == ["body.0"]
     lines = {line.split()[0]: line for line in console.getvalue().splitlines() if line.split()}
     assert lines["body.0"].split()[-1] == "frozen"
-    assert lines["frozen:"] == "frozen: 1 of 4 components, 33% of the parameters, saves 31% of the work of a step"
+    assert lines["frozen:"] == "frozen: 1 of 4 components, 33% of the parameters, saves 31% of a step's work"
 
 
 def test_what_is_frozen_from_the_start():
@@ -543,7 +543,7 @@ def test_the_table_can_be_left_out(capsys):
     fit(Net(), [Warmup(), *growing(), StrataMonitor()], epochs=3)
     told = capsys.readouterr().out
     assert told.count("Learning rates at epoch 0, step 0") == 1
-    assert told.count("Growth ") == told.count(", asked for by") == 2
+    assert told.count("Growth ") == told.count(", by Grow") == 2
     fit(Net(), [Warmup(), *growing(), StrataMonitor(table=False)], epochs=3)
     assert capsys.readouterr().out == ""
 

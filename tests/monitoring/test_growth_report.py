@@ -26,14 +26,13 @@ def test_it_names_event_newborn_and_neighbours_and_counts_the_rest(capsys):
     ]
     assert reports(capsys, callbacks, epochs=3) == [
         [
-            "Growth 1, from epoch 1, step 4 on: add_patch(at=0, inner=4), asked for by",
-            "GrowEvery",
+            "Growth 1, from epoch 1, step 4 on: add_patch(at=0, inner=4), by GrowEvery",
             "  born    patches.0 (patch): lr 0.018 = 0.1 × 0.2 Warmup × 0.9 GrowthResponder",  # noqa: RUF001
             "  slower  body.0, body.3: lr 0.07, GrowthResponder 1 → 0.7",
             "  slower  2 further away: GrowthResponder 1 → 0.5",
         ],
         [
-            "Growth 2, from epoch 2, step 8 on: add_neck(), asked for by GrowEvery",
+            "Growth 2, from epoch 2, step 8 on: add_neck(), by GrowEvery",
             "  born    necks.0 (neck): lr 0.018 = 0.1 × 0.2 Warmup × 0.9 GrowthResponder",  # noqa: RUF001
             "  slower  body.4, head: lr 0.035, GrowthResponder 0.5 → 0.35",
             "  slower  3 further away",
@@ -50,7 +49,7 @@ def test_a_factor_of_gradients_is_not_asked_between_steps(capsys):
 def test_growth_that_moves_no_rate_says_what_was_born(capsys):
     (report,) = reports(capsys, [GrowEvery("add_neck", 1, limit=1)], epochs=2)
     assert report == [
-        "Growth 1, from epoch 1, step 4 on: add_neck(), asked for by GrowEvery",
+        "Growth 1, from epoch 1, step 4 on: add_neck(), by GrowEvery",
         "  born  necks.0 (neck): lr 0.1 = base lr",
     ]
 
@@ -80,11 +79,11 @@ def test_widening_and_removal(capsys):
 
     wider, _, remove = reports(capsys, [Warmup(2), Ask()], Wider(), epochs=3)
     assert wider == [
-        "Growth 1, from epoch 1, step 4 on: wider(), called by user code",
+        "Growth 1, from epoch 1, step 4 on: wider(), by user code",
         "  widened  body.0, body.2 (new): new entries have lr 0.05 = 0.1 × 0.5 Warmup",  # noqa: RUF001
     ]
     assert remove[:2] == [
-        "Growth 3, from epoch 3, step 12 on: remove(), called by user code",
+        "Growth 3, from epoch 3, step 12 on: remove(), by user code",
         "  removed  necks.0",
     ]
 

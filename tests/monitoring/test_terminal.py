@@ -13,6 +13,7 @@ import pytest
 import rich
 import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from rich.live import Live
 
 from helpers import Net, Validated, fit, loader
 from structurenet_pl import (
@@ -24,6 +25,7 @@ from structurenet_pl import (
     Warmup,
     explain,
 )
+from structurenet_pl.monitoring.terminal import print_beside_bars
 
 COLUMNS, ROWS = 80, 24
 
@@ -103,3 +105,33 @@ def test_all_that_is_printed_is_on_the_screen_whole(bar, without_bar, monkeypatc
     bars = [line for line in lines if line.startswith("Epoch ")]
     assert bars[-1].startswith("Epoch 2")  # it is drawn again
     assert len(bars) <= 3, "pieces of bars are left behind"
+
+
+class RefreshedMeanwhile:
+    """Something to print: while it is rendered, the bars lose a row, and another thread refreshes them."""
+
+    def __init__(self, bars):
+        self._bars = bars
+
+    def _refresh(self):
+        with self._bars._lock:
+            self._bars.update("bar", refresh=True)
+
+    def __rich_console__(self, console, options):
+        self.thread = threading.Thread(target=self._refresh)
+        self.thread.start()
+        self.thread.join(0.2)  # in vain if it has to wait
+        yield "second"
+
+
+def test_a_refresh_by_another_thread_waits_until_all_is_printed(monkeypatch):
+    terminal = Terminal(monkeypatch)
+    with Live("bar\nmetrics", auto_refresh=False, console=rich.get_console()) as bars:
+        bars.refresh()
+        second = RefreshedMeanwhile(bars)
+        print_beside_bars("first", second)
+        second.thread.join()
+        bars.refresh()
+    lines = terminal.close()
+    rich.reconfigure()
+    assert [line for line in lines if line] == ["first", "second", "bar"]

@@ -44,7 +44,7 @@ def test_newborn_norms(tmp_path):
         line = (
             rf"{re.escape(newborn)} \(born at step \d+\): \d+ % of the gradient and \d+ % of the update per weight of"
         )
-        assert re.search(line, done.stderr)
+        assert re.search(line, " ".join(done.stdout.split()))
     (picture,) = tmp_path.rglob("norms.png")
     with Image.open(picture) as image:
         assert image.size == (720, 259)
