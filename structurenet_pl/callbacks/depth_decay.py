@@ -39,7 +39,7 @@ class DepthDecay(LRFactor):
 
     Raises:
         ValueError: If ``gamma`` is negative, ``slowest`` is neither ``"input"`` nor ``"output"``, or ``layers`` is
-            empty. During the fit: if no component that the factor acts on is a layer.
+            empty. During the fit: if an optimizer holds components that the factor acts on, but no layer.
 
     Example:
         >>> from structurenet_pl import Component, DepthDecay, Moment
@@ -92,6 +92,7 @@ class DepthDecay(LRFactor):
         if not depths:
             raise ValueError(
                 f"DepthDecay found no layer: none of {[component.name for component in now.components]} matches "
-                f"layers={self.layers!r}; name the role or the names of the repeated blocks, as in layers='blocks.*'"
+                f"layers={self.layers!r}; name the role or the names of the repeated blocks, as in layers='blocks.*'. "
+                "Each optimizer counts its own layers: if this one has none, leave its components out with where=..."
             )
         return sorted(depths)

@@ -85,7 +85,7 @@ class NoEffectWarnings:
             _warn_added_without_growth(_names_in_no_optimizer(structure, trainer.optimizers), self._untrained)
         if not trainer.fast_dev_run:  # which is too short for most durations
             idle = [label for label in factors.without_effect if label not in self._already_warned]
-            _report_idle({label: why_idle(factors[label], end) for label in idle})
+            _report_idle({label: why_idle(factors[label], end, factors.optimizer_of) for label in idle})
 
     def _warn_patterns(self, trainer: Trainer, structure: Structure, factors: Factors) -> None:
         module = trainer.lightning_module
@@ -199,15 +199,17 @@ def _example(structure: Structure, role: str) -> str:
 
 def _warn_one_depth(factors: Factors) -> list[str]:
     """Warn of factors that go by depth, and return them, if all components that they act on have one depth."""
-    idle = [
-        label
-        for label, acting in factors.acting.items()
-        if factors.basis[label] == "depth" and len({component.depth for component in acting}) == 1
-    ]
-    for label in idle:
-        names = [component.name for component in factors.acting[label]]
-        rank_zero_warn(
-            f"{label} depends on depth, but all components that it acts on have the same: {_listed(names)}. Split them "
-            "with Components({'pattern': 'role'}), or remove the callback."
-        )
+    idle = []
+    for label, acting in factors.acting.items():
+        # depths are ranked among the components of one optimizer
+        places = {(factors.optimizer_of.get(component.name), component.depth) for component in acting}
+        optimizers = {number for number, _ in places}
+        if factors.basis[label] == "depth" and places and len(places) == len(optimizers):
+            idle.append(label)
+            where = " in one optimizer" if len(optimizers) > 1 else ""
+            names = _listed([component.name for component in acting])
+            rank_zero_warn(
+                f"{label} depends on depth, but all components that it acts on{where} have the same: {names}. Split "
+                "them with Components({'pattern': 'role'}), or remove the callback."
+            )
     return idle

@@ -3,10 +3,11 @@
 A factor is a pure function, so it can be asked what it would give later, and what it would give after a growth.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
+from itertools import product
 
 from structurenet_pl.learning_rates.factors import Factor
 from structurenet_pl.learning_rates.moment import Moment
@@ -25,12 +26,13 @@ class Idleness(Enum):
     )
 
 
-def why_idle(factor: Factor, end: Moment) -> Idleness:
+def why_idle(factor: Factor, end: Moment, optimizer_of: Mapping[str, int] = {}) -> Idleness:
     """What would have given a factor an effect that it did not have.
 
     Args:
         factor: A factor that was 1 for every component in the whole run.
         end: The moment after the run.
+        optimizer_of: The number of its optimizer, by name of the component; empty for a single optimizer.
 
     Example:
         >>> from structurenet_pl import Moment, RoleLR, SedimentaryDecay, Warmup
@@ -42,18 +44,21 @@ def why_idle(factor: Factor, end: Moment) -> Idleness:
     measured = end.density
     end = replace(end, density=lambda component: measured(component) if component.name in known else None)
     with suppress(Exception):  # a factor of the user may fail at what never was, and the run must not fail with it
-        if _acts(factor, _later(end)):
+        if _acts(factor, _later(end), optimizer_of):
             return Idleness.TOO_SHORT
-        if not end.log and any(_acts(factor, _later(grown)) for grown in _grown(factor, end)):
+        if not end.log and any(_acts(factor, _later(grown), optimizer_of) for grown in _grown(factor, end)):
             return Idleness.NOTHING_GREW
     return Idleness.NOTHING_TO_ACT_ON
 
 
-def _acts(factor: Factor, moments: Iterable[Moment]) -> bool:
+def _acts(factor: Factor, moments: Iterable[Moment], optimizer_of: Mapping[str, int]) -> bool:
     """Whether the factor differs from 1 for any component at any of these moments."""
-    for now in moments:
-        acting = tuple(filter(factor.acts_on, now.components))
-        seen = replace(now, components=acting)  # as in a fit
+    numbers = set(optimizer_of.values()) or {0}
+    for now, number in product(moments, numbers):
+        # as in a fit, a factor sees the components of one optimizer; a newborn might join any
+        of_optimizer = (one for one in now.components if optimizer_of.get(one.name, number) == number)
+        acting = tuple(filter(factor.acts_on, of_optimizer))
+        seen = replace(now, components=acting)
         if any(factor.checked(component, seen) != 1 for component in acting):
             return True
     return False

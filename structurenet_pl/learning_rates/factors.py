@@ -80,6 +80,7 @@ class Factors(dict[str, Factor]):
         self.order = {label: column for column, label in enumerate(self)}
         self.rows: dict[str, int] = {}  # by name of the component: its entry in the vectors
         self.cohort_rows: dict[str, dict[int, int]] = {}  # by name and generation: the entries of the cohorts
+        self.optimizer_of: Mapping[str, int] = {}  # the number of its optimizer, by name of the component
         self.acting: dict[str, tuple[Component, ...]] = {}  # by label: the components that the factor acts on
         self.vectors: dict[str, Vector] = {}  # by label; a changed value makes a new vector
         self.version = 0  # increases whenever a vector has changed
@@ -134,6 +135,7 @@ class Factors(dict[str, Factor]):
             optimizer_of: The number of its optimizer, by name of the component; components without one count together.
         """
         self.rows = {component.name: row for row, component in enumerate(components)}
+        self.optimizer_of = optimizer_of
         self.acting = {label: tuple(filter(factor.acts_on, components)) for label, factor in self.items()}
         added: list[Component] = []  # cohorts that were born after their component
         self.cohort_rows = {name: {} for name in cohorts}

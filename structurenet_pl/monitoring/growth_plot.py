@@ -92,9 +92,9 @@ def _draw_run(
 
 
 def _timelines(histories: Mapping[str, MetricHistory]) -> tuple[Timeline, Timeline]:
-    """The growth events of all runs by step, and by the number of parameters after them."""
+    """The growth events of all runs by step, and by the number of parameters after them, where the log shows it."""
     events = sorted(
-        (event.clock.step, event.parameters[-1], f"{name}: {text}" if len(histories) > 1 else text)
+        (event.clock.step, event.parameters[-1:], f"{name}: {text}" if len(histories) > 1 else text)
         for name, history in histories.items()
         for event in history.log
         for text in [growth_mark(event)[1]]
@@ -104,7 +104,9 @@ def _timelines(histories: Mapping[str, MetricHistory]) -> tuple[Timeline, Timeli
     sizes = np.concatenate([history.parameters for history in histories.values()])
     return (
         Timeline(np.array([0, steps.max()]), [(step, text) for step, _, text in events]),
-        Timeline(np.array([sizes.min(), sizes.max()]), sorted((size, text) for _, size, text in events)),
+        Timeline(
+            np.array([sizes.min(), sizes.max()]), sorted((size, text) for _, after, text in events for size in after)
+        ),
     )
 
 

@@ -95,16 +95,23 @@ def _changes(
     Factors are pure functions, so they can be asked about a moment that never was.
     """
     now = driver.moment(trainer)
-    then = replace(now, clock=replace(now.clock, generation=now.clock.generation - 1), log=now.log[:-1])
-    depths = {component.name: component.depth for component in before}
-    changes = [_Change(entry, {}) for entry in entries if entry.component.name in depths]
-    # a cohort is asked about as itself, at the depth that its component had
-    asked = [replace(change.entry.component, depth=depths[change.entry.component.name]) for change in changes]
+    clock = replace(now.clock, generation=now.clock.generation - 1)
+    then = replace(now, clock=clock, log=now.log[:-1], components=())
+    known = {component.name: component for component in before}
+    changes = [_Change(entry, {}) for entry in entries if entry.component.name in known]
+    optimizer_of = driver.factors.optimizer_of
     for label, factor in driver.factors.items():
         if not factor.needs_gradients:  # else it has no value between two steps
-            moment = replace(then, components=tuple(filter(factor.acts_on, before)))  # as in a fit
-            for change, component in zip(changes, asked, strict=True):
-                change.before[label] = factor.checked(component, moment) if factor.acts_on(component) else 1.0
+            acting: dict[int | None, list[Component]] = {}  # as in a fit: a factor sees those of one optimizer
+            for component in filter(factor.acts_on, before):
+                acting.setdefault(optimizer_of.get(component.name), []).append(component)
+            moments = {number: replace(then, components=tuple(some)) for number, some in acting.items()}
+            for change in changes:
+                component, was = change.entry.component, known[change.entry.component.name]
+                # a cohort is asked about as itself, at the depth and with the shapes that its component had
+                asked = replace(component, depth=was.depth, shapes=was.shapes)
+                moment = moments.get(optimizer_of.get(asked.name), then)
+                change.before[label] = factor.checked(asked, moment) if factor.acts_on(asked) else 1.0
     return changes
 
 

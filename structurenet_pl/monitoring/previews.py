@@ -34,7 +34,8 @@ def preview(
     They are equal to those of the run to the last bit, except for values that only training can give: factors that need
     gradients or densities count as 1, and growth that waits for a metric does not happen. A warning names these
     callbacks. A preview knows no optimizers: of several, a run counts the depths of each, a preview those of the whole
-    module. Without a module, entries that widening adds to a component count as old as the component.
+    module. Without a module, entries that widening adds to a component count as old as the component. For a factor that
+    reads shapes, a module that has grown before the preview has had its shapes from the start.
 
     If a factor freezes, a line says what that saves: the share of the multiply-adds of the whole run, forward and
     backward, against the run without freezing. They are counted in a forward pass of a copy of the module after each
@@ -104,17 +105,16 @@ def preview(
     def measure(network: nn.Module) -> NetworkSize | None:
         return measure_network(network, patterns, example_input) if freezes else None
 
-    log, components, entries, sizes = simulate_growth(
-        module, log, simulated, patterns, len(steps), steps_per_epoch, measure
-    )
+    growth = simulate_growth(module, log, simulated, patterns, len(steps), steps_per_epoch, measure)
+    log, components = growth.log, growth.components
     components.sort(key=lambda component: (component.born.generation, component.depth))
-    strata = strata_of(components, entries)
-    products, frozen = simulate_products(known_factors, components, strata, entries, log, len(steps), steps_per_epoch)
+    strata = strata_of(components, growth.entries)
+    products, frozen = simulate_products(known_factors, growth, strata, len(steps), steps_per_epoch)
     saved = Saved(0.0, 0.0)
     if freezes:
         names = [components[stratum.component].name for stratum in strata]
         generations = np.searchsorted([event.clock.step for event in log], steps, side="right")
-        saved = saved_by_freezing(names, frozen, generations, sizes)
+        saved = saved_by_freezing(names, frozen, generations, growth.sizes)
         rank_zero_info(_saved_text(saved, "1 epoch" if epochs == 1 else f"{epochs} epochs"))
     bases = np.array([base_lr(step) if callable(base_lr) else base_lr for step in steps.tolist()])
     lived = np.flatnonzero(np.isfinite(products).any(axis=1))  # rows; the log may go on after the last epoch

@@ -21,6 +21,7 @@ from structurenet_pl.structure.role_patterns import Patterns
 
 Log = tuple[GrowthEvent, ...]
 GenerationsByName = dict[str, tuple[int, ...]]  # of the entries of components, without components of one generation
+ShapesByName = dict[str, tuple[tuple[int, ...], ...]]  # of the tensors of components
 FOUNDING_NETWORK = Component("founding network", role="scaffold")  # stands for a module that is not given
 
 
@@ -54,6 +55,8 @@ class SimulatedGrowth(NamedTuple):
         components: All components that the run would ever have.
         entries: The generations of the entries of components, after each number of growth events from 0 on; only of
             components that have entries of other generations than their own. A growth log alone does not show them.
+        shapes: The shapes of components after each number of growth events; where they are not known, those of the
+            end of the run count.
         sizes: The size of the network after each number of growth events, None where it is not known; a log alone
             does not show it.
     """
@@ -61,6 +64,7 @@ class SimulatedGrowth(NamedTuple):
     log: Log
     components: list[Component]
     entries: list[GenerationsByName]
+    shapes: list[ShapesByName]
     sizes: list[NetworkSize | None]
 
 
@@ -85,6 +89,7 @@ def simulate_growth(
         measure: Measures the network between two growth events.
     """
     known, entries = ComponentsByBirth(), [GenerationsByName()]
+    shapes: list[ShapesByName] = []
     sizes: list[NetworkSize | None] = []
     if module is None:
         known.add([FOUNDING_NETWORK])
@@ -93,10 +98,12 @@ def simulate_growth(
         set_outer_patterns(module, patterns)
         known.add(structure_of(module).by_depth)  # before growth, which may remove components
         entries = _entries_so_far(module)
+        shapes = [*[ShapesByName()] * len(module.growth_log), _shapes_now(module)]
         sizes = [*[None] * len(module.growth_log), measure(module)]
         logged = () if module.growth_log else _grow_by_log(module, log)
         for _ in chain(logged, _grow_by_clock(module, triggers, steps, steps_per_epoch)):
             entries.append(_generations_now(module))
+            shapes.append(_shapes_now(module))
             sizes.append(measure(module))
         if triggers:
             log = module.growth_log
@@ -114,7 +121,7 @@ def simulate_growth(
     components = [
         replace(component, born=births.get(component.born.generation, component.born)) for component in known.values()
     ]
-    return SimulatedGrowth(log, components, entries, sizes)
+    return SimulatedGrowth(log, components, entries, shapes, sizes)
 
 
 class ComponentsByBirth(dict[tuple[str, int], Component]):
@@ -136,6 +143,10 @@ class ComponentsByBirth(dict[tuple[str, int], Component]):
 def _generations_now(module: Growable) -> GenerationsByName:
     cohorts = structure_of(module).cohorts
     return {name: tuple(cohort.born.generation for cohort in some) for name, some in cohorts.items()}
+
+
+def _shapes_now(module: Growable) -> ShapesByName:
+    return {component.name: component.shapes for component in structure_of(module).by_depth}
 
 
 def _entries_so_far(module: Growable) -> list[GenerationsByName]:

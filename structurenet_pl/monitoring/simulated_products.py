@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from structurenet_pl.learning_rates.factors import Factor, Factors, product
 from structurenet_pl.learning_rates.moment import Moment
-from structurenet_pl.monitoring.simulated_growth import GenerationsByName, Log
+from structurenet_pl.monitoring.simulated_growth import GenerationsByName, Log, SimulatedGrowth
 from structurenet_pl.structure.cohorts import cohorts_of
 from structurenet_pl.structure.events import Clock, Component, cohort_number, lineage
 
@@ -34,15 +35,10 @@ def strata_of(components: Sequence[Component], entries: Sequence[GenerationsByNa
 
 
 def simulate_products(
-    factors: Sequence[Factor],
-    components: Sequence[Component],
-    strata: Sequence[Stratum],
-    entries: Sequence[GenerationsByName],
-    log: Log,
-    steps: int,
-    steps_per_epoch: int,
+    factors: Sequence[Factor], growth: SimulatedGrowth, strata: Sequence[Stratum], steps: int, steps_per_epoch: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The product of the factors, and whether they freeze, by stratum and step; nan without the stratum."""
+    log, components = growth.log, growth.components
     labelled = Factors(factors)
     products = np.full((len(strata), steps), np.nan)
     frozen = np.zeros(products.shape, dtype=bool)
@@ -54,8 +50,12 @@ def simulate_products(
             generation = clock.generation
             numbers = [number for number, component in enumerate(components) if _exists(component, log[:generation])]
             numbers.sort(key=lambda number: components[number].depth)
-            present = tuple(components[number] for number in numbers)
-            cohorts = _cohorts(present, entries, log[:generation])
+            shapes = growth.shapes[generation] if generation < len(growth.shapes) else {}
+            present = tuple(
+                replace(component, shapes=shapes.get(component.name, component.shapes))
+                for component in (components[number] for number in numbers)
+            )
+            cohorts = _cohorts(present, growth.entries, log[:generation])
             labelled.set_components(present, log[:generation], cohorts)
             size = len(present) + sum(map(len, cohorts.values()))
         labelled.evaluate_at(clock, partial(Moment, log=log[:generation], components=present))

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from helpers import Net, Plain, Toggling, fit
 from structurenet_pl import (
@@ -128,3 +129,39 @@ def test_components_of_one_depth_give_a_warning_at_fit_start():
     with pytest.warns(UserWarning, match=r"DepthDecay depends on depth, but .* have the same: head") as caught:
         fit(Plain(), [DepthDecay(where="head")], epochs=1)
     assert sum("DepthDecay" in str(warning.message) for warning in caught) == 1
+
+
+class Small(Toggling):
+    """One component in each optimizer, as the networks of a small GAN are."""
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=1.0) for part in (self.body, self.head)]
+
+
+class SmallAdversaries(Small, Plain):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(6, 8)
+
+
+class SmallGrowing(Small, Net):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(6, 8)
+
+
+def test_one_depth_in_each_optimizer_gives_a_warning_at_fit_start():
+    with pytest.warns(UserWarning, match=r"it acts on in one optimizer have the same: body, head") as caught:
+        fit(SmallAdversaries(), [DepthDecay()], epochs=1)
+    assert sum("DepthDecay" in str(warning.message) for warning in caught) == 1
+
+
+def test_one_depth_in_each_optimizer_is_not_a_matter_of_time(caplog):
+    with caplog.at_level("INFO"):
+        fit(SmallGrowing(), [DepthDecay()], epochs=1)
+    assert "DepthDecay has changed no learning rate in this run: nothing has grown" in caplog.text
+
+
+def test_an_optimizer_without_layers_says_how_to_leave_it_out():
+    with pytest.raises(ValueError, match=r"none of \['head'\] matches .* leave its components out with where="):
+        fit(Adversaries(), [DepthDecay(0.5, layers="body.*")], epochs=1)

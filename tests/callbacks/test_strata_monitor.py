@@ -24,6 +24,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from torch import nn
 
 import monitor_worker
+import structurenet_pl.monitoring.run_display as run_display
 import structurenet_pl.monitoring.tensorboard as tensorboard_file
 from helpers import Net, Plain, Validated, assert_same, example_factors, fit, loader, run, slow_but_for, texts
 from rank_processes import run_ranks
@@ -45,6 +46,12 @@ from structurenet_pl import (
 from structurenet_pl.monitoring.tensorboard import layout
 
 quiet = pytest.mark.filterwarnings("ignore:StrataMonitor has no logger")
+without_pictures = pytest.mark.usefixtures("no_pictures")  # a second for each pair, where nobody looks at them
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(run_display, "can_draw", lambda: False)
 
 
 def growing():
@@ -92,6 +99,7 @@ class ByStep(LRFactor):
         return 1.0 if step < 5 else 0.5 if step < 12 else min(1.0, 0.5 + 0.01 * (step - 11))
 
 
+@without_pictures
 @pytest.mark.parametrize("every", [1, 3, 50])
 def test_logged_lrs_are_those_that_were_used(every):
     used, logger = UsedLRs(), TensorBoardLogger("logs", name=None)
@@ -190,6 +198,7 @@ class Adversaries(LightningModule):
         return [torch.optim.SGD(self.generator.parameters(), 0.1), torch.optim.Adam(self.critic.parameters(), 0.01)]
 
 
+@without_pictures
 @pytest.mark.parametrize("every", [1, 4])
 def test_two_optimizers(every):
     used, logger = UsedLRs(), TensorBoardLogger("logs", name=None)
@@ -255,6 +264,7 @@ def test_steps_past_lightning_are_counted_by_batches():
     assert set(curves["norms/update_ratio/head"]) == set(range(8))
 
 
+@without_pictures
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # of the run that was stopped
 @pytest.mark.parametrize("every", slow_but_for([50], [1, 50]))
 @pytest.mark.parametrize("at", slow_but_for([3], [1, 3]))
@@ -279,6 +289,7 @@ def test_resumed_in_the_same_directory_as_if_never_stopped(at, every):
     assert table.count("GrowEvery") == 2
 
 
+@without_pictures
 def test_growth_table_says_when_what_where_and_who():
     class Watched(Net):
         def validation_step(self, batch, batch_idx):
@@ -316,6 +327,7 @@ def layouts(folder):
     return [Layout.FromString(event.tensor_proto.string_val[0]) for event in events.Tensors("custom_scalars__config__")]
 
 
+@without_pictures
 def test_one_layout_shows_what_is_yet_unborn():
     logger = TensorBoardLogger("logs", name=None, version="same")
     trainer = fit(Net(), [*growing(), StrataMonitor()], epochs=3, logger=logger, log_every_n_steps=1)
@@ -351,6 +363,7 @@ def test_the_layout_goes_by_the_prefix_of_the_logger():
 def test_pictures_are_few(monkeypatch):
     drawn = []
     monkeypatch.setattr(tensorboard_file, "draw_heat_map", lambda history: drawn.append(len(history.events)))
+    monkeypatch.setattr(tensorboard_file, "draw_curves", lambda history, size: None)
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_figure", lambda *args: None)
     every = GrowEvery("add_patch", 1, unit="step", arguments={"at": 0})
     fit(Net(), [every, StrataMonitor(table=False)], epochs=4, data=loader(8), logger=TensorBoardLogger("logs"))
@@ -452,24 +465,25 @@ class Wide(Plain):
         self.head = nn.Linear(6, 3)
 
 
+@without_pictures
 def test_many_components_are_summed_up(caplog):
     used, logger = UsedLRs(), TensorBoardLogger("logs", name=None)
     decay = SedimentaryDecay([("active", 0, 1.0), ("sediment", 1, 0.1)], where="body.*")
     monitor = StrataMonitor(norms=True)
     with caplog.at_level("INFO"):
-        fit(Wide(1000), [decay, used, monitor], epochs=2, logger=logger, log_every_n_steps=2)
-    assert "it has 1001 components" in caplog.text
+        fit(Wide(120), [decay, used, monitor], epochs=2, logger=logger, log_every_n_steps=2)
+    assert "it has 121 components" in caplog.text
     curves = logged(logger.log_dir)
     assert len(curves) < 60
     assert set(curves["lr/active/mean"]) == {0, 1, 3}
     assert set(curves["lr/sediment/mean"]) == {5, 7}
-    assert curves["strata/components/sediment"][5] == 1000
+    assert curves["strata/components/sediment"][5] == 120
     assert curves["strata/components/others"][5] == 1
     assert curves["lr/sediment/max"][5] == curves["lr/sediment/min"][5] == np.float32(used.lrs[5]["body.7"])
     assert curves["strata/factor/SedimentaryDecay/sediment/mean"][5] == np.float32(0.1)
     assert curves["norms/grad/sediment"].keys() == curves["lr/sediment/mean"].keys()
     assert monitor.strata.steps.tolist() == [0, 4, 7]
-    assert monitor.strata.lrs.shape == (1001, 3)
+    assert monitor.strata.lrs.shape == (121, 3)
     assert plot_strata(logger.log_dir).axes
 
 

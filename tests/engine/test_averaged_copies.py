@@ -16,7 +16,7 @@ from torch.optim.swa_utils import update_bn
 import namespace_worker
 import structurenet_pl
 import structurenet_pl.pytorch_lightning as twin
-from helpers import BATCHES, LRTrace, Net, assert_same, example_factors, fit, loader, weights
+from helpers import BATCHES, LRTrace, Net, assert_same, example_factors, fit, loader, slow_but_for, weights
 from structurenet_pl import Components, GrowEvery, came_from, growth, widen
 from structurenet_pl.lightning import MisconfigurationException
 
@@ -197,7 +197,7 @@ def test_random_numbers_are_left_as_they_are(name):
 
 
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided")
-@NAMES
+@pytest.mark.parametrize("name", slow_but_for(["StochasticWeightAveraging", "EMAWeightAveraging"], RULES))
 def test_resumed_equals_uninterrupted(tmp_path, name):
     def start(more=(), ckpt_path=None):
         seed_everything(1, verbose=False)

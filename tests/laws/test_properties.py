@@ -546,7 +546,7 @@ def test_a_failed_growth_leaves_no_trace(recipe, grown, failing):
         assert_same(one, other)
 
 
-@examples(60)
+@examples(30)
 @given(recipe=recipes, plan=plans(GROW, most=6), walk=st.lists(st.integers(0, 6), max_size=5))
 def test_state_dicts_are_replayed(recipe, plan, walk):
     """They load into a fresh module, a copy and the module itself, at earlier and later stages of growth."""

@@ -205,6 +205,14 @@ def test_the_metric_is_drawn_against_steps_and_size():
     assert not figure.legends
 
 
+def test_an_event_of_unknown_size_is_marked_by_step_only():
+    log = (GrowthEvent("grow", {}, Clock(20, 2, 1)),)
+    history = MetricHistory(np.array([10, 30]), np.array([100, 150]), {"loss": np.array([2.0, 1.0])}, log)
+    by_step, by_size = plot_growth(history, "loss").axes[:2]
+    dashed = [[line for line in axes.lines if line.get_linestyle() == "--"] for axes in (by_step, by_size)]
+    assert list(map(len, dashed)) == [1, 0]
+
+
 def test_runs_are_compared():
     static = MetricHistory(np.array([30, 60]), np.array([150, 150]), {"loss": np.array([2.0, 1.0])})
     figure = plot_growth({"grown": example(), "static": static}, "loss")

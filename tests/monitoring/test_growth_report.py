@@ -1,11 +1,22 @@
 """After a growth, the terminal says what has changed, and nothing else."""
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 from torch import nn
 
-from helpers import Net, fit
-from structurenet_pl import GrowEvery, GrowthResponder, LARSScaler, LRFactor, StrataMonitor, Warmup, growth, widen
+from helpers import Net, Toggling, fit
+from structurenet_pl import (
+    DepthDecay,
+    GrowEvery,
+    GrowthResponder,
+    LARSScaler,
+    LRFactor,
+    StrataMonitor,
+    Warmup,
+    growth,
+    widen,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:StrataMonitor has no logger")
 
@@ -95,6 +106,35 @@ def test_what_moves_by_time_at_the_same_moment_is_not_the_doing_of_growth(capsys
 
     (report,) = reports(capsys, [SlowFromEpoch1(), GrowEvery("add_neck", 1, limit=1)], epochs=2)
     assert report[1:] == ["  born  necks.0 (neck): lr 0.05 = 0.1 × 0.5 SlowFromEpoch1"]  # noqa: RUF001
+
+
+def test_a_rate_that_follows_the_width_moves_by_widening(capsys):
+    class ByWidth(LRFactor):
+        unit = "generation"
+
+        def factor(self, component, now):
+            return 2 / component.shapes[0][0]
+
+    (report,) = reports(capsys, [ByWidth(), GrowEvery("wider", 1, limit=1)], Wider(), epochs=2)
+    assert report[2:] == ["  slower   body.0: lr 0.0167, ByWidth 0.25 → 0.167"]
+
+
+class TwoOptimizers(Toggling, Net):
+    def configure_optimizers(self):
+        body = set(self.body.parameters())
+        rest = [tensor for tensor in self.parameters() if tensor not in body]
+        return [torch.optim.SGD(tensors, lr=1.0) for tensors in (list(body), rest)]
+
+
+def test_depths_are_compared_within_one_optimizer(capsys):
+    net = TwoOptimizers()
+    net.add_neck()
+    # the second neck, in the optimizer of the head, moves nothing in the body
+    (report,) = reports(capsys, [DepthDecay(0.25), GrowEvery("add_neck", 1, limit=1)], net, epochs=2)
+    assert report[1:] == [
+        "  born    necks.1 (neck): lr 0.63 = 1 × 0.63 DepthDecay",  # noqa: RUF001
+        "  slower  necks.0: lr 0.397, DepthDecay 0.5 → 0.397",
+    ]
 
 
 def test_hundreds_of_components_take_a_few_lines(capsys):

@@ -27,6 +27,7 @@ from structurenet_pl import (
     growth,
     plot_strata,
     preview,
+    widen,
 )
 from structurenet_pl.monitoring.strata_file import read_strata_file
 
@@ -101,6 +102,27 @@ def test_patterns_split_what_is_born_on_the_way():
     used = trained(Changing(), callbacks)
     assert rows(preview(callbacks, (), Changing(), EPOCHS, BATCHES, base_lr=0.1)) == used
     assert {"necks.0", "necks.0.1"} < used[-1].keys()
+
+
+class ByWidth(LRFactor):
+    unit = "generation"
+
+    def factor(self, component, now):
+        return 1 / component.shapes[0][0]
+
+
+class Wider(Net):
+    @growth()
+    def wider(self):
+        widen(self.body[0], self.body[3], self.body[0].out_features + 4, noise=0.1)
+
+
+@pytest.mark.parametrize("by_log", [False, True])
+def test_shapes_are_those_of_each_moment(by_log):
+    net, callbacks = Wider(), [ByWidth(), GrowEvery("wider", 2, limit=2)]
+    used = trained(net, callbacks)
+    assert rows(preview(callbacks, net.growth_log if by_log else (), Wider(), EPOCHS, BATCHES, base_lr=0.1)) == used
+    assert used[0]["body.0"] > used[-1]["body.0"]
 
 
 def test_preview_is_what_the_monitor_records():

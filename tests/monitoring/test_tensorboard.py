@@ -189,11 +189,11 @@ def test_text(page):
         def tables():
             """The rows of both, which come one after the other."""
             found = [text.split() for text in page.ask("found.map(row => row.innerText)", "tr")]
-            return found if {*COMPONENTS, "step"} <= {row[0] for row in found if row} else None
+            return found if {*COMPONENTS, "from"} <= {row[0] for row in found if row} else None
 
         rows = page.wait_for(tables)
         for component, step in BIRTHS.items():
-            (row, *_) = [row for row in rows if row[:2] == ["step", str(step)]]
+            (row, *_) = [row for row in rows if row[3:6] == ["step", str(step), "on"]]
             assert component in row
             assert "GrowEvery" in row
 

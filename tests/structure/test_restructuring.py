@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -663,7 +663,7 @@ def test_groups_of_what_is_born_are_named_as_a_resumed_run_names_them():
 
 
 def test_events_of_all_kinds_are_marked_in_the_picture():
-    net, logger = Net(optimizer=make("Adam")), TensorBoardLogger("logs")
+    net, logger = Net(optimizer=make("Adam")), CSVLogger("logs")
     growing = [GrowEvery("widen", 1, limit=1), GrowEvery("drop", 2, limit=1)]
     fit(net, [*growing, StrataMonitor()], epochs=3, logger=logger, log_every_n_steps=1)
     figure = plot_strata(logger.log_dir, net.growth_log)
