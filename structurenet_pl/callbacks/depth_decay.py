@@ -28,7 +28,7 @@ class DepthDecay(LRFactor):
 
     where :math:`m` is the number of layers between the component and the fast end of the network: those behind it
     (slowest input), or those in front of it (slowest output). A component that is no layer itself, such as an
-    embedding, counts like any other.
+    embedding, counts like any other. Where there is no layer, or none yet, the factor is 1.
 
     Args:
         gamma: Spread :math:`\gamma` over the whole network, or from one layer to the next if ``layers`` is given; >= 0.
@@ -39,7 +39,7 @@ class DepthDecay(LRFactor):
 
     Raises:
         ValueError: If ``gamma`` is negative, ``slowest`` is neither ``"input"`` nor ``"output"``, or ``layers`` is
-            empty. During the fit: if an optimizer holds components that the factor acts on, but no layer.
+            empty.
 
     Example:
         >>> from structurenet_pl import Component, DepthDecay, Moment
@@ -88,11 +88,4 @@ class DepthDecay(LRFactor):
     def _layer_depths(self, now: Moment) -> list[int]:
         """The depths of the layers, from the input on."""
         patterns = as_list(self.layers)
-        depths = {component.depth for component in now.components if any(map(component.matches, patterns))}
-        if not depths:
-            raise ValueError(
-                f"DepthDecay found no layer: none of {[component.name for component in now.components]} matches "
-                f"layers={self.layers!r}; name the role or the names of the repeated blocks, as in layers='blocks.*'. "
-                "Each optimizer counts its own layers: if this one has none, leave its components out with where=..."
-            )
-        return sorted(depths)
+        return sorted({component.depth for component in now.components if any(map(component.matches, patterns))})
