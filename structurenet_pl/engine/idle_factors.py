@@ -21,7 +21,9 @@ class Idleness(Enum):
 
     TOO_SHORT = "the run was too short for it: it differs from 1 later on"
     NOTHING_GREW = "nothing has grown, and it acts only after growth"
-    NOTHING_TO_ACT_ON = "its factor was 1 for every component at every step. Check its roles, patterns, durations and values, or remove it"
+    NOTHING_TO_ACT_ON = (
+        "its factor was 1 for every component at every step. Check roles, patterns, durations and values, or remove it"
+    )
 
 
 def why_idle(factor: Factor, end: Moment, optimizer_of: Mapping[str, int] = {}) -> Idleness:

@@ -164,7 +164,8 @@ def test_factor_that_was_always_1_says_why(caplog):
         *(Warmup(), GrowthResponder(), AgeDecay()),
     ]
     warned, informed = told(caplog, Plain(), callbacks, epochs=1)
-    nothing = "its factor was 1 for every component at every step. Check its roles, patterns, durations and values, or remove it"
+    advice = "Check roles, patterns, durations and values, or remove it"
+    nothing = f"its factor was 1 for every component at every step. {advice}"
     assert warned == [
         f"each of RoleLR, Named {NEVER}: {nothing}.",
         f"each of SedimentaryDecay_1, SedimentaryDecay_2 {NEVER}: the run was too short for it: it differs from 1 "
