@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -60,9 +61,11 @@ def rates_table(entries: Sequence[GroupLR], console: Console) -> list[Renderable
     unlimited = console.options.update(max_width=UNLIMITED_WIDTH)
     for last in (0, *turns):
         left_out = [column for column in columns if column.turn is not None and column.turn <= last]
-        table = _table([column for column in columns if column not in left_out])
-        if console.measure(table, options=unlimited).maximum <= console.width:
-            return [table, *_notes_on(left_out)]
+        shown = [column for column in columns if column not in left_out]
+        # a row of the widest cells is as wide as the table, and is measured in no time
+        widest = _table([replace(column, cells=[max(column.cells, key=cell_len)]) for column in shown])
+        if console.measure(widest, options=unlimited).maximum <= console.width:
+            return [_table(shown), *_notes_on(left_out)]
     return [line for row in rows for line in _in_words(row)]
 
 
