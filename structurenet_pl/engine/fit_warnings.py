@@ -201,12 +201,11 @@ def _warn_one_depth(factors: Factors) -> list[str]:
     """Warn of factors that go by depth, and return them, if all components that they act on have one depth."""
     idle = []
     for label, acting in factors.acting.items():
-        # depths are ranked among the components of one optimizer
-        places = {(factors.optimizer_of.get(component.name), component.depth) for component in acting}
-        optimizers = {number for number, _ in places}
-        if factors.basis[label] == "depth" and places and len(places) == len(optimizers):
+        groups = factors.by_optimizer(acting).values()  # depths are ranked among the components of one optimizer
+        has_one_depth = all(len({component.depth for component in group}) == 1 for group in groups)
+        if factors.basis[label] == "depth" and acting and has_one_depth:
             idle.append(label)
-            where = " in one optimizer" if len(optimizers) > 1 else ""
+            where = " in one optimizer" if len(groups) > 1 else ""
             names = _listed([component.name for component in acting])
             rank_zero_warn(
                 f"{label} depends on depth, but all components that it acts on{where} have the same: {names}. Split "

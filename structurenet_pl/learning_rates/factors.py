@@ -1,6 +1,6 @@
 """Evaluates the factors of a Trainer, each only when its unit of time has moved."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Protocol, runtime_checkable
 
@@ -146,12 +146,12 @@ class Factors(dict[str, Factor]):
                 self.cohort_rows[name][cohort.born.generation] = row
                 if not born_with_it:
                     added.append(cohort)
-        numbers = dict.fromkeys(optimizer_of.get(component.name) for component in components)
         for label, factor in self.items():
             self._evaluations[label] = []
-            for number in numbers:
-                acting = [one for one in self.acting[label] if optimizer_of.get(one.name) == number]
-                acting_cohorts = [one for one in added if factor.acts_on(one) and optimizer_of.get(one.name) == number]
+            groups = self.by_optimizer(self.acting[label])
+            cohort_groups = self.by_optimizer(filter(factor.acts_on, added))
+            for number in groups | cohort_groups:
+                acting, acting_cohorts = groups.get(number, ()), cohort_groups.get(number, ())
                 rows = [self.rows[component.name] for component in acting]
                 rows += [self.cohort_rows[cohort.name][cohort.born.generation] for cohort in acting_cohorts]
                 evaluation = Evaluation(factor, acting, log, acting_cohorts)
@@ -161,6 +161,13 @@ class Factors(dict[str, Factor]):
         self._times.clear()
         self._clock = None
         self.version += 1
+
+    def by_optimizer(self, components: Iterable[Component]) -> dict[int | None, tuple[Component, ...]]:
+        """Components, or cohorts, by the number of their optimizer; under None those without one."""
+        groups: dict[int | None, list[Component]] = {}
+        for component in components:
+            groups.setdefault(self.optimizer_of.get(component.name), []).append(component)
+        return {number: tuple(group) for number, group in groups.items()}
 
     def evaluate_at(self, clock: Clock, at: Callable[[Clock], Moment]) -> None:
         """Evaluate the factors that need no gradients and whose unit of time has moved.

@@ -35,8 +35,7 @@ class GroupLR:
         base_lr: The lr that optimizer and scheduler alone would give.
         factors: The factor of each callback, by class name.
         lr: The effective lr. In the optimizer stands that of the fastest cohort.
-        stratum: Name of the stratum of the component or cohort, None without
-            ``SedimentaryDecay``.
+        stratum: Name of the stratum of the component or cohort, None without ``SedimentaryDecay``.
         stratum_number: Number of this stratum, from 0; None for a role with a factor of its own.
         frozen: Whether the component is frozen; its lr has no effect then. It is frozen only if all of its cohorts have
             factor 0; a single cohort has lr 0.

@@ -102,10 +102,8 @@ def _changes(
     optimizer_of = driver.factors.optimizer_of
     for label, factor in driver.factors.items():
         if not factor.needs_gradients:  # else it has no value between two steps
-            acting: dict[int | None, list[Component]] = {}  # as in a fit: a factor sees those of one optimizer
-            for component in filter(factor.acts_on, before):
-                acting.setdefault(optimizer_of.get(component.name), []).append(component)
-            moments = {number: replace(then, components=tuple(some)) for number, some in acting.items()}
+            acting = driver.factors.by_optimizer(filter(factor.acts_on, before))  # as in a fit
+            moments = {number: replace(then, components=some) for number, some in acting.items()}
             for change in changes:
                 component, was = change.entry.component, known[change.entry.component.name]
                 # a cohort is asked about as itself, at the depth and with the shapes that its component had
