@@ -27,8 +27,8 @@ def plot_growth(source: Run | Mapping[str, Run], metric: str) -> "Figure":
     All parameters of the module count, frozen ones included. Needs matplotlib.
 
     Args:
-        source: A run: a Trainer with a ``StrataMonitor``, during a fit or after it, or the
-            ``log_dir`` of such a run, which holds its ``strata.pt``. Or several runs to compare, by name.
+        source: A run: a Trainer with a ``StrataMonitor``, during a fit or after it, or the ``log_dir`` of such a run,
+            which holds its ``strata.pt``. Or several runs to compare, by name.
         metric: Name of a metric that ``validation_step`` logs.
 
     Returns:

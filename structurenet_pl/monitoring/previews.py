@@ -57,8 +57,8 @@ def preview(
             not matter.
 
     Returns:
-        The history with a column for each step, for ``plot_strata``. Its ``saved_work`` is the
-        share that the line says, None if the multiply-adds are not known.
+        The history with a column for each step, for ``plot_strata``. Its ``saved_work`` is the share that the line
+        says, None if the multiply-adds are not known.
 
     Raises:
         ValueError: If ``epochs`` or ``steps_per_epoch`` is no positive whole number, or if the module does not run on

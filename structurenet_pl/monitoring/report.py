@@ -18,8 +18,8 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
 
     It may be called in any hook from ``on_fit_start`` on; of several processes only the first prints.
 
-    After a fit these are the learning rates that a next step would have; the log of
-    ``StrataMonitor`` holds the learning rates that each step used.
+    After a fit these are the learning rates that a next step would have; the log of ``StrataMonitor`` holds the
+    learning rates that each step used.
 
     Args:
         trainer: A Trainer during a fit or after it.

@@ -20,10 +20,10 @@ STILL_PRESENT = -1  # in place of the step at which a component was removed
 class RunRecord:
     """Base lr, product of factors, and frozen or not, of each component at every step of a run.
 
-    The record stores changes only and survives checkpoints; ``to_history`` unpacks it into an
-    ``LRHistory``. It is exact unless it exceeds its limit of bytes: then older steps are thinned, and the note of
-    the history says so. It has a column for each component that ever lived, under its title, because a removed name may
-    come back. A component whose cohorts have differed has a column for each cohort from then on.
+    The record stores changes only and survives checkpoints; ``to_history`` unpacks it into an ``LRHistory``. It is
+    exact unless it exceeds its limit of bytes: then older steps are thinned, and the note of the history says so. It
+    has a column for each component that ever lived, under its title, because a removed name may come back. A component
+    whose cohorts have differed has a column for each cohort from then on.
     """
 
     def __init__(self) -> None:
