@@ -1,0 +1,54 @@
+"""The search for what ``recommended()`` should return, on validation data and seeds of its own."""
+
+from collections.abc import Callable, Mapping
+
+from lightning.pytorch import Callback
+
+from examples.evidence.blocks import growing
+from examples.evidence.experiment import Arm, Block, Trial
+from structurenet_pl import AgeDecay, DepthDecay, GrowthResponder, Warmup
+
+NOT_HEAD = ["scaffold", "new"]
+
+COMPOSITIONS: Mapping[str, Callable[[], list[Callback]]] = {
+    "uniform": list,
+    "round 2": lambda: [DepthDecay(where="scaffold"), AgeDecay(floor=0.01, where="scaffold"), Warmup()],
+    "age .3": lambda: [AgeDecay(0.3, floor=0.1, where=NOT_HEAD)],
+    "age .5": lambda: [AgeDecay(0.5, floor=0.1, where=NOT_HEAD)],
+    "age .2": lambda: [AgeDecay(0.2, floor=0.05, where=NOT_HEAD)],
+    "dip .1": lambda: [GrowthResponder(grown=1, adjacent=0.1, distant=0.1, recovery=1)],
+    "dip .1, not head": lambda: [GrowthResponder(grown=1, adjacent=0.1, distant=0.1, recovery=1, where=NOT_HEAD)],
+    "dip .1, slow": lambda: [GrowthResponder(grown=1, adjacent=0.1, distant=0.1, recovery=2, where=NOT_HEAD)],
+    "dip .03": lambda: [GrowthResponder(grown=1, adjacent=0.03, distant=0.03, recovery=1, where=NOT_HEAD)],
+    "age .3, dip .3": lambda: [
+        AgeDecay(0.3, floor=0.1, where=NOT_HEAD),
+        GrowthResponder(grown=1, adjacent=0.3, distant=0.3, recovery=1, where=NOT_HEAD),
+    ],
+    "age .5, dip .1": lambda: [
+        AgeDecay(0.5, floor=0.2, where=NOT_HEAD),
+        GrowthResponder(grown=1, adjacent=0.1, distant=0.1, recovery=1, where=NOT_HEAD),
+    ],
+    "age .5, warm-up .2": lambda: [AgeDecay(0.5, floor=0.1, where=NOT_HEAD), Warmup(1, unit="epoch")],
+}
+
+FIRST_SEED = 500
+"""Data splits and weights that no other experiment uses."""
+
+
+def train(trial: Trial) -> Mapping[str, float]:
+    """Train with one composition."""
+    found = growing.train(trial.setting, trial.lr, FIRST_SEED + trial.seed, COMPOSITIONS[trial.arm]())
+    return found | {"accuracy": found["val"]}
+
+
+BLOCK = Block(
+    question="Which composition of factors keeps the accuracy of the tuned uniform rate with less drift and a faster "
+    "recovery? A search: `accuracy` is that on validation data here, and nothing is claimed.",
+    train=train,
+    settings=growing.SETTINGS,
+    arms={name: Arm(growing.LRS) if name == "uniform" else Arm(lr_of="uniform") for name in COMPOSITIONS},
+    claims=(),
+    measures=growing.MEASURES,
+    axes=("drift", "accuracy"),
+    seeds=3,
+)

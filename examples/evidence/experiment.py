@@ -1,0 +1,139 @@
+"""What is tried and what is claimed: arms with their search spaces, trials, claims, and a block that holds them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+SEARCH_SEEDS = range(1000, 1003)
+"""Seeds for the choice of learning rates; no result is reported on them."""
+
+
+class Trial(NamedTuple):
+    """One training run, and the key of its row in the results."""
+
+    setting: str
+    arm: str
+    lr: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train, with the base lrs that are tried for it.
+
+    Args:
+        lrs: Search space of the base lr, ascending. One lr alone is not searched.
+        lr_of: Name of another arm, whose chosen lr this arm gets, untuned.
+    """
+
+    lrs: tuple[float, ...] = ()
+    lr_of: str | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.lrs) == (self.lr_of is not None):
+            raise ValueError("an arm has either lrs to search or the lr of another arm")
+        if list(self.lrs) != sorted(set(self.lrs)):
+            raise ValueError(f"lrs must ascend, got {self.lrs}")
+
+    @property
+    def searched(self) -> bool:
+        """Whether the lr is chosen among several."""
+        return len(self.lrs) > 1
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement on one measure of two arms, which holds if the whole interval lies on the right side of the bound.
+
+    Args:
+        text: The statement, as the report prints it.
+        measure: Name of the measure.
+        arm: Name of the arm that the statement is about.
+        baseline: Name of the arm that it is compared with; None compares the measure itself with the bound.
+        above: Lower bound of the difference.
+        below: Upper bound of the difference, or of the ratio.
+        ratio: Compare the ratio of the means in place of their difference.
+        equal: Name of a measure and arms with fixed lrs: the baseline is interpolated between those two of them whose
+            mean of the measure is closest to that of the arm, so that both are equal in it.
+        settings: Names of settings; all if empty.
+        each: Bound for every setting alone, next to that of the mean over settings. None asks each setting for the
+            same as the mean.
+    """
+
+    text: str
+    measure: str
+    arm: str
+    baseline: str | None = None
+    above: float | None = None
+    below: float | None = None
+    ratio: bool = False
+    equal: tuple[str, tuple[str, ...]] | None = None
+    settings: tuple[str, ...] = ()
+    each: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.above is None) == (self.below is None):
+            raise ValueError(f"a claim has one bound, above or below: {self.text}")
+
+    @property
+    def bound(self) -> float:
+        """The bound for the mean over settings."""
+        return self.above if self.above is not None else self.below
+
+    def holds(self, low: float, high: float, bound: float) -> bool:
+        """Whether an interval lies on the right side."""
+        return low > bound if self.above is not None else high < bound
+
+
+@dataclass(frozen=True)
+class Block:
+    """One experiment.
+
+    Args:
+        question: What it asks, as the report prints it.
+        train: Returns the measures of a trial by name. ``"val"`` is what lrs are chosen by, higher is better.
+        settings: Names of settings (data, network, schedule); the first is the one of a quick run.
+        arms: Arms by name. All that are searched must have equally many lrs.
+        claims: Statements, fixed before anything ran.
+        measures: Names of the measures that the report prints, with what they mean.
+        axes: Two measures to draw against each other; None draws the intervals of the claims only.
+        seeds: Number of seeds of the full run.
+    """
+
+    question: str
+    train: Callable[[Trial], Mapping[str, float]]
+    settings: tuple[str, ...]
+    arms: Mapping[str, Arm]
+    claims: tuple[Claim, ...]
+    measures: Mapping[str, str]
+    axes: tuple[str, str] | None = None
+    seeds: int = 8
+
+    def __post_init__(self) -> None:
+        if len({len(arm.lrs) for arm in self.arms.values() if arm.searched}) > 1:
+            raise ValueError("every arm that is searched must have the same number of trials")
+        for claim in self.claims:
+            others = claim.equal[1] if claim.equal else (claim.baseline,) if claim.baseline else ()
+            if missing := {claim.arm, *others} - set(self.arms):
+                raise ValueError(f"claim {claim.text!r} is about arms that do not exist: {sorted(missing)}")
+            if missing := set(claim.settings) - set(self.settings):
+                raise ValueError(f"claim {claim.text!r} is about settings that do not exist: {sorted(missing)}")
+
+    def quick(self) -> "Block":
+        """The same with one setting, three lrs of each search space and two seeds."""
+        return replace(
+            self,
+            settings=self.settings[:1],
+            arms={name: replace(arm, lrs=_middle(arm.lrs)) for name, arm in self.arms.items()},
+            claims=tuple(
+                replace(claim, settings=())
+                for claim in self.claims
+                if not claim.settings or self.settings[0] in claim.settings
+            ),
+            seeds=2,
+        )
+
+
+def _middle(lrs: tuple[float, ...]) -> tuple[float, ...]:
+    start = max(0, (len(lrs) - 3) // 2)
+    return lrs[start : start + 3]

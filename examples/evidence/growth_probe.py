@@ -1,0 +1,112 @@
+"""Measure what growth does to a network: shock, recovery and drift."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from examples.evidence.data import Part
+from examples.evidence.training import loss
+
+RECOVERED = 1.02
+"""A network has recovered when its loss is at most this much times the loss before growth."""
+
+SHOCK_STEPS = 50
+"""Steps after growth in which the peak of the loss is looked for."""
+
+
+@dataclass
+class Phase:
+    """The time from one growth to the next one, or to the end."""
+
+    before: float
+    """Loss before growth."""
+    old: dict[str, Tensor]
+    """The weights right after growth, without those of new components."""
+    losses: dict[int, float] = field(default_factory=dict)
+    """Loss by number of steps since growth."""
+    length: int = 0
+    """Steps of the phase so far."""
+    drift: float = 0.0
+    """Relative distance of the old weights at the end of the phase."""
+
+    def peak(self, after: int = 0) -> float:
+        """Largest rise of the loss, after the given step."""
+        return max(value for step, value in self.losses.items() if after < step <= SHOCK_STEPS) - self.before
+
+    def recovery(self, after: int = 0) -> tuple[int, bool]:
+        """Steps from growth until the loss is back, counted from the peak on; and whether it came back at all."""
+        worst = max((value, step) for step, value in self.losses.items() if after < step <= SHOCK_STEPS)[1]
+        for step, value in self.losses.items():
+            if step >= worst and value <= RECOVERED * self.before:
+                return step, True
+        return self.length, False
+
+
+class GrowthProbe(Callback):
+    """Record a ``Phase`` for each growth; goes before the triggers in the list of callbacks.
+
+    Args:
+        part: Data on whose first 400 images the loss is measured, in each of the first 30 steps after growth and in
+            every fifth later.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self.part = Part(*(column[:400] for column in part))
+        self.phases: list[Phase] = []
+        self._before = float("nan")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the loss before a growth."""
+        if len(pl_module.growth_log) > len(self.phases):
+            raise ValueError("the network has grown already: GrowthProbe comes before GrowEvery in the callbacks")
+        self._before = loss(pl_module, self.part)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Sequence, batch_idx: int
+    ) -> None:
+        if len(pl_module.growth_log) > len(self.phases):
+            self._end_phase(pl_module)
+            born = pl_module.growth_log[-1].born
+            old = {
+                name: weight.detach().clone()
+                for name, weight in pl_module.named_parameters()
+                if not any(name.startswith(f"{component}.") for component in born)
+            }
+            self.phases.append(Phase(self._before, old, {0: loss(pl_module, self.part)}))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Tensor, batch: Sequence, batch_idx: int
+    ) -> None:
+        if self.phases:
+            phase = self.phases[-1]
+            phase.length += 1
+            if phase.length <= 30 or phase.length % 5 == 0:
+                phase.losses[phase.length] = loss(pl_module, self.part)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_phase(pl_module)
+
+    @torch.no_grad()
+    def _end_phase(self, module: LightningModule) -> None:
+        if self.phases:
+            phase, now = self.phases[-1], dict(module.named_parameters())
+            moved = sum((now[name] - weight).square().sum() for name, weight in phase.old.items())
+            phase.drift = (moved / sum(weight.square().sum() for weight in phase.old.values())).sqrt().item()
+
+    def measures(self, after: int = 0) -> dict[str, float]:
+        """Means over all growths: loss ``peak``, ``recovery`` steps, share ``recovered``, and ``drift``.
+
+        Args:
+            after: The peak is looked for after this step: what a random layer breaks at once is no lr's fault.
+        """
+        recoveries = [phase.recovery(after) for phase in self.phases]
+        return {
+            "peak": fmean(phase.peak(after) for phase in self.phases),
+            "recovery": fmean(steps for steps, _ in recoveries),
+            "recovered": fmean(came_back for _, came_back in recoveries),
+            "drift": fmean(phase.drift for phase in self.phases),
+        }
