@@ -10,6 +10,15 @@ from structurenet_pl import AgeDecay, DepthDecay, GrowthResponder, Warmup
 
 NOT_HEAD = ["scaffold", "new"]
 
+
+def _dip(old: float = 0.1, new: float = 1, head: float = 1, recovery: float = 1) -> list[Callback]:
+    """Slower old parts and faster new parts and head after growth; half of it is gone after ``recovery`` epochs."""
+    return [
+        GrowthResponder(grown=new, adjacent=old, distant=old, recovery=recovery, where=NOT_HEAD),
+        GrowthResponder(grown=head, adjacent=head, distant=head, recovery=recovery, where="head"),
+    ]
+
+
 COMPOSITIONS: Mapping[str, Callable[[], list[Callback]]] = {
     "uniform": list,
     "round 2": lambda: [DepthDecay(where="scaffold"), AgeDecay(floor=0.01, where="scaffold"), Warmup()],
@@ -17,9 +26,9 @@ COMPOSITIONS: Mapping[str, Callable[[], list[Callback]]] = {
     "age .5": lambda: [AgeDecay(0.5, floor=0.1, where=NOT_HEAD)],
     "age .2": lambda: [AgeDecay(0.2, floor=0.05, where=NOT_HEAD)],
     "dip .1": lambda: [GrowthResponder(grown=1, adjacent=0.1, distant=0.1, recovery=1)],
-    "dip .1, not head": lambda: [GrowthResponder(grown=1, adjacent=0.1, distant=0.1, recovery=1, where=NOT_HEAD)],
-    "dip .1, slow": lambda: [GrowthResponder(grown=1, adjacent=0.1, distant=0.1, recovery=2, where=NOT_HEAD)],
-    "dip .03": lambda: [GrowthResponder(grown=1, adjacent=0.03, distant=0.03, recovery=1, where=NOT_HEAD)],
+    "dip .1, not head": _dip,
+    "dip .1, slow": lambda: _dip(recovery=2),
+    "dip .03": lambda: _dip(0.03),
     "age .3, dip .3": lambda: [
         AgeDecay(0.3, floor=0.1, where=NOT_HEAD),
         GrowthResponder(grown=1, adjacent=0.3, distant=0.3, recovery=1, where=NOT_HEAD),
@@ -28,7 +37,12 @@ COMPOSITIONS: Mapping[str, Callable[[], list[Callback]]] = {
         AgeDecay(0.5, floor=0.2, where=NOT_HEAD),
         GrowthResponder(grown=1, adjacent=0.1, distant=0.1, recovery=1, where=NOT_HEAD),
     ],
-    "age .5, warm-up .2": lambda: [AgeDecay(0.5, floor=0.1, where=NOT_HEAD), Warmup(1, unit="epoch")],
+    "dip .1, new 2": lambda: _dip(new=2),
+    "dip .1, head 2": lambda: _dip(head=2),
+    "dip .1, new 2, head 2": lambda: _dip(new=2, head=2),
+    "dip .1, new 4, head 4": lambda: _dip(new=4, head=4),
+    "dip .3, new 2, head 2": lambda: _dip(0.3, new=2, head=2),
+    "dip .1, new 2, head 2, short": lambda: _dip(new=2, head=2, recovery=0.5),
 }
 
 SETTINGS = tuple(setting for setting in growing.SETTINGS if setting.startswith(("digits", "mnist mlp")))
