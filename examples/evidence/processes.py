@@ -1,9 +1,11 @@
 """Run trials in several processes, and keep the result of each as soon as it is there."""
 
+import os
+import threading
 import time
 import warnings
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -18,10 +20,16 @@ from examples.quiet import quiet
 
 
 def prepare() -> None:
-    """Prepare a worker process: one thread, and none of Lightning's messages."""
+    """Prepare a worker process: one thread, none of Lightning's messages, and an end when its parent is killed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
 
 
 def run(block: str, trial: Trial) -> dict[str, float]:
