@@ -1,7 +1,7 @@
 """What do you drop into a Trainer? One public callback in each file, named as the callback.
 
-Every factor takes ``where=``: roles or name patterns on which it acts. Durations count in ``unit="epoch"``,
-``"step"`` or ``"generation"`` (growth events).
+Every factor takes ``where=``: roles or name patterns on which it acts; ``where="!head"`` is all but the head. Durations
+count in ``unit="epoch"``, ``"step"`` or ``"generation"`` (growth events).
 
 **Your own factor** is a subclass of ``LRFactor`` with one method, ``factor(component, now)``: a
 pure function of the component (``name``, ``role``, ``depth``, ``born``) and the moment (``clock``, ``log``,

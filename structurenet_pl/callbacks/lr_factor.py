@@ -8,7 +8,7 @@ from typing import Literal
 
 from structurenet_pl.engine.attach import NeedsDriver
 from structurenet_pl.learning_rates.moment import Moment
-from structurenet_pl.structure.events import Component, Unit, as_list
+from structurenet_pl.structure.events import Component, Unit, as_list, selects
 
 
 class LRFactor(NeedsDriver, ABC):
@@ -26,8 +26,8 @@ class LRFactor(NeedsDriver, ABC):
     callbacks does not matter.
 
     Args:
-        where: Roles or name patterns of the components that the factor acts on; None for all components. The factor of
-            all other components is 1.
+        where: Roles or name patterns of the components that the factor acts on; None for all components, ``"!head"``
+            for all but those that match ``"head"``. The factor of all other components is 1.
 
     Raises:
         ValueError: If ``where`` is empty, or an argument does not fit its annotation; the arguments of your own factor
@@ -82,7 +82,7 @@ class LRFactor(NeedsDriver, ABC):
 
     def acts_on(self, component: Component) -> bool:
         """Return whether ``where`` includes the component."""
-        return self.where is None or any(map(component.matches, as_list(self.where)))
+        return self.where is None or selects(as_list(self.where), component)
 
     def applied(self, component: Component, now: Moment) -> float:
         """Return the factor of a component, 1 if ``where`` excludes it; the fit applies the same rule."""

@@ -178,23 +178,28 @@ def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struc
     """
     parts = [*structure.by_depth, *chain.from_iterable(structure.cohorts.values())]  # a cohort may have another role
     asked = dict.fromkeys(chain.from_iterable(where.values()))
-    idle = [pattern for pattern in asked if not any(part.matches(pattern) for part in parts)]
+    idle = [pattern for pattern in asked if not any(part.matches(pattern.removeprefix("!")) for part in parts)]
+    names = _listed([f"{part.name} ({part.role})" if part.role else part.name for part in structure.by_depth])
     for pattern in idle:
         calls = [f"{label}(where={pattern!r})" for label, patterns in where.items() if pattern in patterns]
-        subject = f"{calls[0]} acts" if len(calls) == 1 else f"{', '.join(calls)} act"
-        names = _listed([f"{part.name} ({part.role})" if part.role else part.name for part in structure.by_depth])
+        name = pattern.removeprefix("!")
+        verb, preposition, whose = ("act", "on", _largest_part(structure))
+        if name != pattern:
+            verb, preposition, whose = ("leave", "out", structure.by_depth[-1].name)
+        subject = f"{calls[0]} {verb}s" if len(calls) == 1 else f"{', '.join(calls)} {verb}"
+        example = f'Components({{"{whose}": "{name}"}})'
         rank_zero_warn(
-            f"{subject} on nothing: {pattern!r} is neither the role nor a name pattern of any of the components "
-            f"{names}. If it is a role, give it to components, as in {_example(structure, pattern)}; else correct it."
+            f"{subject} {preposition} nothing: {name!r} is neither the role nor a name pattern of any of the components {names}. "
+            f"If it is a role, give it to components, as in {example}; else correct it."
         )
+    idle = [pattern for pattern in idle if not pattern.startswith("!")]
     return [label for label, patterns in where.items() if patterns and set(patterns) <= set(idle)]
 
 
-def _example(structure: Structure, role: str) -> str:
-    """How to give a role to components: those of the module that has most of them."""
+def _largest_part(structure: Structure) -> str:
+    """A pattern for the components of the module that has most of them."""
     parents = Counter(name.rpartition(".")[0] for name in structure.components if "." in name)
-    pattern = f"{parents.most_common(1)[0][0]}.*" if parents else next(iter(structure.components), "*")
-    return f'Components({{"{pattern}": "{role}"}})'
+    return f"{parents.most_common(1)[0][0]}.*" if parents else next(iter(structure.components), "*")
 
 
 def _warn_one_depth(factors: Factors) -> list[str]:

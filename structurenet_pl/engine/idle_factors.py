@@ -76,7 +76,8 @@ def _grown(factor: Factor, now: Moment) -> Iterable[Moment]:
     """Moments right after a growth, for each role that the factor is limited to."""
     clock = replace(now.clock, generation=now.clock.generation + 1)
     neighbours = tuple(component.name for component in now.components)
-    roles: list[str | None] = [*as_list(factor.where)]  # a name pattern will do: it matches a role of the same text
+    # a name pattern will do: it matches a role of the same text
+    roles: list[str | None] = [pattern for pattern in as_list(factor.where) if not pattern.startswith("!")]
     for role in roles or [None]:
         event = GrowthEvent("grow", {}, clock, born=("newborn",), adjacent=neighbours, role=role)
         newborn = Component("newborn", role, max((component.depth for component in now.components), default=0), clock)

@@ -14,6 +14,7 @@ from helpers import Net, Plain, example_factors, fit, weights
 from structurenet_pl import (
     AgeDecay,
     Components,
+    DepthDecay,
     GrowEvery,
     GrowthResponder,
     LRFactor,
@@ -176,15 +177,37 @@ def test_factor_that_was_always_1_says_why(caplog):
     ]
 
 
-def test_recommended_without_a_scaffold_says_what_to_add(caplog):
-    warned, informed = told(caplog, Plain(), recommended(), epochs=1)
+def test_a_role_that_is_missing_says_what_to_add(caplog):
+    factors = [DepthDecay(where="scaffold"), AgeDecay(where="scaffold"), Warmup()]
+    warned, informed = told(caplog, Plain(), factors, epochs=1)
     assert warned == [
         "DepthDecay(where='scaffold'), AgeDecay(where='scaffold') act on nothing: 'scaffold' is neither the role nor a "
         "name pattern of any of the components body.0, body.3, body.4, head. If it is a role, give it to components, "
         """as in Components({"body.*": "scaffold"}); else correct it."""
     ]
     assert informed == [f"Warmup {NEVER}: nothing has grown, and it acts only after growth."]
-    warned, _ = told(caplog, Plain(), [Components({"body.*": "scaffold"}), *recommended()], epochs=1)
+    warned, _ = told(caplog, Plain(), [Components({"body.*": "scaffold"}), *factors], epochs=1)
+    assert warned == []
+
+
+def test_recommended_without_a_head_says_what_to_add(caplog):
+    class Headless(Plain):
+        def __init__(self):
+            super().__init__()
+            self.body.append(self.head)
+            del self.head
+
+        def forward(self, x):
+            return self.body(x)
+
+    warned, informed = told(caplog, Headless(), recommended(), epochs=1)
+    assert warned == [
+        "AgeDecay(where='!head') leaves out nothing: 'head' is neither the role nor a name pattern of any of the "
+        "components body.0, body.3, body.4, body.5. If it is a role, give it to components, as in "
+        """Components({"body.5": "head"}); else correct it."""
+    ]
+    assert informed == [f"AgeDecay {NEVER}: nothing has grown, and it acts only after growth."]
+    warned, _ = told(caplog, Headless(), [Components({"body.5": "head"}), *recommended()], epochs=1)
     assert warned == []
 
 

@@ -26,5 +26,5 @@ BLOCK = Block(
         Claim("better final accuracy", "accuracy", "recommended", "uniform", above=0.0),
     ),
     measures=growing.MEASURES,
-    seeds=16,
+    seeds=12,
 )
