@@ -189,8 +189,8 @@ def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struc
         subject = f"{calls[0]} {verb}s" if len(calls) == 1 else f"{', '.join(calls)} {verb}"
         example = f'Components({{"{whose}": "{name}"}})'
         rank_zero_warn(
-            f"{subject} {preposition} nothing: {name!r} is neither the role nor a name pattern of any of the components {names}. "
-            f"If it is a role, give it to components, as in {example}; else correct it."
+            f"{subject} {preposition} nothing: {name!r} is neither the role nor a name pattern of any of the components "
+            f"{names}. If it is a role, give it to components, as in {example}; else correct it."
         )
     idle = [pattern for pattern in idle if not pattern.startswith("!")]
     return [label for label, patterns in where.items() if patterns and set(patterns) <= set(idle)]
