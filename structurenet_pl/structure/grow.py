@@ -89,7 +89,7 @@ def restore_structure_on_error(module: HasGrowthLog) -> Iterator[Snapshot]:
         snapshot.restore()
         clear_structure_cache(module)
         raise
-    founding.note(snapshot)
+    founding.note(module, snapshot)
     set_founding(module, founding)
 
 

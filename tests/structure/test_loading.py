@@ -16,6 +16,7 @@ from lightning.fabric import Fabric
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint, OnExceptionCheckpoint
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.data import DataLoader
 
 from helpers import Net, assert_same, fit, loader, weights
@@ -193,6 +194,22 @@ def test_a_grown_module_goes_back_to_what_it_was(calls):
         assert net.blocks[0].owner == (net,)
         assert list(map(id, net.memory._flat_weights)) == list(map(id, net.memory.parameters()))
         net.memory(torch.zeros(5, 1, 4))
+
+
+def test_what_growth_took_away_costs_no_memory():
+    """Neither the old values of parameters that were reshaped in place, nor gradients of what was removed."""
+    net = Rebuilt()
+    founding = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    old = StorageWeakRef(net.head.weight.untyped_storage())
+    dropped = list(net.memory.parameters())
+    net.reshape()
+    net.drop()
+    assert old.expired()
+    assert {parameter.grad for parameter in dropped} == {None}
+    net.load_state_dict(founding)
+    assert_same(dict(net.state_dict()), founding)
 
 
 def test_ties_between_what_goes_and_what_stays_come_back():
