@@ -237,8 +237,10 @@ def product(factors: NDArray[np.float64]) -> Vector:
         >>> product(np.array([[0.5, 1.0, 0.1], [0.1, 0.5, 1.0]])).tolist()
         [0.05, 0.05]
     """
-    ordered = np.sort(factors, axis=1)
-    result = np.ones(len(ordered))
-    for column in ordered.T:
+    acting = factors[:, (factors != 1).any(axis=0)]  # a factor of 1 changes no bit
+    if acting.shape[1] > 2:  # the order of two makes no difference
+        acting.sort(axis=1)
+    result = np.ones(len(factors))
+    for column in acting.T:
         result *= column
     return result
