@@ -1,6 +1,6 @@
 """Cohorts: the entries of a component's tensors that were born in the same growth event."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import groupby, product
 from math import prod
@@ -18,7 +18,7 @@ Block = tuple[slice, ...]
 def generations_after(
     before: Structure,
     successors: Mapping[nn.Parameter, Successor | None],
-    names: Mapping[str, nn.Parameter],
+    name_of: Callable[[nn.Parameter], str],
     generation: int,
 ) -> dict[str, Generations]:
     """The generations of the indices of tensors after a growth, by name of the tensor.
@@ -29,14 +29,11 @@ def generations_after(
     Args:
         before: The structure before the growth.
         successors: The successors of tensors that were replaced, reshaped or removed; None for a removed tensor.
-        names: The parameters after the growth, by all their names.
+        name_of: Gives the first name of a parameter after the growth.
         generation: The number of the growth event.
     """
-    name_of: dict[nn.Parameter, str] = {}
-    for name, tensor in names.items():
-        name_of.setdefault(tensor, name)
     old = before.generations
-    after = {name_of[tensor]: generations for tensor, generations in old.items() if tensor not in successors}
+    after = {name_of(tensor): generations for tensor, generations in old.items() if tensor not in successors}
     for tensor, successor in successors.items():
         if successor is None:
             continue
@@ -47,7 +44,7 @@ def generations_after(
             for places, source in zip(successor.origin, sources, strict=True)
         )
         if any(set(indices) - {birth} for indices in generations):
-            after[name_of[successor.tensor]] = generations
+            after[name_of(successor.tensor)] = generations
     return after
 
 

@@ -214,5 +214,7 @@ def common_device_and_dtype(tensors: Iterable[Tensor]) -> tuple[torch.device | N
 def move_tensors(tensors: Iterable[Tensor], device: torch.device | None, dtype: torch.dtype | None) -> None:
     """Move tensors to a device, and cast floating point tensors to a dtype; None changes nothing."""
     for tensor in tensors:
-        # .data, so that the tensor stays the same object for optimizer and hooks
-        tensor.data = tensor.data.to(device, dtype if tensor.is_floating_point() else None)
+        to_dtype = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        if (to_dtype, device or tensor.device) != (tensor.dtype, tensor.device):
+            # .data, so that the tensor stays the same object for optimizer and hooks
+            tensor.data = tensor.data.to(device, to_dtype)
