@@ -54,7 +54,7 @@ class Inventory:
         # one object for equal shapes: with thousands of objects more, the garbage collection takes as long as the rest
         known: dict[torch.Size | None, torch.Size | None] = {}
         self.shapes = {
-            name: known.setdefault(shape, shape) for name, shape in zip(self.named, map(shape_of, self.named.values()))
+            name: known.setdefault(shape, shape) for name, tensor in self.named.items() for shape in [shape_of(tensor)]
         }
 
     def __contains__(self, tensor: Tensor) -> bool:
