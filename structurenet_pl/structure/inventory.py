@@ -8,15 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from structurenet_pl.structure.module_structure import HasGrowthLog, cached_structure
-from structurenet_pl.structure.partition import ComponentSpec, Structure
+from structurenet_pl.structure.partition import (
+    ComponentSpec,
+    Structure,
+    modules_by_all_paths,
+    parameters_by_all_names,
+)
 from structurenet_pl.structure.tensor_mapping import shape_of
 
 
 class Inventory:
     """The modules and parameters of a module at a moment.
-
-    A growth makes one of the whole network, and loading a log makes one for each event, so all of it is made in one
-    walk. The walk reads the dicts of torch's modules, which are private, because torch's own takes three times as long.
 
     Args:
         module: The module.
@@ -29,19 +31,8 @@ class Inventory:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.modules: dict[str, nn.Module] = {}
-        self.names: dict[str, nn.Parameter] = {}
-        waiting = [("", module)]
-        while waiting:
-            path, part = waiting.pop()
-            self.modules[path] = part
-            prefix = f"{path}." if path else ""
-            for key, tensor in part._parameters.items():
-                if tensor is not None:
-                    self.names[prefix + key] = tensor
-            if part._modules:
-                children = [(prefix + key, child) for key, child in part._modules.items() if child is not None]
-                waiting += reversed(children)
+        self.modules = modules_by_all_paths(module)
+        self.names = parameters_by_all_names(self.modules)
         # by id, because the hash of a tensor is a call of Python code; from the last to the first name, so that the
         # first wins
         self._first_names = dict(zip(map(id, reversed(self.names.values())), reversed(self.names), strict=True))

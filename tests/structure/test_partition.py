@@ -5,7 +5,7 @@ from torch import nn
 from helpers import Plain
 from structurenet_pl.structure.component_inference import founding_specs
 from structurenet_pl.structure.module_structure import structure_of
-from structurenet_pl.structure.partition import build_structure, parameters_by_all_names
+from structurenet_pl.structure.partition import build_structure, modules_by_all_paths, parameters_by_all_names
 from structurenet_pl.structure.role_patterns import unmatched_patterns
 
 
@@ -128,4 +128,4 @@ def test_parameter_outside_all_components_is_an_error():
     specs = founding_specs(module)
     module.late = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"'late\.weight' belongs to no component"):
-        build_structure(parameters_by_all_names(module), specs)
+        build_structure(parameters_by_all_names(modules_by_all_paths(module)), specs)
