@@ -24,10 +24,10 @@ Where each component has an event of its own, ``GrowthResponder(recovery=..., un
 evaluation is quadratic (``evaluation``: 1.7 ms at 150, 14.6 ms at 500). In epochs it pays that once an epoch.
 
 *Per growth*, on one process: 0.8 s, linear in components (``bookkeeping``: 82 ms at 1,000), about half of a step of the
-same network. DDP is wrapped anew in 0.3 s without communication (``ddp``: 6.5 ms at 400 tensors). Ranks
-compare what they did by digests of 32 bytes, so 0.1 MB arrive at each of the 1,000 ranks, and find newborn tensors that
-differ by one reduction of 16 bytes for each tensor, 0.3 MB. Only where ranks disagree do they gather whole reports, 4 MB
-from each rank, and raise.
+same network. DDP is wrapped anew in 0.3 s without communication (``ddp``: 6.5 ms at 400 tensors). Ranks compare what
+they did by digests of 32 bytes, so 0.1 MB arrive at each of the 1,000 ranks, and find newborn tensors that differ by
+one reduction of 16 bytes for each tensor, 0.3 MB. Only where ranks disagree do they gather whole reports, 4 MB from
+each rank, and raise.
 
 *At the start of a fit*: 20 s. Up to 1,000 components the start is linear (``start``, 0.3 s), but a check of factors for
 a shared basis compares all pairs of components: 1.3 s at 3,000, 7.5 s at 6,000.
