@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from helpers import Net, assert_same, fit, loader, weights
 from structurenet_pl import Clock, GrowableModule, GrowEvery, Warmup, growth
 from structurenet_pl.lightning import MisconfigurationException
+from structurenet_pl.structure import module_structure
 from structurenet_pl.structure.events import dump_log, load_log
 from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.replay_log import LOG_KEY
@@ -131,6 +132,16 @@ def test_facts_that_the_log_states_are_checked(changes):
     with pytest.raises(RuntimeError, match=r"event . of the checkpoint, add_at\(at=0\), has another outcome"):
         net.load_state_dict(state)
     assert_as_before(net, before)
+
+
+@pytest.mark.parametrize("events", [3, 12])
+def test_loading_added_blocks_computes_the_structure_as_often_for_a_long_log_as_for_a_short_one(events, monkeypatch):
+    saved = grown(*[("add", {})] * events).state_dict()
+    built = []
+    build = module_structure.build_structure
+    monkeypatch.setattr(module_structure, "build_structure", lambda *args: built.append(args) or build(*args))
+    Sizes().load_state_dict(saved)
+    assert len(built) == 2  # before the first event, and after the last
 
 
 def test_neighbours_in_the_log_are_components():
