@@ -1,13 +1,19 @@
 """All imports from Lightning, which is installed as ``lightning``, as ``pytorch_lightning``, or as both.
 
 The two packages hold the same code in different classes. Modules, Trainers and exceptions come from ``lightning`` where
-it is installed. Our callbacks derive from the callback class of every installed package, so that the Trainer and the
+it is installed. Our callbacks derive from the callback class of every imported package, so that the Trainer and the
 command line of each accept them.
 """
 
 import re
+import sys
+from abc import ABCMeta
 from contextlib import suppress
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any
 
 from torch.nn import Module
@@ -26,44 +32,19 @@ for _name in ("lightning", "pytorch-lightning"):
 try:
     from lightning.pytorch import Callback as _Callback
     from lightning.pytorch import LightningModule, Trainer
-    from lightning.pytorch.callbacks import LearningRateMonitor as _LearningRateMonitor
-    from lightning.pytorch.core.optimizer import LightningOptimizer as _LightningOptimizer
-    from lightning.pytorch.loggers import TensorBoardLogger as _TensorBoardLogger
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 except ModuleNotFoundError:
     from pytorch_lightning import Callback as _Callback
     from pytorch_lightning import LightningModule, Trainer
-    from pytorch_lightning.callbacks import LearningRateMonitor as _LearningRateMonitor
-    from pytorch_lightning.core.optimizer import LightningOptimizer as _LightningOptimizer
-    from pytorch_lightning.loggers import TensorBoardLogger as _TensorBoardLogger
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-# with pytorch_lightning alone, these are the same classes again; with lightning alone, they fall back to its classes
-try:
-    from pytorch_lightning import Callback as _OtherCallback
-    from pytorch_lightning import Trainer as _OtherTrainer
-    from pytorch_lightning.callbacks import LearningRateMonitor as _OtherLearningRateMonitor
-    from pytorch_lightning.core.optimizer import LightningOptimizer as _OtherLightningOptimizer
-    from pytorch_lightning.loggers import TensorBoardLogger as _OtherTensorBoardLogger
-except ModuleNotFoundError:
-    _OtherCallback = _Callback
-    _OtherTrainer = Trainer
-    _OtherLearningRateMonitor = _LearningRateMonitor
-    _OtherLightningOptimizer = _LightningOptimizer
-    _OtherTensorBoardLogger = _TensorBoardLogger
-
-TENSORBOARD_LOGGERS = (_TensorBoardLogger, _OtherTensorBoardLogger)
-CALLBACKS = (_Callback, _OtherCallback)
-TRAINERS = (Trainer, _OtherTrainer)
-LR_MONITORS = (_LearningRateMonitor, _OtherLearningRateMonitor)
-
 __all__ = [
-    "CALLBACKS",
-    "LR_MONITORS",
-    "TENSORBOARD_LOGGERS",
-    "TRAINERS",
+    "AnyCallback",
+    "AnyLRMonitor",
+    "AnyTensorBoardLogger",
+    "AnyTrainer",
     "Callback",
     "LightningModule",
     "MisconfigurationException",
@@ -75,9 +56,15 @@ __all__ = [
 ]
 
 
-# dict.fromkeys: a class cannot have the same base twice, which it would have where one package is installed
-class Callback(*dict.fromkeys([_Callback, _OtherCallback])):  # type: ignore[misc]
-    """A callback for the Trainer of every installed Lightning."""
+# for isinstance and issubclass: the class of this name in every package that is imported, now or later
+AnyCallback, AnyTrainer, AnyLRMonitor, AnyTensorBoardLogger, _AnyLightningOptimizer = (
+    ABCMeta(name, (), {})
+    for name in ("Callback", "Trainer", "LearningRateMonitor", "TensorBoardLogger", "LightningOptimizer")
+)
+
+
+class Callback(*[_Callback]):  # type: ignore[misc]  # so that type checkers accept it in either Trainer
+    """A callback for the Trainer of every Lightning that is imported."""
 
     def __getstate__(self) -> dict[str, Any]:
         """The attributes for copies, without ``log`` and ``log_dict``.
@@ -87,10 +74,48 @@ class Callback(*dict.fromkeys([_Callback, _OtherCallback])):  # type: ignore[mis
         return {key: value for key, value in vars(self).items() if not _is_method_of_module(value)}
 
 
+def _serve(package: str) -> None:
+    """Have the classes of an imported package recognised, and our callbacks by that package."""
+    lightning, core = import_module(package), import_module(f"{package}.core.optimizer")
+    AnyTrainer.register(lightning.Trainer)
+    AnyCallback.register(lightning.Callback)
+    AnyLRMonitor.register(import_module(f"{package}.callbacks").LearningRateMonitor)
+    AnyTensorBoardLogger.register(import_module(f"{package}.loggers").TensorBoardLogger)
+    _AnyLightningOptimizer.register(core.LightningOptimizer)
+    Callback.__bases__ = tuple(dict.fromkeys([*Callback.__bases__, lightning.Callback]))
+
+
+class _LateImport(MetaPathFinder):
+    """Serves ``pytorch_lightning`` when somebody imports it: to import it here would take as long as all of ours."""
+
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Find the package as the finders behind this one do, and serve it once it is executed."""
+        if name != "pytorch_lightning":
+            return None
+        others = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next(filter(None, found), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_serve(module: ModuleType) -> None:
+                execute(module)
+                _serve(name)
+
+            spec.loader.exec_module = execute_and_serve  # type: ignore[method-assign]
+        return spec
+
+
+_serve(_Callback.__module__.partition(".callbacks")[0])
+if sys.modules.get("pytorch_lightning"):
+    _serve("pytorch_lightning")
+else:
+    sys.meta_path.insert(0, _LateImport())
+
+
 def unwrapped(optimizer: Any) -> Any:
     """The optimizer inside Lightning's wrapper; any other object as it is."""
-    wrapped = isinstance(optimizer, _LightningOptimizer | _OtherLightningOptimizer)
-    return optimizer.optimizer if wrapped else optimizer
+    return optimizer.optimizer if isinstance(optimizer, _AnyLightningOptimizer) else optimizer
 
 
 def restore_loader_position(fit_loop: Any) -> None:

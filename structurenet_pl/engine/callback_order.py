@@ -6,7 +6,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from structurenet_pl.engine.package_callbacks import BeforeStep
-from structurenet_pl.lightning import LR_MONITORS, Callback, LightningModule, Trainer
+from structurenet_pl.lightning import AnyLRMonitor, Callback, LightningModule, Trainer
 
 
 class LastHook(Callback):
@@ -77,8 +77,8 @@ def in_order(
     # helpers of an earlier fit are left out: they refer to the driver and the tables of that fit
     ours = (type(driver), LastHook, CallAtStarts)
     others = [callback for callback in trainer.callbacks if not isinstance(callback, ours) and callback not in savers]
-    monitors = [callback for callback in others if isinstance(callback, LR_MONITORS)]
-    rest = [callback for callback in others if not isinstance(callback, LR_MONITORS)]
+    monitors = [callback for callback in others if isinstance(callback, AnyLRMonitor)]
+    rest = [callback for callback in others if not isinstance(callback, AnyLRMonitor)]
     if monitors:
         # grouped, because all other callbacks must find the user's groups behind the schedulers
         monitors = [CallAtStarts(show_optimizers), *monitors, CallAtStarts(show_user_groups)]

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from structurenet_pl.lightning import TENSORBOARD_LOGGERS, Trainer
+from structurenet_pl.lightning import AnyTensorBoardLogger, Trainer
 from structurenet_pl.monitoring.heat_map import draw_heat_map
 from structurenet_pl.monitoring.lr_curves import draw_curves
 from structurenet_pl.monitoring.lr_history import LRHistory
@@ -18,7 +18,7 @@ LAYOUT_TAG = b"custom_scalars__config__"  # under which TensorBoard stores a lay
 
 def tensorboard_loggers(trainer: Trainer) -> list[Any]:
     """The loggers of TensorBoard; none on processes that do not write."""
-    return [logger for logger in trainer.loggers if isinstance(logger, TENSORBOARD_LOGGERS) and trainer.is_global_zero]
+    return [logger for logger in trainer.loggers if isinstance(logger, AnyTensorBoardLogger) and trainer.is_global_zero]
 
 
 def layout(prefix: str = "") -> dict[str, dict[str, list[Any]]]:

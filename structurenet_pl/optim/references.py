@@ -12,13 +12,13 @@ from weakref import ProxyTypes, ref
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from structurenet_pl.lightning import CALLBACKS, TRAINERS, unwrapped
+from structurenet_pl.lightning import AnyCallback, AnyTrainer, unwrapped
 from structurenet_pl.optim.scheduler_view import UnsplitOptimizer, is_stand_in, real_optimizer
 
 MAX_OBJECTS_SEARCHED = 10_000  # nearest first; schedulers are a few references away, a user's data may be endless
 MAX_ITEMS_SEARCHED = 100  # a longer container holds data and no schedulers
 ATOMIC_TYPES = (bool, int, float, complex, str, bytes, type(None))
-TYPES_NOT_SEARCHED = (*ATOMIC_TYPES, Tensor, Optimizer, UnsplitOptimizer, *TRAINERS, type, ModuleType)
+TYPES_NOT_SEARCHED = (*ATOMIC_TYPES, Tensor, Optimizer, UnsplitOptimizer, AnyTrainer, type, ModuleType)
 # objects of these types have no attributes of interest: they only lead to the objects that they contain
 TRANSPARENT_TYPES = (dict, list, tuple, set, frozenset, deque, MethodType, FunctionType, partial, ref)
 ATTRIBUTES_OF_ANY_MODULE = vars(nn.Module()).keys()
@@ -149,7 +149,7 @@ def _traits(kind: Any) -> tuple[bool, bool, bool]:
     return (
         not (kind in ProxyTypes or issubclass(kind, TYPES_NOT_SEARCHED)),
         issubclass(kind, TRANSPARENT_TYPES),
-        issubclass(kind, (nn.Module, *CALLBACKS)),
+        issubclass(kind, (nn.Module, AnyCallback)),
     )
 
 

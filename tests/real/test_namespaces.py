@@ -30,6 +30,41 @@ def test_one_installed_lightning_is_enough(left, hidden):
     assert run.stdout.splitlines()[-1] == str(sorted(expected.items()))
 
 
+LATE = """
+import structurenet_pl, sys
+from structurenet_pl import lightning as ours
+assert "pytorch_lightning" not in sys.modules
+warmup = structurenet_pl.Warmup()
+import pytorch_lightning, lightning.pytorch
+for pl in (pytorch_lightning, lightning.pytorch):
+    assert isinstance(warmup, pl.Callback) and issubclass(pl.Callback, ours.AnyCallback)
+    assert issubclass(pl.Trainer, ours.AnyTrainer)
+    assert issubclass(pl.callbacks.LearningRateMonitor, ours.AnyLRMonitor)
+    assert issubclass(pl.loggers.TensorBoardLogger, ours.AnyTensorBoardLogger)
+    optimizer = object()
+    wrapper = pl.core.optimizer.LightningOptimizer.__new__(pl.core.optimizer.LightningOptimizer)
+    wrapper._optimizer = optimizer
+    assert ours.unwrapped(wrapper) is optimizer
+import namespace_worker
+import structurenet_pl.pytorch_lightning as twin
+_, lrs = namespace_worker.train(twin, pytorch_lightning, twin.GrowableModule, [warmup])
+print(sorted(lrs.items()))
+"""
+
+
+def test_the_other_lightning_may_be_imported_later():
+    paths = [str(Path(structurenet_pl.__file__).parents[1]), str(Path(namespace_worker.__file__).parent)]
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}\n{LATE}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    _, expected = namespace_worker.train(twin, pytorch_lightning, twin.GrowableModule, [structurenet_pl.Warmup()])
+    assert run.stdout.splitlines()[-1] == str(sorted(expected.items()))
+
+
 @pytest.mark.parametrize("name", ["lightning", "pytorch-lightning"])
 def test_an_old_lightning_is_refused_with_the_command_that_updates_it(name, tmp_path):
     folder = tmp_path / f"{name.replace('-', '_')}-1.9.5.dist-info"
