@@ -41,9 +41,9 @@ except ModuleNotFoundError:
     from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 __all__ = [
+    "TENSORBOARD_LOGGERS",
     "AnyCallback",
     "AnyLRMonitor",
-    "AnyTensorBoardLogger",
     "AnyTrainer",
     "Callback",
     "LightningModule",
@@ -57,10 +57,10 @@ __all__ = [
 
 
 # for isinstance and issubclass: the class of this name in every package that is imported, now or later
-AnyCallback, AnyTrainer, AnyLRMonitor, AnyTensorBoardLogger, _AnyLightningOptimizer = (
-    ABCMeta(name, (), {})
-    for name in ("Callback", "Trainer", "LearningRateMonitor", "TensorBoardLogger", "LightningOptimizer")
+AnyCallback, AnyTrainer, AnyLRMonitor, _AnyLightningOptimizer = (
+    ABCMeta(name, (), {}) for name in ("Callback", "Trainer", "LearningRateMonitor", "LightningOptimizer")
 )
+TENSORBOARD_LOGGERS: list[type] = []  # the same, as a list, because a subclass may write in another way
 
 
 class Callback(*[_Callback]):  # type: ignore[misc]  # so that type checkers accept it in either Trainer
@@ -80,7 +80,7 @@ def _serve(package: str) -> None:
     AnyTrainer.register(lightning.Trainer)
     AnyCallback.register(lightning.Callback)
     AnyLRMonitor.register(import_module(f"{package}.callbacks").LearningRateMonitor)
-    AnyTensorBoardLogger.register(import_module(f"{package}.loggers").TensorBoardLogger)
+    TENSORBOARD_LOGGERS.append(import_module(f"{package}.loggers").TensorBoardLogger)
     _AnyLightningOptimizer.register(core.LightningOptimizer)
     Callback.__bases__ = tuple(dict.fromkeys([*Callback.__bases__, lightning.Callback]))
 

@@ -186,12 +186,12 @@ class StrataMonitor(NeedsDriver):
         self._recorder.record_lrs(driver, step, logged=optimizer if due else None)
         if due:
             self._rows.requested.discard(number)
-            row = LRRow.of(trainer, driver, optimizer, self.max_components)
+            row = LRRow.of(trainer, driver, self._recorder.rows, optimizer, self.max_components)
             self._rows.write(trainer, row.scalars(), step)
             if self.progress_bar:
                 self._mean_lrs = row.mean_lrs()
             if self.norms:
-                self._norm_rows.begin(trainer, step, row.tensors(driver.tables[optimizer]), driver.structure)
+                self._norm_rows.begin(trainer, step, row.tensors(), driver.structure)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -223,13 +223,19 @@ class StrataMonitor(NeedsDriver):
                 self._newborns.follow(event, self._record.titles_of_newborns(event))
             self._display.draw_after_growth(trainer, event)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Bring the curves in TensorBoard up to date, so that a resumed run continues them from here."""
+        self._rows.end_curves(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the record from time to time, because a run may be killed."""
+        """Bring the curves in TensorBoard up to date, and save the record from time to time: a run may be killed."""
+        self._rows.end_curves(trainer)
         self._file.save_if_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw and save the whole run, and judge the last newborns."""
         self._newborns.judge_early(trainer)
+        self._rows.end_curves(trainer)
         self._display.draw(trainer)
         self._file.save(trainer)
 
@@ -238,7 +244,8 @@ class StrataMonitor(NeedsDriver):
         self._norm_rows.remove_hooks()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the record and tear down: Lightning calls no teardown after an exception."""
+        """Save all and tear down: Lightning calls no teardown after an exception."""
+        self._rows.end_curves(trainer)
         self._file.save(trainer)
         self.teardown(trainer, pl_module, "fit")
 

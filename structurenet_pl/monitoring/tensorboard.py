@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from structurenet_pl.lightning import AnyTensorBoardLogger, Trainer
+from structurenet_pl.lightning import TENSORBOARD_LOGGERS, Trainer
 from structurenet_pl.monitoring.heat_map import draw_heat_map
 from structurenet_pl.monitoring.lr_curves import draw_curves
 from structurenet_pl.monitoring.lr_history import LRHistory
@@ -18,7 +18,8 @@ LAYOUT_TAG = b"custom_scalars__config__"  # under which TensorBoard stores a lay
 
 def tensorboard_loggers(trainer: Trainer) -> list[Any]:
     """The loggers of TensorBoard; none on processes that do not write."""
-    return [logger for logger in trainer.loggers if isinstance(logger, AnyTensorBoardLogger) and trainer.is_global_zero]
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [logger for logger in loggers if isinstance(logger, tuple(TENSORBOARD_LOGGERS))]
 
 
 def layout(prefix: str = "") -> dict[str, dict[str, list[Any]]]:
@@ -45,9 +46,12 @@ def add_layout(logger: Any) -> None:
     """
     logger.experiment.flush()  # a layout of the user may still be in the buffer
     if not any(LAYOUT_TAG in file.read_bytes() for file in Path(logger.log_dir).glob("*tfevents*")):
-        # Lightning has no public attribute for the prefix that it puts before tags
-        prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
-        logger.experiment.add_custom_scalars(layout(prefix))
+        logger.experiment.add_custom_scalars(layout(tag_prefix(logger)))
+
+
+def tag_prefix(logger: Any) -> str:
+    """What a logger puts before all tags, for which Lightning has no public attribute."""
+    return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
 
 
 def can_draw() -> bool:
