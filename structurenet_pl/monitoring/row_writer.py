@@ -12,7 +12,7 @@ from structurenet_pl.learning_rates.norms import Entries, StepNorms
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.monitoring.newborns import Newborns, NewbornSide
 from structurenet_pl.monitoring.sparse_curves import SparseCurves, write_points
-from structurenet_pl.monitoring.tensorboard import tensorboard_loggers
+from structurenet_pl.monitoring.tensorboard import RANGE_TAGS, tensorboard_loggers
 from structurenet_pl.optim.wrappers import hookable_optimizers
 from structurenet_pl.structure.partition import Structure
 
@@ -27,12 +27,12 @@ class RowWriter:
     def __init__(self) -> None:
         self.requested: set[int] = set()  # numbers of the optimizers whose next step is logged in any case
         self._last_written: dict[str, int] = {}  # step by tag
-        self._curves = SparseCurves()
+        self._curves = SparseCurves(RANGE_TAGS)
 
     def begin_fit(self) -> None:
         """Allow all steps again: another fit may have gone further than the checkpoint that this one resumes."""
         self._last_written = {}  # not cleared: a copy of the callback may share it
-        self._curves = SparseCurves()
+        self._curves = SparseCurves(RANGE_TAGS)
 
     def request_rows(self, trainer: Trainer) -> None:
         """Request a row at the next step of every optimizer."""

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from structurenet_pl.lightning import TENSORBOARD_LOGGERS
@@ -11,11 +11,17 @@ from structurenet_pl.monitoring.tensorboard import tag_prefix
 Points = Mapping[int, Mapping[str, float]]  # value by tag, by step
 
 
+REPEATS = 4  # points after a move: TensorBoard's line, smoothed by 0.6 at first, needs these to reach the new level
+
+
 class SparseCurves:
     """Holds back a point until its curve moves, and gives it then, as the end of a level stretch.
 
     The lines between the points that are given are the lines between all points. Most numbers of most rows are level:
     base lrs, ages, and factors between two changes.
+
+    Args:
+        together: Tags whose curves have the same points.
 
     Example:
         >>> curves = SparseCurves()
@@ -23,9 +29,11 @@ class SparseCurves:
         [{0: {'lr': 0.1}}, {}, {}, {2: {'lr': 0.1}, 3: {'lr': 0.2}}]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, together: Collection[str] = ()) -> None:
+        self._together = together
         self._values: dict[str, float] = {}  # of the last point of each tag
         self._held: dict[str, int] = {}  # steps of the last points that are held back
+        self._repeats: dict[str, int] = {}  # how many more points are given of tags that have moved
 
     def add(self, row: Mapping[str, float], step: int) -> Points:
         """Add a point to each curve, and return those to write.
@@ -35,14 +43,23 @@ class SparseCurves:
             step: Their step.
         """
         known = self._values.get
-        moved = {tag: value for tag, value in row.items() if known(tag) != value}
+        given = {tag: value for tag, value in row.items() if known(tag) != value}
+        if not given.keys().isdisjoint(self._together):
+            given |= {tag: row[tag] for tag in self._together}
+        repeated = [tag for tag in self._repeats if tag in row and tag not in given]
+        self._repeats |= dict.fromkeys(given.keys() & self._values.keys(), REPEATS)
         points: dict[int, dict[str, float]] = defaultdict(dict)
-        for tag in self._held.keys() & moved.keys():
+        for tag in self._held.keys() & given.keys():
             points[self._held.pop(tag)][tag] = self._values[tag]
-        if moved:
-            points[step] = moved
-        self._held |= dict.fromkeys(row.keys() - moved.keys(), step)
-        self._values |= moved
+        for tag in repeated:
+            given[tag] = row[tag]
+            self._repeats[tag] -= 1
+            if not self._repeats[tag]:
+                del self._repeats[tag]
+        if given:
+            points[step] = given
+        self._held |= dict.fromkeys(row.keys() - given.keys(), step)
+        self._values |= given
         return dict(points)
 
     def end(self) -> Points:
@@ -50,7 +67,7 @@ class SparseCurves:
         points: dict[int, dict[str, float]] = defaultdict(dict)
         for tag, step in self._held.items():
             points[step][tag] = self._values[tag]
-        self._values, self._held = {}, {}  # not cleared: a copy of the callback may share them
+        self._values, self._held, self._repeats = {}, {}, {}  # not cleared: a copy of the callback may share them
         return points
 
 

@@ -13,6 +13,7 @@ from structurenet_pl.monitoring.lr_history import LRHistory
 from structurenet_pl.structure.events import Component, GrowthEvent
 
 THUMBNAIL = (8.0, 4.7)  # inches; TensorBoard shows pictures 350 pixels wide at first
+RANGE_TAGS = tuple(f"strata/lr_range/{word}" for word in ("mean", "min", "max"))  # charts of them need equal steps
 LAYOUT_TAG = b"custom_scalars__config__"  # under which TensorBoard stores a layout in its event files
 
 
@@ -28,12 +29,11 @@ def layout(prefix: str = "") -> dict[str, dict[str, list[Any]]]:
     Args:
         prefix: The prefix that the logger puts before all tags.
     """
-    margin = [f"{prefix}strata/lr_range/{word}" for word in ("mean", "min", "max")]
     return {
         "strata": {
             # a pattern, so that the chart includes components that are yet unborn
             "effective lr of every component": ["Multiline", [f"^{re.escape(prefix)}lr/"]],
-            "lowest, mean and highest lr": ["Margin", margin],
+            "lowest, mean and highest lr": ["Margin", [f"{prefix}{tag}" for tag in RANGE_TAGS]],
         }
     }
 
