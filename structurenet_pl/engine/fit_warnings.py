@@ -113,9 +113,9 @@ def _warn_frozen_twice(acting: Mapping[str, Iterable[Component]]) -> None:
         acting: The components on which each freezing factor acts.
     """
     for first, second in combinations(acting, 2):
-        if common := [component.name for component in acting[first] if component in acting[second]]:
+        if common := _common_names(acting[first], acting[second]):
             rank_zero_warn(
-                f"{first} and {second} both freeze {', '.join(common)}: a component stays frozen while either callback "
+                f"{first} and {second} both freeze {listed(common)}: a component stays frozen while either callback "
                 "freezes it. Put all phases into one callback, or give each other components with where=..."
             )
 
