@@ -59,12 +59,13 @@ class CallAtStarts(Callback):
 def lrs_matter_before_step(trainer: Trainer, driver: Callback) -> bool:
     """Whether lrs matter between the gradients and the update, and not just in the update itself.
 
-    They do if anybody else has the hook there, and in manual optimization, where an update moves the clock in the
-    middle of a batch.
+    They do if anybody else has a hook there, and in manual optimization, where an update moves the clock in the middle
+    of a batch.
     """
     module, helpers = trainer.lightning_module, (type(driver), LastHook)
     owners = [module, *(callback for callback in trainer.callbacks if not isinstance(callback, helpers))]
-    return not module.automatic_optimization or any(has_hook(owner, "on_before_optimizer_step") for owner in owners)
+    names = ("on_before_optimizer_step", "configure_gradient_clipping")
+    return not module.automatic_optimization or any(has_hook(owner, name) for owner in owners for name in names)
 
 
 def in_order(
