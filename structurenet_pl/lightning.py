@@ -43,12 +43,14 @@ except ModuleNotFoundError:
 # with pytorch_lightning alone, these are the same classes again; with lightning alone, they fall back to its classes
 try:
     from pytorch_lightning import Callback as _OtherCallback
+    from pytorch_lightning import LightningModule as _OtherLightningModule
     from pytorch_lightning import Trainer as _OtherTrainer
     from pytorch_lightning.callbacks import LearningRateMonitor as _OtherLearningRateMonitor
     from pytorch_lightning.core.optimizer import LightningOptimizer as _OtherLightningOptimizer
     from pytorch_lightning.loggers import TensorBoardLogger as _OtherTensorBoardLogger
 except ModuleNotFoundError:
     _OtherCallback = _Callback
+    _OtherLightningModule = LightningModule
     _OtherTrainer = Trainer
     _OtherLearningRateMonitor = _LearningRateMonitor
     _OtherLightningOptimizer = _LightningOptimizer
@@ -68,6 +70,7 @@ __all__ = [
     "LightningModule",
     "MisconfigurationException",
     "Trainer",
+    "has_hook",
     "rank_zero_info",
     "rank_zero_warn",
     "restore_loader_position",
@@ -85,6 +88,13 @@ class Callback(*dict.fromkeys([_Callback, _OtherCallback])):  # type: ignore[mis
         Lightning sets these methods of the module on each callback: a copy of the callback would copy the module.
         """
         return {key: value for key, value in vars(self).items() if not _is_method_of_module(value)}
+
+
+def has_hook(owner: object, name: str) -> bool:
+    """Whether a callback or a module has a hook of its own, and not just the empty one of Lightning."""
+    hook = getattr(owner, name, None)
+    empty = [getattr(base, name, None) for base in (*CALLBACKS, LightningModule, _OtherLightningModule)]
+    return callable(hook) and getattr(hook, "__func__", hook) not in empty
 
 
 def unwrapped(optimizer: Any) -> Any:

@@ -17,27 +17,32 @@ What 10,000 components on 1,000 ranks would pay
 Computed from rows, and from sizes of checkpoints and reports, measured on 2 shared cores of an AMD EPYC on 2026-11-28
 (CPU time, busy machine). A component is a layer with two tensors, the optimizer is AdamW, the user has one param group.
 
-*Per step*, on each rank, without communication: 7 ms with all factors at rest, because each of seven refreshes looks
-for foreign writes, at 0.1 µs per group (``update-still``: 103 µs at 1,000); 12 ms if one factor moves
-(``update-moving``: 0.5 µs per group, once). Torch's ``zero_grad`` and the step itself loop over 10,000 groups, too.
-Where each component has an event of its own, ``GrowthResponder(recovery=..., unit="step")`` would pay 6 s per step: its
-evaluation is quadratic (``evaluation``: 1.7 ms at 150, 14.6 ms at 500). In epochs it pays that once an epoch.
+*Per step*, on each rank, without communication: 1 ms with all factors at rest, because lrs are compared three times, at
+0.03 µs per group (``update-still``: 29 µs at 1,000), and up to three times that where other work has cleared the
+caches; 2.4 ms more if one factor moves (``update-moving``: 0.24 µs per group, once). Torch's ``zero_grad`` and the step
+itself loop over 10,000 groups, too. Where each component has an event of its own, ``GrowthResponder(recovery=...,
+unit="step")`` would pay 0.5 s per step, and hold 400 MB of dips: its evaluation is quadratic (``evaluation``: 5 ms at
+500, 34 ms at 2,000; 9 ns for each pair). In epochs it pays that once an epoch.
 
 *Per growth*, on one process: 0.8 s, linear in components (``bookkeeping``: 82 ms at 1,000), about half of a step of the
-same network. DDP is wrapped anew in 0.3 s without communication (``ddp``: 6.5 ms at 400 tensors). But ranks
-compare what they did by gathering whole reports: 200 bytes for each tensor, 4 MB from each rank, so 4 GB arrive at each
-of the 1,000 ranks, and become Python objects of several times this size. Comparing them takes 0.14 µs for each rank and
-entry, with 20,000 entries before the growth and 40,000 after it: 8 s.
+same network. DDP is wrapped anew in 0.3 s without communication (``ddp``: 6.5 ms at 400 tensors). Ranks compare what
+they did by digests of 32 bytes, so 0.1 MB arrive at each of the 1,000 ranks, and find newborn tensors that differ by
+one reduction of 16 bytes for each tensor, 0.3 MB. Only where ranks disagree do they gather whole reports, 4 MB from
+each rank, and raise.
 
-*At the start of a fit*: 20 s. Up to 1,000 components the start is linear (``start``, 0.3 s), but a check of factors for
-a shared basis compares all pairs of components: 1.3 s at 3,000, 7.5 s at 6,000.
+*At the start of a fit*: 2.2 s, measured at 10,000, and linear (``start``: 0.15 s at 1,000). Counting the weights that
+are not 0, for ``DensityScaler``, adds 0.14 s for 300 million (``start-large``): twice what it takes to read them.
+
+*To look at it*: above 100 components ``StrataMonitor`` logs parts of the network, so TensorBoard gets as much as from a
+small one: some 30 ms for each logged row, 6 ms for each step that is not logged (``monitor``, ``monitor-only``: 2.6 ms
+and 0.6 ms at 1,000). ``explain`` would print 10,000 lines in 0.4 s (``explain``: 40 ms at 1,000).
 
 *In the checkpoint*: 0.5 MB for the layout of the groups (48 bytes per component) and 2.9 MB for a log of 10,000 events
-(287 bytes per event). Loading that log repeats each event on a network that grows: 2.7 s for 500 events (``log``),
-quadratic, so 18 minutes for 10,000, on each rank.
+(287 bytes per event). Loading that log repeats each event on a network that grows: 0.6 s for 500 events (``log``).
+What remains quadratic is one walk of the network for each event, 3 µs per component: 3 minutes for 10,000, on each
+rank.
 
-*What breaks first*: the report that each rank gathers from all others. It is the only cost that grows with components
-times ranks, and the only one that fails for memory instead of taking time. One checksum of the report would be enough
-where all agree. Then the replay of a long log, then the recovery of ``GrowthResponder`` in steps, then the start. The
-step itself does not break.
+*What breaks first*: nothing fails for memory, because no rank holds the reports of all others where ranks agree. The
+replay of a long log takes longest, then the recovery of ``GrowthResponder`` in steps, then the start. The step itself
+does not break.
 """

@@ -5,21 +5,22 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 
-from examples.benchmarks.harness import Figure, Row
+from examples.benchmarks.harness import Figure, Row, in_seconds
 
 matplotlib.use("Agg")  # before pyplot: there may be no display
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullLocator
 
-COLUMNS = 4
+COLUMNS = 6
 
 
 def draw(rows: Mapping[str, Row], found: Mapping[str, Sequence[Figure]], file: str) -> None:
-    """A panel for each row with several sizes: seconds of both sides over size, both axes logarithmic."""
+    """A panel for each row with several sizes: times of both sides over size, both axes logarithmic."""
     shown = {name: figures for name, figures in found.items() if len(figures) > 1}
     height = -(-len(shown) // COLUMNS)
     figure, axes = plt.subplots(
-        height, COLUMNS, figsize=(3 * COLUMNS, 2.3 * height), layout="constrained", squeeze=False
+        height, COLUMNS, figsize=(2.6 * COLUMNS, 2.1 * height), layout="constrained", squeeze=False
     )
     for panel in axes.flat[len(shown) :]:
         panel.remove()
@@ -32,10 +33,12 @@ def draw(rows: Mapping[str, Row], found: Mapping[str, Sequence[Figure]], file: s
         panel.loglog(sizes, [figures[0].ours * size / sizes[0] for size in sizes], ":", color="silver", label="linear")
         panel.set_title(name, fontsize=10)
         panel.set_xticks(sizes, [str(size) for size in sizes])
-        panel.minorticks_off()
+        low, high = panel.get_ylim()
+        panel.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 30 * low else (1, 2, 5), numticks=5))
+        panel.yaxis.set_major_formatter(lambda value, _: in_seconds(value))
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_minor_locator(NullLocator())
         panel.set_xlabel(rows[name].of, fontsize=8)
         panel.tick_params(labelsize=8)
-    for panel in axes[:, 0]:
-        panel.set_ylabel("seconds", fontsize=8)
-    axes.flat[0].legend(fontsize=8)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
     figure.savefig(file, dpi=100)

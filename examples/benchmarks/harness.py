@@ -143,15 +143,16 @@ def circumstances() -> str:
     """Date, machine, versions and load, for the line above the table."""
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if "model name" in line), "unknown CPU")
     versions = []
-    for name in ("torch", "lightning", "structurenet-pl", *PEERS):
+    for name in ("torch", "numpy", "lightning", "structurenet-pl", *PEERS):
         try:
             versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             versions.append(f"{name} not installed")
     return (
-        f"{date.today()}, {os.cpu_count()} cores of {cpu}, {platform.system()}, Python {platform.python_version()}, "
-        f"{torch.get_num_threads()} thread, load {os.getloadavg()[0]:.1f}; {', '.join(versions)}. CPU time; medians of "
-        "the ratios of rounds in which all sides take turns, with the range. Lower is better."
+        f"{date.today()}, {os.cpu_count()} cores of {cpu} ({platform.machine()}), {platform.system()}, "
+        f"load {os.getloadavg()[0]:.1f}, threads of torch: {torch.get_num_threads()}; "
+        f"Python {platform.python_version()}, {', '.join(versions)}. CPU time; medians of ratios of rounds in which "
+        "all sides take turns, with the range. Lower is better."
     )
 
 

@@ -1,10 +1,13 @@
 """GrowthResponder: scale the lr of components down after growth events near them."""
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from structurenet_pl.callbacks.lr_factor import LRFactor
-from structurenet_pl.learning_rates.moment import Moment
+from structurenet_pl.learning_rates.moment import Moment, Nearness
 from structurenet_pl.structure.arguments import check_at_least, check_positive, items_of
 from structurenet_pl.structure.events import Component, Unit
 
@@ -77,22 +80,28 @@ class GrowthResponder(LRFactor):
     def factor(self, component: Component, now: Moment) -> float:
         """Return the product of the dips since the component's birth, each as far as it has not recovered."""
         if self.roles is None:
-            dip_of = {"grown": self.grown, "adjacent": self.adjacent, "distant": self.distant}
-            dips = [dip_of[nearness] for nearness in now.nearness(component)]
+            nearness = now.nearness(component)
+            dips = now.once_per_growth((self, nearness), lambda: self._dips(nearness))
         else:
-            dips = [self.roles.get(component.role or "", 1.0)] * len(now.events_since_birth(component))
-        if self.recovery is not None and dips:
+            dips = np.full(len(now.events_since_birth(component)), self.roles.get(component.role or "", 1.0))
+        if self.recovery is not None and len(dips):
             # the dips of a component belong to the last events of the log, because its lifetime lasts until now
-            remaining = now.once(self, self._remaining_shares)[-len(dips) :]
-            dips = [1 - (1 - dip) * share for dip, share in zip(dips, remaining, strict=True)]
-        return max(self.floor, math.prod(dips, start=1.0))
+            dips = 1 - (1 - dips) * now.once(self, self._remaining_shares)[-len(dips) :]
+        return max(self.floor, float(np.multiply.reduce(dips)))
 
-    def _remaining_shares(self, now: Moment) -> list[float]:
-        """Return the share of a dip that has not recovered yet, for each growth event so far.
+    def _dips(self, nearness: Sequence[Nearness]) -> NDArray[np.float64]:
+        """Return the dip of each event."""
+        dip_of = {"grown": self.grown, "adjacent": self.adjacent, "distant": self.distant}
+        return np.array([dip_of[near] for near in nearness], dtype=np.float64)
 
-        The shares are the same for all components, so ``Moment.once`` computes them once for all components.
-        """
-        assert self.recovery is not None  # for the type checker
+    def _remaining_shares(self, now: Moment) -> NDArray[np.float64]:
+        """Return the share of a dip that has not recovered yet, for each growth event so far."""
+        times = now.once_per_growth(self, lambda: self._times(now))
+        # growth after the last batch of an epoch counts as growth of the next epoch, which lies in the future
+        passed = np.maximum(0, now.clock.count(self.unit) - times)
+        return 0.5 ** (passed / cast(float, self.recovery))
+
+    def _times(self, now: Moment) -> NDArray[np.float64]:
+        """Return the time of each growth event so far."""
         clocks = [event.clock for event in now.log if event.clock.generation <= now.clock.generation]
-        passed = [now.clock.since(clock).count(self.unit) for clock in clocks]
-        return [0.5 ** (time / self.recovery) for time in passed]
+        return np.array([clock.count(self.unit) for clock in clocks], dtype=np.float64)

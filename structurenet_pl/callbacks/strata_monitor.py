@@ -47,34 +47,29 @@ class StrataMonitor(NeedsDriver):
     | ``newborn/update/<newborn>``     | the same of the update |
 
     If a component has several groups (decay / no decay), the first with tensors of several dimensions is logged;
-    ``explain`` shows all. A component with the name of a removed one is written as ``patches.0 (2)``.
-
-    Entries that widening added to a component have a row of their own from the step on at which their lr differs from
-    that of the old entries: ``lr/body.0`` is the lr of the entries that were born with the component, ``lr/body.0@3``
-    that of the entries that growth event 3 added. Norms, and ``frozen``, are those of the whole component: it is frozen
-    only if all of its entries have factor 0.
+    ``explain`` shows all. A component with the name of a removed one is written as ``patches.0 (2)``. Entries that
+    widening added to a component have a row of their own from the step on at which their lr differs from that of the
+    old entries: ``lr/body.0@3`` is the lr of the entries that growth event 3 added. Norms, and ``frozen``, are those of
+    the whole component.
 
     With more than ``max_components`` components, tags of parts of the network stand in for theirs: ``lr/<part>/min``,
     ``mean`` and ``max`` and so on, and ``strata/components/<part>``, the number of components. The part is the
     component's stratum, without ``SedimentaryDecay`` its role, without a role ``others``.
 
     A row is written every ``log_every_n_steps`` steps of the Trainer, at the first step, and after each growth, freeze
-    and thaw. Apart from the rows, the monitor records the lr of every component at every step and the metrics of each
-    validation, and saves them as ``strata.pt`` beside the logs, for ``plot_strata`` and ``plot_growth``.
-
-    With ``norms=True`` a line says of each newborn whether it integrates: how its gradient and update per weight
-    compare with those of its neighbours, or of the older entries of the same tensors. TensorBoard also gets pictures,
-    tables and a layout: the guide ``structurenet_pl.monitoring`` describes them.
+    and thaw. TensorBoard gets no points inside level stretches of a curve, which change no line. Apart from the rows,
+    the monitor saves the lr of every component at every step, and the metrics of each validation, as ``strata.pt``
+    beside the logs, for ``plot_strata`` and ``plot_growth``. In TensorBoard there are pictures and tables, too: see the
+    guide ``structurenet_pl.monitoring``, also for what ``norms=True`` says of newborns.
 
     Args:
-        norms: Whether to log norms of gradients and updates. They cost a copy of the weights on logged steps, and are
-            averaged over the processes if these differ. After ``LARSScaler(mode="grad")`` gradients are scaled.
+        norms: Whether to log norms of gradients and updates, and judge newborns. They cost a copy of the weights on
+            logged steps, and are averaged over the processes if these differ; ``LARSScaler(mode="grad")`` scales them.
         max_components: Number of components above which parts of the network are logged in their place.
         table: Whether to print the table of ``explain`` at the start of the fit, if it has no more than
             ``max_components`` components, and after each growth event what it has changed.
-        progress_bar: Whether to show the mean lr of each part of the network in the progress bar, as ``lr_active`` and
-            so on. Lightning's ``RichProgressBar`` needs ``RichProgressBarTheme(metrics_format=".1e")`` to show small
-            numbers.
+        progress_bar: Whether to show the mean lr of each part of the network in the progress bar. Lightning's
+            ``RichProgressBar`` needs ``RichProgressBarTheme(metrics_format=".1e")`` to show small numbers.
 
     Raises:
         ValueError: If ``max_components`` is not a whole number >= 0.
@@ -186,12 +181,12 @@ class StrataMonitor(NeedsDriver):
         self._recorder.record_lrs(driver, step, logged=optimizer if due else None)
         if due:
             self._rows.requested.discard(number)
-            row = LRRow.of(trainer, driver, optimizer, self.max_components)
+            row = LRRow.of(trainer, driver, self._recorder.rows, optimizer, self.max_components)
             self._rows.write(trainer, row.scalars(), step)
             if self.progress_bar:
                 self._mean_lrs = row.mean_lrs()
             if self.norms:
-                self._norm_rows.begin(trainer, step, row.tensors(driver.tables[optimizer]), driver.structure)
+                self._norm_rows.begin(trainer, step, row.tensors(), driver.structure)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -223,14 +218,20 @@ class StrataMonitor(NeedsDriver):
                 self._newborns.follow(event, self._record.titles_of_newborns(event))
             self._display.draw_after_growth(trainer, event)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Bring the curves in TensorBoard up to date, so that a resumed run continues them from here."""
+        self._rows.end_curves(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the record from time to time, because a run may be killed."""
+        """Bring the curves in TensorBoard up to date, and save the record from time to time: a run may be killed."""
+        self._rows.end_curves(trainer)
         self._file.save_if_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw and save the whole run, and judge the last newborns."""
         self._newborns.judge_early(trainer)
         self._display.draw(trainer)
+        self._rows.end_curves(trainer)
         self._file.save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -238,12 +239,12 @@ class StrataMonitor(NeedsDriver):
         self._norm_rows.remove_hooks()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the record and tear down: Lightning calls no teardown after an exception."""
+        """Save the run and tear down: Lightning calls no teardown after an exception."""
+        self._rows.end_curves(trainer)
         self._file.save(trainer)
         self.teardown(trainer, pl_module, "fit")
 
     def _update_structure(self, trainer: Trainer, driver: Driver) -> None:
         """Continue the record with the structure of the network as it is now, and show it."""
-        log = growth_log(trainer.lightning_module)
-        self._record.set_structure(driver.structure.by_depth, log, trainer.global_step)
+        self._record.set_structure(driver.structure.by_depth, growth_log(trainer.lightning_module), trainer.global_step)
         self._display.show_structure(trainer, driver, self.max_components)

@@ -8,11 +8,11 @@ from torch import Tensor
 INTEGER_BY_BYTES = {1: torch.int8, 2: torch.int16, 4: torch.int32}  # element size in bytes -> dtype; else int64
 ENTRIES_PER_CHUNK = 1 << 20  # limits the memory of the weights that entries are multiplied by
 CHUNK_MULTIPLIER = 6364136223846793005  # of Knuth's 64-bit linear congruential generator
-MASK_64_BITS = (1 << 64) - 1
+BITS = 64
 
 
 def checksums(tensors: Sequence[Tensor]) -> list[int]:
-    """A checksum of each tensor, equal for equal bits in equal places.
+    """A checksum of each tensor, an int64 that is equal for equal bits in equal places.
 
     The bits of an entry count as a whole number. Each entry has a weight that depends on its place, so that a
     permutation of the entries changes the checksum. All sums leave the device at once: one synchronisation, not one for
@@ -47,5 +47,5 @@ def _weighted_sum(chunk: Tensor) -> Tensor:
 def _combined(chunk_sums: Iterator[int]) -> int:
     combined = 0
     for chunk_sum in chunk_sums:
-        combined = (combined * CHUNK_MULTIPLIER + chunk_sum) & MASK_64_BITS
-    return combined
+        combined = (combined * CHUNK_MULTIPLIER + chunk_sum) % (1 << BITS)
+    return combined - (combined >> (BITS - 1) << BITS)  # with a sign, so that it fits into a tensor

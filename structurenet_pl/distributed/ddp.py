@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from structurenet_pl.distributed.communication import check_equal_reports, gather_from_all_ranks
+from structurenet_pl.distributed.communication import check_equal_reports, gather_where_different
 from structurenet_pl.lightning import MisconfigurationException, Trainer
 
 
@@ -60,7 +60,7 @@ def rewrap_after_freezing(trainer: Trainer, frozen: Iterable[str]) -> None:
     """
     if isinstance(trainer.strategy.model, DistributedDataParallel):
         when = f"freezing at step {trainer.global_step}"
-        check_equal_reports(gather_from_all_ranks(dict.fromkeys(sorted(frozen), "frozen"), when), when)
+        check_equal_reports(gather_where_different(dict.fromkeys(sorted(frozen), "frozen"), when), when)
         rewrap(trainer.strategy)
 
 

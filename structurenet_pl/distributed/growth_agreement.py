@@ -3,13 +3,19 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
+from operator import inv
 from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from structurenet_pl.distributed.checksums import checksums
-from structurenet_pl.distributed.communication import check_equal_reports, gather_from_all_ranks
+from structurenet_pl.distributed.communication import (
+    check_equal_reports,
+    gather_from_all_ranks,
+    gather_where_different,
+    max_over_ranks,
+)
 from structurenet_pl.distributed.ddp import rewrap
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.optim.state_kinds import tensors_in
@@ -56,18 +62,16 @@ class GrowthAgreement(SingleProcess):
 
     def compare_and_rewrap(self, change: Change) -> None:
         """Compare what all ranks did, wrap the grown module in a new DDP, and give all ranks the values of rank 0."""
-        reports = self._share([self._describe(change), self._checksums_by_name()])
+        own_checksums = self._checksums_by_name()
+        # with the names, so that all ranks reduce equally many checksums below
+        reports = self._share(self._describe(change) | {"the new and trained tensors": list(own_checksums)})
         # set before the comparison: all ranks hold the same reports, so from here on all of them raise, or none
         self._reports_done = True
-        check_equal_reports(
-            [description for description, _ in reports], f"{self._request} was undone on every rank: after it"
-        )
+        check_equal_reports(reports, f"{self._request} was undone on every rank: after it")
         rewrap(self._trainer.strategy)
         tensors = dict(chain(self._module.named_parameters(), self._module.named_buffers()))
-        checksums_of_ranks = [rank_checksums for _, rank_checksums in reports]
-        for name, checksum in checksums_of_ranks[0].items():
-            if any(rank_checksums[name] != checksum for rank_checksums in checksums_of_ranks):
-                torch.distributed.broadcast(tensors[name].detach(), 0)  # initialised at random on each rank
+        for name in self._different(own_checksums):
+            torch.distributed.broadcast(tensors[name].detach(), 0)  # initialised at random on each rank
 
     def confirm_reactions(self) -> None:
         """Wait until ``on_growth`` has returned on every rank."""
@@ -77,7 +81,7 @@ class GrowthAgreement(SingleProcess):
         """Send an error to the ranks that wait for the next report of this one."""
         if not self._reports_done:
             self._reports_done = True
-            gather_from_all_ranks((f"{type(error).__name__}: {error}", None), f"in {self._request}")
+            gather_where_different((f"{type(error).__name__}: {error}", None), f"in {self._request}")
 
     def _share(self, report: Any) -> list[Any]:
         """The reports of all ranks, sorted by rank.
@@ -85,7 +89,7 @@ class GrowthAgreement(SingleProcess):
         Raises:
             RuntimeError: If a rank has sent an error.
         """
-        reports = gather_from_all_ranks((None, report), f"in {self._request}")
+        reports = gather_where_different((None, report), f"in {self._request}")
         for rank, (error, _) in enumerate(reports):
             if error is not None:
                 self._reports_done = True
@@ -97,6 +101,17 @@ class GrowthAgreement(SingleProcess):
         named = dict(self._module.named_parameters())
         named |= {name: buffer for name, buffer in self._module.named_buffers() if buffer not in self._old_buffers}
         return dict(zip(named, checksums([tensor.detach() for tensor in named.values()]), strict=True))
+
+    def _different(self, own_checksums: Mapping[str, int]) -> list[str]:
+        """The names whose checksums differ between ranks."""
+        own = list(own_checksums.values())
+        # one reduction shows the differences: the maximum of ~checksum is ~minimum; -checksum could overflow
+        maxima = max_over_ranks(self._trainer, [*own, *map(inv, own)], f"after {self._request}")
+        return [
+            name
+            for name, highest, inverted_lowest in zip(own_checksums, maxima, maxima[len(own) :], strict=False)
+            if highest != ~inverted_lowest
+        ]
 
     def _describe(self, change: Change) -> dict[str, Any]:
         """The event, the shapes, which entries continue which, and the shapes of the optimizer state."""

@@ -36,8 +36,8 @@ class AveragedCopies:
 
     def __init__(self, callbacks: Iterable[Callback], module: nn.Module) -> None:
         self._places = [place for place in map(_place_of_copy, callbacks) if place is not None]
-        self._old_tensors = _tensors(module)
-        self._old_modules = dict(module.named_modules())
+        self._old_tensors = _tensors(module) if self._places else {}
+        self._old_modules = dict(module.named_modules()) if self._places else {}
 
     def __iter__(self) -> Iterator[Growable]:
         return (getattr(*place) for place in self._places)

@@ -6,7 +6,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from structurenet_pl.engine.package_callbacks import BeforeStep
-from structurenet_pl.lightning import LR_MONITORS, Callback, LightningModule, Trainer
+from structurenet_pl.lightning import LR_MONITORS, Callback, LightningModule, Trainer, has_hook
 
 
 class LastHook(Callback):
@@ -54,6 +54,18 @@ class CallAtStarts(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """A batch starts."""
         self._act()
+
+
+def lrs_matter_before_step(trainer: Trainer, driver: Callback) -> bool:
+    """Whether lrs matter between the gradients and the update, and not just in the update itself.
+
+    They do if anybody else has a hook there, and in manual optimization, where an update moves the clock in the middle
+    of a batch.
+    """
+    module, helpers = trainer.lightning_module, (type(driver), LastHook)
+    owners = [module, *(callback for callback in trainer.callbacks if not isinstance(callback, helpers))]
+    names = ("on_before_optimizer_step", "configure_gradient_clipping")
+    return not module.automatic_optimization or any(has_hook(owner, name) for owner in owners for name in names)
 
 
 def in_order(

@@ -18,18 +18,17 @@ A fit, with the work of the driver in each hook::
 
 One training step, and the way of an lr from the scheduler to the weights::
 
-    on_train_batch_start         redirect new schedulers; evaluate the factors whose unit of time has moved;
-                                 each table writes base lr x product of factors into group["lr"]; freeze and thaw;
-                                 in_batch = True, so that growth waits
+    on_train_batch_start         redirect new schedulers; evaluate factors whose unit of time has moved; each table
+                                 writes base lr x product into group["lr"]; freeze and thaw; in_batch = True
     training_step, backward
     on_before_optimizer_step     evaluate the factors that read gradients; the table writes lrs again
       other callbacks            on_before_optimizer_step may write an lr, which the table takes as the new base lr
-    before_step (LastHook)       the table writes lrs again; call before_step of the package's own callbacks
+    before_step (LastHook)       the table writes lrs again, here and above only where somebody has one of these hooks;
+                                 call before_step of the package's own callbacks
     on_before_optimizer_step     of the module; then Lightning clips gradients
-    optimizer.step               the table's own hook takes lrs written since; the optimizer reads group["lr"]
-    scheduler.step               writes a new base lr into the user's param group
-    on_train_batch_end           after an update or the last batch of the epoch: in_batch = False, carry out waiting
-                                 growth; after every batch: refresh lrs, freeze and thaw
+    optimizer.step               the table's own hook takes lrs and settings written since; the optimizer reads them
+    scheduler.step               writes a new base lr into the user's param group; the table writes lrs again
+    on_train_batch_end           after an update or the last batch: in_batch = False, growth; factors, freeze and thaw
 
 In manual optimization, ``ManualSteps`` does the work of on_before_optimizer_step and before_step in torch's hook.
 
@@ -53,7 +52,8 @@ from typing import Any
 from torch.optim import Optimizer
 
 from structurenet_pl.engine.averaged_copies import AveragedCopies
-from structurenet_pl.engine.callback_order import LastHook, in_order
+from structurenet_pl.engine.callback_order import LastHook, in_order, lrs_matter_before_step
+from structurenet_pl.engine.empty_hooks import hide_empty_hooks, show_empty_hooks
 from structurenet_pl.engine.fit_checkpoint import ResumedFit, check_epoch_was_complete, save_fit
 from structurenet_pl.engine.fit_checks import check_fit
 from structurenet_pl.engine.fit_warnings import NoEffectWarnings, report_fit
@@ -72,8 +72,7 @@ from structurenet_pl.structure.module_structure import clear_dates
 class Driver(RatesInFit, Callback):
     """Keeps the learning rates of a fit up to date, and has growth carried out at safe moments.
 
-    The package's own callbacks and growable modules put one driver into each Trainer, before all other callbacks. Its
-    hooks are in the order in which Lightning calls them; the module docstring shows where.
+    The package's own callbacks and growable modules put one driver into each Trainer, before all other callbacks.
     """
 
     def __init__(self) -> None:
@@ -85,7 +84,7 @@ class Driver(RatesInFit, Callback):
         self._no_effect_warnings = NoEffectWarnings()
         self._before_step: list[BeforeStep] = []
         self._resumed = ResumedFit()
-        self._step_before_batch = 0
+        self._step_before_batch, self._lrs_matter_before_step = 0, True
 
     def __reduce__(self) -> tuple[type["Driver"], tuple[()]]:
         """A copy is a new driver without a fit: projects copy and pickle their callbacks in mid-fit."""
@@ -110,6 +109,7 @@ class Driver(RatesInFit, Callback):
             self.tables.schedulers.show_optimizers,
             self.tables.schedulers.show_user_groups,
         )
+        hide_empty_hooks(trainer.callbacks)
         thaw_leftovers(pl_module)
         self.update_structure(trainer, pl_module)
         self._growth.start_fit(trainer, pl_module)
@@ -135,6 +135,7 @@ class Driver(RatesInFit, Callback):
         self._before_step = [
             before_step for callback in package_callbacks(trainer) if (before_step := callback.before_step) is not None
         ]
+        self._lrs_matter_before_step = bool(self._before_step) or lrs_matter_before_step(trainer, self)
         self.factors = Factors([callback for callback in trainer.callbacks if isinstance(callback, Factor)])
         self.update_structure(trainer, pl_module)
         self.tables.release_previous_fit()
@@ -185,11 +186,13 @@ class Driver(RatesInFit, Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Refresh lrs with gradients, before other callbacks and the optimizer read the lrs."""
         self._manual_steps.hook_was_called = True
-        self.refresh(trainer, with_gradients=optimizer)
+        if self._lrs_matter_before_step or self.factors.need_gradients:
+            self.refresh(trainer, with_gradients=optimizer)
 
     def before_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Refresh lrs again and call the package's callbacks, after the same hook of all other callbacks."""
-        self.refresh(trainer)
+        if self._lrs_matter_before_step:
+            self.refresh(trainer)
         self.tables.step_check.begin(optimizer)
         for before_step in self._before_step:
             before_step(trainer, pl_module, optimizer)
@@ -202,14 +205,14 @@ class Driver(RatesInFit, Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Carry out waiting growth after an update or the last batch of the epoch; refresh lrs after every batch."""
+        """Carry out waiting growth after an update or the last batch of the epoch; factors follow time."""
         self._growth.epoch_over = trainer.is_last_batch
         if trainer.is_last_batch or trainer.global_step != self._step_before_batch:
             self.in_batch = False
             self.tables.step_check.end()
             self._growth.grow_if_single_process(pl_module)
         self.freezing.end_batch(self.structure)
-        self.refresh_and_freeze(trainer)
+        self.follow_time(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Carry out waiting growth: components born from here on have age 0 in the next epoch, also after a resume."""
@@ -239,6 +242,7 @@ class Driver(RatesInFit, Callback):
         self.tables.end_fit()
         self._manual_steps.remove_hooks()
         self._growth.end_fit(pl_module)
+        show_empty_hooks(trainer.callbacks)
         self._trainer = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -14,11 +14,10 @@ from structurenet_pl.learning_rates.moment import Moment
 from structurenet_pl.lightning import Trainer, rank_zero_info, rank_zero_warn
 from structurenet_pl.structure.events import Component
 from structurenet_pl.structure.growable import Growable
+from structurenet_pl.structure.listed_names import listed
 from structurenet_pl.structure.module_structure import all_patterns, structure_of
 from structurenet_pl.structure.partition import Structure
 from structurenet_pl.structure.role_patterns import Patterns, unmatched_patterns
-
-MAX_NAMES_IN_MESSAGE = 12
 
 
 def report_fit(structure: Structure, factors: Factors) -> None:
@@ -43,7 +42,7 @@ def shared_basis(basis: Mapping[str, str | None], acting: Mapping[str, Iterable[
         acting: The components on which each factor acts.
     """
     return [
-        f"{first} and {second} both depend on the {basis[first]}: their product acts on {_listed(common)}"
+        f"{first} and {second} both depend on the {basis[first]}: their product acts on {listed(common)}"
         for first, second in combinations(basis, 2)
         if basis[first] is not None
         and basis[first] == basis[second]
@@ -95,13 +94,7 @@ class NoEffectWarnings:
 
 def _log_components(structure: Structure) -> None:
     names = list(structure.components)
-    rank_zero_info(f"structurenet_pl: {len(names)} components, in order of depth: {_listed(names)}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The names, without most of those in the middle if there are many."""
-    few = len(names) <= MAX_NAMES_IN_MESSAGE
-    return ", ".join(names if few else [*names[: MAX_NAMES_IN_MESSAGE - 2], "...", names[-1]])
+    rank_zero_info(f"structurenet_pl: {len(names)} components, in order of depth: {listed(names)}")
 
 
 def _warn_tied(structure: Structure) -> None:
@@ -120,9 +113,9 @@ def _warn_frozen_twice(acting: Mapping[str, Iterable[Component]]) -> None:
         acting: The components on which each freezing factor acts.
     """
     for first, second in combinations(acting, 2):
-        if common := [component.name for component in acting[first] if component in acting[second]]:
+        if common := _common_names(acting[first], acting[second]):
             rank_zero_warn(
-                f"{first} and {second} both freeze {', '.join(common)}: a component stays frozen while either callback "
+                f"{first} and {second} both freeze {listed(common)}: a component stays frozen while either callback "
                 "freezes it. Put all phases into one callback, or give each other components with where=..."
             )
 
@@ -179,7 +172,7 @@ def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struc
     parts = [*structure.by_depth, *chain.from_iterable(structure.cohorts.values())]  # a cohort may have another role
     asked = dict.fromkeys(chain.from_iterable(where.values()))
     idle = [pattern for pattern in asked if not any(part.matches(pattern.removeprefix("!")) for part in parts)]
-    names = _listed([f"{part.name} ({part.role})" if part.role else part.name for part in structure.by_depth])
+    names = listed([f"{part.name} ({part.role})" if part.role else part.name for part in structure.by_depth])
     for pattern in idle:
         calls = [f"{label}(where={pattern!r})" for label, patterns in where.items() if pattern in patterns]
         name = pattern.removeprefix("!")
@@ -189,8 +182,8 @@ def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struc
         subject = f"{calls[0]} {verb}s" if len(calls) == 1 else f"{', '.join(calls)} {verb}"
         example = f'Components({{"{whose}": "{name}"}})'
         rank_zero_warn(
-            f"{subject} {preposition} nothing: {name!r} is neither the role nor a name pattern of any of the components "
-            f"{names}. If it is a role, give it to components, as in {example}; else correct it."
+            f"{subject} {preposition} nothing: {name!r} is neither the role nor a name pattern of any of the "
+            f"components {names}. If it is a role, give it to components, as in {example}; else correct it."
         )
     idle = [pattern for pattern in idle if not pattern.startswith("!")]
     return [label for label, patterns in where.items() if patterns and set(patterns) <= set(idle)]
@@ -211,7 +204,7 @@ def _warn_one_depth(factors: Factors) -> list[str]:
         if factors.basis[label] == "depth" and acting and has_one_depth:
             idle.append(label)
             where = " in one optimizer" if len(groups) > 1 else ""
-            names = _listed([component.name for component in acting])
+            names = listed([component.name for component in acting])
             rank_zero_warn(
                 f"{label} depends on depth, but all components that it acts on{where} have the same: {names}. Split "
                 "them with Components({'pattern': 'role'}), or remove the callback."

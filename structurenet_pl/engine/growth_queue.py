@@ -123,7 +123,9 @@ class GrowthQueue:
         """
         trainer, driver = self._trainer, self._driver
         self._clock_of_growth = Clock(trainer.global_step, trainer.current_epoch + self.epoch_over)
-        old_modules, copies = set(module.modules()), AveragedCopies(trainer.callbacks, module)
+        copies = AveragedCopies(trainer.callbacks, module)
+        in_validation = not module.training
+        old_modules = set(module.modules()) if in_validation else set()
         driver.freezing.thaw()  # a growth method must see the flags that the user has set; frozen anew below
         with (
             all_ranks_or_none(trainer, request) as agreement,
@@ -134,7 +136,7 @@ class GrowthQueue:
             # after compare_and_rewrap, which gives newborn parameters the same values on all ranks
             copies.apply(module, change)
         driver.update_structure(trainer, module)
-        if not module.training:
+        if in_validation:
             # Lightning restores the modes after a validation, but only of modules that it saw before
             for part in set(module.modules()) - old_modules:
                 part.training = True

@@ -79,17 +79,26 @@ class RatesInFit:
         if list(self.tables) != trainer.optimizers:  # a user may replace optimizers in mid-fit
             self.tables.split_groups(self.structure, self.factors)
         for optimizer, table in self.tables.items():
+            if with_gradients is None:
+                table.refresh_lrs()
+                continue
+            table.refresh()  # settings, too, because norms contain the weight decay
             if optimizer is with_gradients and self.factors.need_gradients:
                 norms = GradientNorms(optimizer, self.structure.owner)
                 table.apply_gradient_factors(
                     self.factors.evaluate_with_gradients(replace(self.moment(trainer), norms=norms))
                 )
-            else:
-                table.refresh()
 
     def refresh_and_freeze(self, trainer: Trainer) -> None:
         """Write the lr of this moment into every param group; outside a batch, freeze and thaw components, too."""
         self.refresh(trainer)
+        if not self.in_batch:
+            self.freezing.update(self.structure, self.factors.frozen)
+
+    def follow_time(self, trainer: Trainer) -> None:
+        """Do the same if a factor has moved. Lrs of others are found at the next refresh, before anybody reads them."""
+        if self.factors.evaluate_at(self._clock(trainer), self._moment_at):
+            self.refresh(trainer)
         if not self.in_batch:
             self.freezing.update(self.structure, self.factors.frozen)
 

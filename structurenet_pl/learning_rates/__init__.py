@@ -27,5 +27,8 @@ From the driver to the optimizer, one lr takes this way:
    one component, split from one of the user's groups.
 4. ``lr_table`` writes ``piece["lr"] = base lr * product of factors``.
 
+In a step in which nothing has changed, the table compares the lrs of all groups with those that it wrote last, once at
+the start of the batch and once before and after the update, and other settings (such as momentum) once, before it.
+
 ``lr_tables`` holds the tables of all optimizers, and has them grow (``table_growth``) and save (``state_dict_hooks``).
 """

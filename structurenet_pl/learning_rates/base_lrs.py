@@ -37,6 +37,17 @@ class BaseLRs:
             lrs = [self.of_single_pieces.get(piece["name"], lr) for piece, lr in zip(self._pieces, lrs, strict=True)]
         return lrs
 
+    def as_vector(self) -> NDArray[np.float64] | None:
+        """The base lrs of pieces, as recorded; None if some are no numbers, or single pieces have others."""
+        if self.of_single_pieces or not self._user_stamps.are_numbers:
+            return None
+        sizes = list(map(len, self._groups.pieces_by_group))
+        return np.repeat(np.array(self._user_stamps.lrs, dtype=np.float64), sizes)
+
+    def user_lrs_are_untouched(self) -> bool:
+        """Whether nobody has written an lr to the user's groups, or added a group, since they were recorded."""
+        return self._user_stamps.match(self._groups.user)
+
     def record_user_lrs(self) -> None:
         """Remember the lrs of the user's groups: ``collect_writes`` reports changes from these."""
         self._user_stamps = LRStamps([group.get("lr") for group in self._groups.user])
@@ -47,8 +58,9 @@ class BaseLRs:
         Args:
             product: The product of the factors of each piece.
         """
-        pieces = self._pieces
-        written = self._last_write.rows_written_since()
+        pieces, written = self._pieces, self._last_write.rows_written_since()
+        if not (written or self.of_single_pieces):  # a shortcut for schedulers, which move lrs in every step
+            return not self.user_lrs_are_untouched()
         changed_groups = set(self._user_stamps.changed(self._groups.user))
         if written:
             acted_on = [pieces[row] for row in written if product[row] != 1]

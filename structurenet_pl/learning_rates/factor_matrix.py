@@ -27,6 +27,7 @@ class FactorMatrix:
         self.piece_names: list[str] = []  # by row; a new list object when rows have changed
         self.values: NDArray[np.float64] = np.ones((0, len(factors)))
         self.product: Vector = np.ones(0)
+        self.acts = False  # whether a product is not 1
         self.cohorts: dict[int, dict[int, int]] = {}  # row of a piece -> generation -> row in every_value
         self.slow: dict[int, dict[int, float]] = {}  # row of a piece -> generation -> share of the largest product
         self.every_value: NDArray[np.float64] = self.values  # rows of the pieces, then rows of cohorts
@@ -113,7 +114,7 @@ class FactorMatrix:
         self.every_product = product(self.every_value)
         n = len(self.piece_names)
         self.values, self.product = self.every_value[:n], self.every_product[:n]
-        self.slow = {}
+        self.slow, self.acts = {}, bool((self.every_product != 1).any())
         if not self.cohorts:
             return
         self.values, self.product = self.values.copy(), self.product.copy()

@@ -169,23 +169,23 @@ class Factors(dict[str, Factor]):
             groups.setdefault(self.optimizer_of.get(component.name), []).append(component)
         return {number: tuple(group) for number, group in groups.items()}
 
-    def evaluate_at(self, clock: Clock, at: Callable[[Clock], Moment]) -> None:
-        """Evaluate the factors that need no gradients and whose unit of time has moved.
+    def evaluate_at(self, clock: Clock, at: Callable[[Clock], Moment]) -> bool:
+        """Evaluate the factors that need no gradients and whose unit of time has moved; whether a value has changed.
 
         Args:
             clock: The time.
             at: Makes the moment from the clock. It is called only if a factor is due, which it is not in most steps.
         """
         if clock == self._clock:
-            return
+            return False
         self._clock = clock
         generation, epoch, step = (clock.generation,), (clock.generation, clock.epoch), (clock.generation, clock.step)
         # a finer unit includes the coarser ones: a factor that depends on steps may depend on epochs, too
         times = {"generation": generation, "epoch": epoch, "step": (*step, clock.epoch)}
         due = [label for label, unit in self._units if self._times.get(label) != times[unit]]
         if not due:
-            return
-        moment = at(clock)
+            return False
+        moment, before = at(clock), self.version
         for label in due:
             self._times[label] = times[self[label].unit]
             vector = self._evaluate(label, moment)
@@ -194,6 +194,7 @@ class Factors(dict[str, Factor]):
                 self.version += 1
         if any(self[label].freezes for label in due):
             self.frozen = self._find_frozen()
+        return self.version != before
 
     def evaluate_with_gradients(self, now: Moment) -> dict[str, Vector]:
         """The values of the factors that need gradients, by label.
@@ -236,8 +237,10 @@ def product(factors: NDArray[np.float64]) -> Vector:
         >>> product(np.array([[0.5, 1.0, 0.1], [0.1, 0.5, 1.0]])).tolist()
         [0.05, 0.05]
     """
-    ordered = np.sort(factors, axis=1)
-    result = np.ones(len(ordered))
-    for column in ordered.T:
+    acting = factors[:, (factors != 1).any(axis=0)]  # a factor of 1 changes no bit
+    if acting.shape[1] > 2:  # the order of two makes no difference
+        acting.sort(axis=1)
+    result = np.ones(len(factors))
+    for column in acting.T:
         result *= column
     return result

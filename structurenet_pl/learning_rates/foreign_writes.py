@@ -1,12 +1,10 @@
 """Finds lrs that somebody else than the table has written to param groups, and warns about them."""
 
 from collections.abc import Callable, Sequence
-from itertools import chain, repeat
-from operator import is_, itemgetter, methodcaller
+from operator import itemgetter, methodcaller
 from typing import Any, cast
 from weakref import ref
 
-from torch import Tensor
 from torch.optim import Optimizer
 
 from structurenet_pl.lightning import rank_zero_warn
@@ -26,12 +24,25 @@ class LRStamps:
 
     def __init__(self, lrs: list[Any]) -> None:
         self.lrs = lrs
+        types = set(map(type, lrs))
+        self.are_numbers = types <= {float, int}
         # numbers need no stamps: equal numbers count as not written, and nobody can change a number in place
-        self._stamps = None if set(map(type, lrs)) <= PLAIN_LR_TYPES else [Stamp.of(lr) for lr in lrs]
+        self._stamps = None if types <= PLAIN_LR_TYPES else [Stamp.of(lr) for lr in lrs]
+        # mapped in C: a step makes no Python call per group. itemgetter is five times as fast, but raises without an lr
+        self._lr_of: Callable[[Group], Any] = methodcaller("get", "lr") if type(None) in types else itemgetter("lr")
+
+    def match(self, groups: Sequence[Group]) -> bool:
+        """Whether there are as many groups as then, and nobody has written their lrs since.
+
+        In a step in which nothing has changed, this is the only cost that grows with the number of groups.
+        """
+        if self._stamps is None:
+            return list(map(self._lr_of, groups)) == self.lrs
+        return len(groups) == len(self.lrs) and not self.changed(groups)
 
     def changed(self, groups: Sequence[Group]) -> list[int]:
         """The positions of the groups whose lr has been written; writing the same value does not count."""
-        if self._stamps is None and [group.get("lr") for group in groups] == self.lrs:
+        if self._stamps is None and self.match(groups):
             return []
         stamps = self._stamps or [Stamp(lr, 0, lr) for lr in self.lrs]
         pairs = zip(groups, stamps, strict=False)  # somebody may have added groups
@@ -39,21 +50,21 @@ class LRStamps:
 
 
 class LastWrite:
-    """The lrs that the table has written last, and whether somebody else has written to groups since.
+    """The lrs that the table has written last, and whether somebody else has written to pieces since.
 
     Args:
         groups: The pieces and the user's groups.
     """
 
     def __init__(self, groups: SplitGroups) -> None:
-        self.lrs: list[Any] = []  # the effective lr of each piece, None for a piece without one
         self.pieces_changed = True  # since the last write: pieces have been added or removed, so rows do not match
-        self._groups = groups
         self._optimizer = ref(groups.optimizer)  # not groups.optimizer: a property costs a Python call in each step
         self._stamps = LRStamps([])
-        self._piece_lrs: list[Any] = []
-        self._lr_of: Callable[[Group], Any] = methodcaller("get", "lr")
-        self._settings: list[Any] | None = None  # None if the identity of objects does not show a write
+
+    @property
+    def lrs(self) -> list[Any]:
+        """The effective lr of each piece, None for a piece without one."""
+        return self._stamps.lrs
 
     def record(self, lrs: list[Any]) -> None:
         """Remember the lrs that the table has just written.
@@ -61,53 +72,19 @@ class LastWrite:
         Args:
             lrs: The lr of each piece.
         """
-        self.lrs, self.pieces_changed = lrs, False
-        self._stamps = LRStamps(lrs)
-        self.record_objects()
-
-    def record_objects(self) -> None:
-        """Remember all values in the groups: from here on ``is_untouched`` compares with these."""
-        # mapped in C: a step makes no Python call per group. itemgetter is five times as fast, but raises without an lr
-        all_have_lr = not self.pieces_changed and None not in self.lrs
-        self._lr_of = itemgetter("lr") if all_have_lr else methodcaller("get", "lr")
-        self._piece_lrs = list(map(self._lr_of, cast(Optimizer, self._optimizer()).param_groups))
-        settings = self._current_settings()
-        holds_tensors = any(map(issubclass, set(map(type, chain(self._piece_lrs, settings))), repeat(Tensor)))
-        # a tensor may be written in place and stays the same object
-        self._settings = None if holds_tensors else settings
+        self.pieces_changed, self._stamps = False, LRStamps(lrs)
 
     def forget(self) -> None:
         """Forget the lrs, because pieces have been added or removed."""
-        self.lrs, self.pieces_changed = [], True
-        self._stamps = LRStamps([])
+        self.pieces_changed, self._stamps = True, LRStamps([])
 
     def is_untouched(self) -> bool:
-        """Whether certainly nobody has written to a group since; no if only a closer look would show that.
-
-        In a step in which nothing has changed, this check is the only cost: it compares lrs, and identities of other
-        objects, and reads no tensor from its device.
-        """
-        if self.pieces_changed or self._settings is None:
-            return False
-        if list(map(self._lr_of, cast(Optimizer, self._optimizer()).param_groups)) != self._piece_lrs:
-            return False
-        settings = self._current_settings()
-        return len(settings) == len(self._settings) and all(map(is_, settings, self._settings))
+        """Whether nobody has written an lr to a piece since, and pieces are still the same."""
+        return not self.pieces_changed and self._stamps.match(cast(Optimizer, self._optimizer()).param_groups)
 
     def rows_written_since(self) -> list[int]:
         """The rows of the pieces whose lr somebody else has written."""
-        return self._stamps.changed(self._groups.optimizer.param_groups)
-
-    def _current_settings(self) -> list[Any]:
-        """The values of the user's groups and of the first piece of each.
-
-        The first piece is enough: a setting counts for the user's group only if it was written to all of its pieces.
-        """
-        settings: list[Any] = []
-        for group, pieces in zip(self._groups.user, self._groups.pieces_by_group, strict=False):
-            settings.extend(group.values())
-            settings.extend(pieces[0].values())
-        return settings
+        return self._stamps.changed(cast(Optimizer, self._optimizer()).param_groups)
 
 
 class ForeignWriteWarning:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 from weakref import WeakKeyDictionary, ref
 
-import numpy as np
 import torch
 from torch.optim import Optimizer
 
@@ -50,6 +49,7 @@ class LRTable:
         self.base_lrs = BaseLRs(self.groups, self.last_write)
         self.matrix = FactorMatrix(factors, self.groups)
         self.version = 0  # increases whenever lrs are written
+        self._bases: Vector | None = None  # base lrs as a vector, if they are numbers
         self.growth = TableGrowth(self.groups, self.base_lrs, self.last_write)
         self.state_dict_hooks = StateDictHooks(self.groups, self.base_lrs, self.absorb_new_groups, self._write)
         # a wrapper comes first: the optimizers in it step, and may write lrs, within its step
@@ -73,23 +73,38 @@ class LRTable:
         return self.last_write.lrs
 
     def refresh(self) -> None:
+        """Give pieces and user's groups the lrs and the settings that were written last."""
+        self.refresh_lrs()
+        self.groups.settings.collect()
+
+    def refresh_lrs(self) -> None:
         """Write the effective lr of every piece, if a base lr or a factor has changed."""
-        must_write = self._collect_writes()
+        new_bases = self._collect_writes()
         # versions are compared here, and not in update(), to save the call in steps in which nothing has changed
-        if must_write or self.matrix.version != self._factors.version:
+        if new_bases or self.matrix.version != self._factors.version:
             changed = self.matrix.update(self.last_write.pieces_changed)
-            if must_write or changed:
-                self._write()
+            if new_bases or changed:
+                self._write(new_bases)
+
+    def before_user_groups_are_read(self) -> None:
+        """Write the lrs to the user's groups that somebody has written to their pieces."""
+        if not self.last_write.is_untouched():
+            self.refresh_lrs()
+
+    def after_user_groups_were_written(self) -> None:
+        """Have the pieces follow the user's groups."""
+        if not self.base_lrs.user_lrs_are_untouched():
+            self.refresh_lrs()
+        self.groups.settings.pass_on_from_loop()
 
     def apply_gradient_factors(self, vectors: Mapping[str, Vector]) -> None:
-        """Write the effective lrs with new values of the factors that need gradients.
+        """Write the effective lrs with new values of the factors that need gradients, right after a refresh.
 
         Args:
             vectors: The values for each component, by label of the factor.
         """
-        self.refresh()
         self.matrix.set_columns(vectors)
-        self._write()
+        self._write(new_bases=False)
 
     def absorb_new_groups(self) -> None:
         """Split groups and tensors that somebody else has added, in whatever way."""
@@ -123,27 +138,34 @@ class LRTable:
         return next((copy_if_mutable(base) for name, lr, base in rows if name == piece["name"] and lr is value), value)
 
     def _collect_writes(self) -> bool:
-        """Collect lrs, settings and groups that somebody else has written; whether lrs must be written anew."""
-        if self.last_write.is_untouched():
+        """Collect lrs and groups that somebody else has written; whether base lrs or pieces have changed."""
+        pieces_are_untouched = self.last_write.is_untouched()
+        if pieces_are_untouched and self.base_lrs.user_lrs_are_untouched():
             return False
         changed = self.last_write.pieces_changed or self.base_lrs.collect_writes(self.matrix.product)
-        if self.groups.absorb_new_groups():
+        groups_were_added = len(self.groups.user) > len(self.groups.pieces_by_group)
+        if (groups_were_added or not pieces_are_untouched) and self.groups.absorb_new_groups():
             self.last_write.forget()
-        self.groups.settings.collect()
         self.base_lrs.record_user_lrs()
-        self.last_write.record_objects()
         return changed or self.last_write.pieces_changed
 
-    def _write(self) -> None:
-        """Write base lr × product of factors to every piece: no other place assigns an effective lr."""
+    def _write(self, new_bases: bool = True) -> None:
+        """Write base lr × product of factors to every piece: no other place assigns an effective lr.
+
+        Args:
+            new_bases: Whether base lrs or pieces may have changed since the last write.
+        """
         self.cohort_updates.update()
-        pieces, base_lrs = self.optimizer.param_groups, self.base_lrs.of_pieces()
-        if set(map(type, base_lrs)) | {type(piece.get("lr")) for piece in pieces} <= {float, int}:
-            lrs: list[Any] = (np.array(base_lrs, dtype=np.float64) * self.matrix.product).tolist()
+        pieces = self.optimizer.param_groups
+        if new_bases:
+            self._bases = self.base_lrs.as_vector()
+        if self._bases is not None:
+            lrs: list[Any] = (self._bases * self.matrix.product).tolist()
             for piece, lr in zip(pieces, lrs, strict=True):
                 piece["lr"] = lr
         else:
-            for piece, base, factor in zip(pieces, base_lrs, self.matrix.product.tolist(), strict=True):
+            rows = zip(pieces, self.base_lrs.of_pieces(), self.matrix.product.tolist(), strict=True)
+            for piece, base, factor in rows:
                 if base is not None:
                     write_setting(piece, "lr", base * factor)  # writes a tensor in place
             lrs = [piece.get("lr") for piece in pieces]
@@ -177,7 +199,7 @@ class LRTable:
         if self.cohort_updates.kept:
             self.cohort_updates.scale()
         self.cohort_updates.kept = None
-        if self.base_lrs.warning.given or self.last_write.is_untouched():
+        if self.base_lrs.warning.given or not self.matrix.acts or self.last_write.is_untouched():
             return
         if acted_on := [row for row in self.last_write.rows_written_since() if self.matrix.product[row] != 1]:
             piece = self.optimizer.param_groups[acted_on[0]]

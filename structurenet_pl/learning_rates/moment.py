@@ -54,6 +54,8 @@ class GrowthCache:
         self._lifetimes: dict[tuple[int, int], tuple[GrowthEvent, ...]] = {}
         self._nearness: dict[tuple[str, int, int], tuple[Nearness, ...]] = {}
 
+        self.computed: dict[object, Any] = {}  # see Moment.once_per_growth
+
     @cached_property
     def _indices(self) -> dict[int, int]:
         depths = sorted({component.depth for component in self._components})
@@ -172,3 +174,21 @@ class Moment:
         if key not in self._computed:
             self._computed[key] = compute(self)
         return cast(T, self._computed[key])
+
+    def once_per_growth(self, key: object, compute: Callable[[], T]) -> T:
+        """The result of a function of the growth so far, computed once until the network grows again.
+
+        Args:
+            key: Identifies the result: the factor itself and all that the function depends on, beside the growth.
+            compute: A function that depends on neither the time nor the component, except through the key.
+
+        Example:
+            >>> event = GrowthEvent("add", {}, Clock(step=10, generation=1))
+            >>> now = Moment(Clock(step=12, generation=1), log=(event,))
+            >>> [now.once_per_growth("steps", lambda: [event.clock.step for event in now.log]) for _ in range(2)]
+            [[10], [10]]
+        """
+        computed, key = self._cache.computed, (key, self.clock.generation)
+        if key not in computed:
+            computed[key] = compute()
+        return cast(T, computed[key])

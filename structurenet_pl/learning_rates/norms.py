@@ -118,6 +118,11 @@ class Entries(NamedTuple):
         """These entries of the tensor, its gradient or its update."""
         return _dense(values) if self.mask is None else values.to_dense()[self.mask]
 
+    def copy(self) -> Tensor:
+        """A copy of these entries of the tensor."""
+        values = self.of(self.tensor.detach())
+        return values.clone() if self.mask is None else values  # a mask makes a copy
+
 
 class PartNorm(NamedTuple):
     """The norms of one part of the network in one step.
@@ -146,7 +151,7 @@ class StepNorms(Generic[Key]):
         self._keys = list(parts)
         self._entries = [entries for several in parts.values() for entries in several]
         self._parts = [number for number, several in enumerate(parts.values()) for _ in several]
-        self._before = [entries.of(entries.tensor.detach()).clone() for entries in self._entries]
+        self._before = [entries.copy() for entries in self._entries]
         grads = [(entries, entries.tensor.grad, part) for entries, part in zip(self._entries, self._parts, strict=True)]
         present = [(entries.of(grad), part) for entries, grad, part in grads if grad is not None]
         self._norms = PartNorms(kinds=3, parts=len(parts)).to(self._before[0].device)

@@ -20,7 +20,8 @@ that a change concerns: what grows after the last batch of epoch 7 counts 'from 
 epoch 8, and is an epoch old in epoch 9. ``event.clock`` holds the same two numbers, ``print(event.clock)`` the words.
 
 **TensorBoard.** ``tensorboard --logdir logs --samples_per_plugin scalars=5000,images=200,text=200``. Without the flag
-TensorBoard keeps a random 1000 points of each curve, in which short steps get lost, and 10 pictures and tables.
+TensorBoard keeps a random 1000 points of each curve, in which short steps get lost, and 10 pictures and tables. Other
+loggers get whole rows; TensorBoard gets a point where a curve moves, four more behind it, and the ends of epochs.
 
 - *Time Series*, the first page, and *Scalars* sort tags by name, capitals first, and open the first two groups. On the
   first page these are the pictures, ``LR``, and Lightning's ``epoch``. Behind ``epoch`` and ``hp_metric`` comes ``lr``,

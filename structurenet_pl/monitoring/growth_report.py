@@ -13,8 +13,7 @@ from structurenet_pl.lightning import Trainer
 from structurenet_pl.monitoring.group_lrs import GroupLR, group_lrs
 from structurenet_pl.monitoring.rates_table import equation
 from structurenet_pl.structure.events import Component, GrowthEvent
-
-MAX_NAMES = 8  # of components about which the same is said
+from structurenet_pl.structure.listed_names import listed
 
 
 def growth_report(
@@ -126,9 +125,4 @@ def _by_text(named: Iterable[tuple[str, str]]) -> list[str]:
     texts: dict[str, list[str]] = {}
     for name, text in named:
         texts.setdefault(text, []).append(name)
-    return [f"{_listed(names)}{text}" for text, names in texts.items()]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MAX_NAMES
-    return ", ".join(names if more <= 0 else [*names[:MAX_NAMES], f"{more} more"])
+    return [f"{listed(names)}{text}" for text, names in texts.items()]

@@ -1,20 +1,21 @@
 """Learning rates as a table that fits the width of a console: what says least is left out first."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
-from rich.table import Table
+from rich.segment import Segment
 from rich.text import Text
 
 from structurenet_pl.monitoring.group_lrs import GroupLR
 
-UNLIMITED_WIDTH = 10_000  # characters, more than any table needs
+GAP = 2  # characters between two columns
 INDENT = 4  # characters, of the second line of a learning rate in words
 
 
@@ -25,14 +26,29 @@ class Column:
     Args:
         name: Its name.
         cells: Its text in each row.
-        justify: ``"left"`` for words, ``"right"`` for numbers.
+        numbers: Whether the texts are numbers, which stand at the right.
         turn: Columns are left out of a narrow table by their turn, the lowest first; None: never.
     """
 
     name: str
     cells: Sequence[str]
-    justify: Literal["left", "right"] = "left"
+    numbers: bool = False
     turn: int | None = None
+
+    @cached_property
+    def heading(self) -> list[str]:
+        """Its name on several lines: each word on its own, and SedimentaryDecay on two."""
+        return re.sub(r" |(?<=[a-z])(?=[A-Z])", "\n", self.name).split("\n")
+
+    @cached_property
+    def width(self) -> int:
+        """Characters of its widest text."""
+        return max(map(cell_len, (*self.heading, *self.cells)))
+
+    def padded(self, texts: Sequence[str]) -> list[str]:
+        """Texts that are all as wide as the column."""
+        pads = [" " * (self.width - cell_len(text)) for text in texts]
+        return [pad + text if self.numbers else text + pad for pad, text in zip(pads, texts, strict=True)]
 
     @property
     def uniform(self) -> bool:
@@ -42,6 +58,37 @@ class Column:
     def unless_needed(self, turn: int) -> "Column":
         """The same column, to be left out by its turn if all rows have the same text."""
         return replace(self, turn=turn) if self.uniform else self
+
+
+@dataclass(frozen=True)
+class FixedTable:
+    """A table whose columns are as wide as their widest text.
+
+    A ``rich.table.Table`` measures and renders each cell several times, a second for a thousand rows.
+
+    Args:
+        columns: Its columns.
+    """
+
+    columns: Sequence[Column]
+
+    @property
+    def width(self) -> int:
+        """Characters of a line."""
+        return sum(column.width for column in self.columns) + GAP * (len(self.columns) - 1)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The headings, a rule, and a line for each row."""
+        height = max((len(column.heading) for column in self.columns), default=0)  # no columns: no group has an lr
+        above = self._lines([[""] * (height - len(column.heading)) + column.heading for column in self.columns])
+        yield Segment(above, console.get_style("bold"))
+        yield Segment(("-" if options.ascii_only else "─") * self.width + "\n")
+        yield Segment(self._lines([column.cells for column in self.columns]))
+
+    def _lines(self, texts: Sequence[Sequence[str]]) -> str:
+        """The texts of all columns side by side."""
+        padded = (column.padded(of_column) for column, of_column in zip(self.columns, texts, strict=True))
+        return "".join(f"{(' ' * GAP).join(line)}\n" for line in zip(*padded, strict=True))
 
 
 def rates_table(entries: Sequence[GroupLR], console: Console) -> list[RenderableType]:
@@ -58,14 +105,12 @@ def rates_table(entries: Sequence[GroupLR], console: Console) -> list[Renderable
     rows = one_row_for_equal_groups(entries)
     columns = [column for column in _columns(rows) if any(column.cells)]
     turns = sorted({column.turn for column in columns if column.turn is not None})
-    unlimited = console.options.update(max_width=UNLIMITED_WIDTH)
     for last in (0, *turns):
         left_out = [column for column in columns if column.turn is not None and column.turn <= last]
         shown = [column for column in columns if column not in left_out]
-        # a row of the widest cells is as wide as the table, and is measured in no time
-        widest = _table([replace(column, cells=[max(column.cells, key=cell_len)]) for column in shown])
-        if console.measure(widest, options=unlimited).maximum <= console.width:
-            return [_table(shown), *_notes_on(left_out)]
+        table = FixedTable(shown)
+        if table.width <= console.width:
+            return [table, *_notes_on(left_out)]
     return [line for row in rows for line in _in_words(row)]
 
 
@@ -78,16 +123,16 @@ def one_row_for_equal_groups(entries: Sequence[GroupLR]) -> list[GroupLR]:
     Returns:
         Entries with the name of their row in place of the name of their group.
     """
-    alike: dict[tuple[object, ...], list[GroupLR]] = {}
+    alike: dict[tuple[Any, ...], list[GroupLR]] = {}
     for entry in entries:
         factors = tuple(entry.factors.items())
-        key = entry.component, entry.cohort, entry.base_lr, factors, entry.lr, entry.stratum, entry.frozen
+        key = entry.component.name, entry.cohort, entry.base_lr, factors, entry.lr, entry.stratum, entry.frozen
         alike.setdefault(key, []).append(entry)
-    owners = [key[:2] for key in alike]  # component and cohort of each row
+    rows_of = Counter((component, cohort) for component, cohort, *_ in alike)
     rows = []
-    for owner, groups in zip(owners, alike.values(), strict=True):
-        first, name = groups[0], groups[0].component.name
-        if owners.count(owner) > 1:
+    for (component, cohort, *_), groups in alike.items():
+        first, name = groups[0], component
+        if rows_of[component, cohort] > 1:
             name += ", ".join(group.group.removeprefix(name) for group in groups)
         if first.cohort is not None:
             name += f"@{first.title.rpartition('@')[2]}"
@@ -111,30 +156,20 @@ def _columns(rows: Sequence[GroupLR]) -> list[Column]:
     """All columns, in the order in which a wide console shows them."""
     labels = list(dict.fromkeys(label for row in rows for label in row.factors))
     factors = [
-        Column(label, [f"{row.factors[label]:.3g}" if label in row.factors else "" for row in rows], "right")
+        Column(label, [f"{row.factors[label]:.3g}" if label in row.factors else "" for row in rows], numbers=True)
         for label in labels
     ]
     return [
         Column("component", [row.group for row in rows]),
         Column("role", [row.component.role or "" for row in rows]),
         Column("stratum", [row.stratum or "" for row in rows], turn=5),
-        Column("depth", [str(row.component.depth) for row in rows], "right", turn=2),
-        Column("age (epochs)", [str(row.age.epoch) for row in rows], "right", turn=6),
-        Column("params", [f"{row.parameters:,}" for row in rows], "right", turn=1),
-        Column("base lr", [f"{row.base_lr:.3g}" for row in rows], "right").unless_needed(turn=4),
+        Column("depth", [str(row.component.depth) for row in rows], numbers=True, turn=2),
+        Column("age (epochs)", [str(row.age.epoch) for row in rows], numbers=True, turn=6),
+        Column("params", [f"{row.parameters:,}" for row in rows], numbers=True, turn=1),
+        Column("base lr", [f"{row.base_lr:.3g}" for row in rows], numbers=True).unless_needed(turn=4),
         *(factor.unless_needed(turn=3) for factor in factors),
-        Column("effective lr", ["frozen" if row.frozen else f"{row.lr:.3g}" for row in rows], "right"),
+        Column("effective lr", ["frozen" if row.frozen else f"{row.lr:.3g}" for row in rows], numbers=True),
     ]
-
-
-def _table(columns: Sequence[Column]) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for column in columns:
-        heading = re.sub(r" |(?<=[a-z])(?=[A-Z])", "\n", column.name)  # SedimentaryDecay in two lines
-        table.add_column(Text(heading), justify=column.justify, no_wrap=True)
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*map(Text, cells))  # as texts, because rich would read brackets in a string as a style
-    return table
 
 
 def _notes_on(left_out: Sequence[Column]) -> list[RenderableType]:

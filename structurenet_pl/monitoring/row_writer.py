@@ -11,6 +11,8 @@ from torch.utils.hooks import RemovableHandle
 from structurenet_pl.learning_rates.norms import Entries, StepNorms
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.monitoring.newborns import Newborns, NewbornSide
+from structurenet_pl.monitoring.sparse_curves import SparseCurves, write_points
+from structurenet_pl.monitoring.tensorboard import RANGE_TAGS, tensorboard_loggers
 from structurenet_pl.optim.wrappers import hookable_optimizers
 from structurenet_pl.structure.partition import Structure
 
@@ -25,10 +27,12 @@ class RowWriter:
     def __init__(self) -> None:
         self.requested: set[int] = set()  # numbers of the optimizers whose next step is logged in any case
         self._last_written: dict[str, int] = {}  # step by tag
+        self._curves = SparseCurves(RANGE_TAGS)
 
     def begin_fit(self) -> None:
         """Allow all steps again: another fit may have gone further than the checkpoint that this one resumes."""
         self._last_written = {}  # not cleared: a copy of the callback may share it
+        self._curves = SparseCurves(RANGE_TAGS)
 
     def request_rows(self, trainer: Trainer) -> None:
         """Request a row at the next step of every optimizer."""
@@ -54,9 +58,25 @@ class RowWriter:
         """
         new = {tag: value for tag, value in row.items() if step > self._last_written.get(tag, -1)}
         self._last_written.update(dict.fromkeys(new, step))
-        if new and trainer.is_global_zero:
-            for logger in trainer.loggers:
+        if not new or not trainer.is_global_zero:
+            return
+        sparse = tensorboard_loggers(trainer)
+        if sparse:
+            points = self._curves.add(new, step)
+        for logger in trainer.loggers:
+            if logger in sparse:
+                write_points(logger, points)
+            else:
                 logger.log_metrics(dict(new), step=step)
+
+    def end_curves(self, trainer: Trainer) -> None:
+        """Bring the curves in TensorBoard up to date, and have the next row written whole.
+
+        If that is done whenever a checkpoint is saved, a resumed run writes what it would have written.
+        """
+        points = self._curves.end()
+        for logger in tensorboard_loggers(trainer):
+            write_points(logger, points)
 
 
 class NormWriter:

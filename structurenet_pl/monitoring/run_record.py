@@ -101,6 +101,10 @@ class RunRecord:
             table.add_columns(len(new))
         return np.array([self._columns[title] for title in wanted], dtype=np.intp)
 
+    def titles_at(self, columns: NDArray[np.intp]) -> list[str]:
+        """The titles of columns."""
+        return [self._names[column] for column in columns.tolist()]
+
     def add_lrs(self, step: int, columns: NDArray[np.intp], bases: Vector, products: Vector) -> None:
         """Add learning rates that changed at a step.
 

@@ -13,12 +13,14 @@ from structurenet_pl.monitoring.lr_history import LRHistory
 from structurenet_pl.structure.events import Component, GrowthEvent
 
 THUMBNAIL = (8.0, 4.7)  # inches; TensorBoard shows pictures 350 pixels wide at first
+RANGE_TAGS = tuple(f"strata/lr_range/{word}" for word in ("mean", "min", "max"))  # charts of them need equal steps
 LAYOUT_TAG = b"custom_scalars__config__"  # under which TensorBoard stores a layout in its event files
 
 
 def tensorboard_loggers(trainer: Trainer) -> list[Any]:
     """The loggers of TensorBoard; none on processes that do not write."""
-    return [logger for logger in trainer.loggers if isinstance(logger, TENSORBOARD_LOGGERS) and trainer.is_global_zero]
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [logger for logger in loggers if isinstance(logger, TENSORBOARD_LOGGERS)]
 
 
 def layout(prefix: str = "") -> dict[str, dict[str, list[Any]]]:
@@ -27,12 +29,11 @@ def layout(prefix: str = "") -> dict[str, dict[str, list[Any]]]:
     Args:
         prefix: The prefix that the logger puts before all tags.
     """
-    margin = [f"{prefix}strata/lr_range/{word}" for word in ("mean", "min", "max")]
     return {
         "strata": {
             # a pattern, so that the chart includes components that are yet unborn
             "effective lr of every component": ["Multiline", [f"^{re.escape(prefix)}lr/"]],
-            "lowest, mean and highest lr": ["Margin", margin],
+            "lowest, mean and highest lr": ["Margin", [f"{prefix}{tag}" for tag in RANGE_TAGS]],
         }
     }
 
@@ -45,9 +46,12 @@ def add_layout(logger: Any) -> None:
     """
     logger.experiment.flush()  # a layout of the user may still be in the buffer
     if not any(LAYOUT_TAG in file.read_bytes() for file in Path(logger.log_dir).glob("*tfevents*")):
-        # Lightning has no public attribute for the prefix that it puts before tags
-        prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
-        logger.experiment.add_custom_scalars(layout(prefix))
+        logger.experiment.add_custom_scalars(layout(tag_prefix(logger)))
+
+
+def tag_prefix(logger: Any) -> str:
+    """What a logger puts before all tags, for which Lightning has no public attribute."""
+    return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
 
 
 def can_draw() -> bool:

@@ -1,10 +1,11 @@
 """The settings of param groups other than the lr: passed on from the user's groups to their pieces, and back."""
 
-from collections.abc import Callable, Iterable, Iterator
-from operator import is_
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-from torch import Tensor, is_tensor
+from torch import Tensor
 
 from structurenet_pl.optim.param_groups import Group, copy_if_mutable
 
@@ -53,6 +54,10 @@ class GroupSettings:
     def __init__(self, groups_with_pieces: GroupsWithPieces) -> None:
         self._groups_with_pieces = groups_with_pieces
         self._stamps: list[dict[str, Stamp]] = []  # of the values that were passed on last, by group and key
+        # of the user's groups and their first pieces, as of the last collect: shows at once that nothing has changed
+        self._getters: list[Callable[[Group], Any]] = []
+        self._sizes: list[int] = []
+        self._values: list[Any] = []
 
     def mark_passed_on(self) -> None:
         """Note that the pieces have all settings of the user's groups."""
@@ -63,15 +68,7 @@ class GroupSettings:
     def pass_on(self) -> None:
         """Write to the pieces the settings that somebody has written to the user's groups."""
         for (group, pieces), stamps in zip(self._groups_with_pieces(), self._stamps, strict=True):
-            # a shortcut, because this runs in every training step: the same objects as before. It does not hold for
-            # tensors, which may have been written in place
-            values = [value for key, value in group.items() if key not in NOT_SETTINGS]
-            held = [stamp.held for stamp in stamps.values()]
-            if len(values) == len(held) and all(map(is_, values, held)) and not any(map(is_tensor, values)):
-                continue
-            for key, value in group.items():
-                if key in NOT_SETTINGS:
-                    continue
+            for key, value in _items_but_lr(group):
                 if key not in stamps or not stamps[key].matches(value):
                     stamps[key] = Stamp.of(value)
                     for piece in pieces:
@@ -82,16 +79,49 @@ class GroupSettings:
 
         A setting that was written to single pieces only stays in these.
         """
+        # the first piece is enough: a setting counts for the user's group only if it was written to all of its pieces
+        pairs = list(self._groups_with_pieces())
+        groups = [group for group, _ in pairs] + [pieces[0] for _, pieces in pairs]
+        if self._are_as_collected(groups):
+            return
         self.pass_on()
         for (group, (first, *rest)), stamps in zip(self._groups_with_pieces(), self._stamps, strict=True):
-            for key, value in first.items():
-                if key in NOT_SETTINGS:
-                    continue
+            for key, value in _items_but_lr(first):
                 if (held := group.get(key)) is value or (key in group and settings_equal(held, value)):
                     continue
                 if all(key in piece and settings_equal(piece[key], value) for piece in rest):
                     write_setting(group, key, value)
                     stamps[key] = Stamp.of(group[key])
+        self._remember(groups)
+
+    def pass_on_from_loop(self) -> None:
+        """Pass on what a loop of a scheduler has written to the user's groups.
+
+        Such a loop runs several times in a step, and writes a setting to all groups if it writes it to one, so a look
+        at the first group is enough here. ``collect`` runs before each update, and looks at all.
+        """
+        if not self._are_as_collected([group for group, _ in islice(self._groups_with_pieces(), 1)]):
+            self.pass_on()
+
+    def _are_as_collected(self, groups: Sequence[Group]) -> bool:
+        """Whether the settings of these groups, the first of ``_remember``, are certainly the same as then."""
+        n = len(groups)
+        if list(map(len, groups)) != self._sizes[:n]:
+            return False
+        try:
+            # equal objects are compared by identity first, in C
+            return [get(group) for get, group in zip(self._getters, groups, strict=False)] == self._values[:n]
+        except (KeyError, RuntimeError, ValueError):  # another key instead, or arrays, whose comparison is an array
+            return False
+
+    def _remember(self, groups: Sequence[Group]) -> None:
+        keys = [[key for key in group if key not in NOT_SETTINGS] for group in groups]
+        self._getters = [itemgetter(*(some or NOT_SETTINGS[:1])) for some in keys]  # which needs a key
+        self._values = [get(group) for get, group in zip(self._getters, groups, strict=True)]
+        pairs = zip(groups, keys, strict=True)
+        # a tensor may be written in place, and stays the same object
+        holds_tensors = any(isinstance(group[key], Tensor) for group, some in pairs for key in some)
+        self._sizes = [] if holds_tensors else list(map(len, groups))
 
     def settings_of_single_pieces(self) -> dict[str, Group]:
         """The settings that somebody has written to single pieces only, by name of the piece."""

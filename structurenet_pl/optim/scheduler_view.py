@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Protocol, cast
 
 from torch.optim import Optimizer
@@ -25,6 +26,12 @@ class HoldsUserGroups(Protocol):
     def refresh(self) -> None:
         """Give the user's groups and their pieces the same values, those written last."""
 
+    def before_user_groups_are_read(self) -> None:
+        """Write the lrs to the user's groups that somebody has written to their pieces."""
+
+    def after_user_groups_were_written(self) -> None:
+        """Have the pieces follow the user's groups."""
+
 
 class UnsplitOptimizer:
     """Stands in for an optimizer: it has all attributes of the optimizer, except that its groups are the user's own.
@@ -45,8 +52,9 @@ class UnsplitOptimizer:
     def param_groups(self) -> list[Group]:
         """The user's groups. Values that are written to them in a loop reach the pieces when the loop ends."""
         split: HoldsUserGroups = vars(self)["_split"]
-        split.refresh()
-        return _NotifyingGroups(split.groups.lists_of(vars(self)["_real"]).user, split.refresh)
+        split.before_user_groups_are_read()
+        groups = split.groups.lists_of(vars(self)["_real"]).user
+        return _NotifyingGroups(groups, split.after_user_groups_were_written)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -115,8 +123,14 @@ class _NotifyingGroups(list[Group]):
         self._at_end = at_end
 
     def __iter__(self) -> Iterator[Group]:
+        ending = self._ending()
+        next(ending)
+        return chain(super().__iter__(), ending)  # the loop itself runs in C
+
+    def _ending(self) -> Iterator[Any]:
+        """An iterator without items that is entered here, and left when a loop reaches it or is given up."""
         try:
-            yield from super().__iter__()
+            yield
         finally:
             self._at_end()
 

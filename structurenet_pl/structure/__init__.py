@@ -23,12 +23,13 @@ hand continues its old entries by position, or as ``came_from`` says.
 
 **The growth log** travels in the state dict. A state dict is loaded in two steps: growth methods are called as the
 log says, then tensors are loaded. An earlier checkpoint also loads into a module that has grown since
-(``trainer.test(ckpt_path="best")``): the module goes back to its founding parts, which it keeps for that purpose.
-They take as much memory as the parts that growth has replaced. A growth or a load that raises leaves module,
-optimizer and log as they were, except for values of existing tensors that the method changed in place.
+(``trainer.test(ckpt_path="best")``): the module goes back to its founding parts. Those that growth has replaced by
+other objects it keeps for that purpose, without gradients; of parameters that were reshaped in place, as by ``widen``,
+only the shapes. A growth or a load that raises leaves module, optimizer and log as they were, except for values of
+existing tensors that the method changed in place.
 
 **How one growth travels.** ``GrowthMethod.__call__`` (growth_methods) makes a request -> ``Growable.request_growth``
 (growable) -> in a fit the growth handler, which waits for a safe moment -> ``one_growth`` (grow), which undoes it after
-an error -> ``grow_and_log`` (grow) runs the user's method -> ``compare`` (diff) finds what is different -> the event is
-logged, and ``Change`` (grow) tells optimizer, learning rates and averaged copies what to do.
+an error -> ``run_growth_method`` (grow) runs the user's method -> ``compare`` (diff) finds what is different -> the
+event is logged, and ``Change`` (grow) tells optimizer, learning rates and averaged copies what to do.
 """

@@ -44,7 +44,7 @@ def _resized(
         if successor is None:
             shrunk.add(before.owner[old])
             continue
-        kept = [sum(position != NEW_ENTRY for position in positions) for positions in successor.origin]
+        kept = [len(positions) - positions.count(NEW_ENTRY) for positions in successor.origin]
         name = after.owner[successor.tensor]
         if any(entries < size for entries, size in zip(kept, successor.tensor.shape, strict=True)):
             widened.add(name)

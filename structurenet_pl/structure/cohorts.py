@@ -1,6 +1,6 @@
 """Cohorts: the entries of a component's tensors that were born in the same growth event."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import groupby, product
 from math import prod
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from structurenet_pl.structure.events import Component, GrowthEvent
 from structurenet_pl.structure.partition import Generations, Structure
-from structurenet_pl.structure.tensor_mapping import NEW_ENTRY, Successor, shape_of
+from structurenet_pl.structure.tensor_mapping import Successor, shape_of
 
 Block = tuple[slice, ...]
 
@@ -18,7 +18,7 @@ Block = tuple[slice, ...]
 def generations_after(
     before: Structure,
     successors: Mapping[nn.Parameter, Successor | None],
-    names: Mapping[str, nn.Parameter],
+    name_of: Callable[[nn.Parameter], str],
     generation: int,
 ) -> dict[str, Generations]:
     """The generations of the indices of tensors after a growth, by name of the tensor.
@@ -29,25 +29,23 @@ def generations_after(
     Args:
         before: The structure before the growth.
         successors: The successors of tensors that were replaced, reshaped or removed; None for a removed tensor.
-        names: The parameters after the growth, by all their names.
+        name_of: Gives the first name of a parameter after the growth.
         generation: The number of the growth event.
     """
-    name_of: dict[nn.Parameter, str] = {}
-    for name, tensor in names.items():
-        name_of.setdefault(tensor, name)
     old = before.generations
-    after = {name_of[tensor]: generations for tensor, generations in old.items() if tensor not in successors}
+    after = {name_of(tensor): generations for tensor, generations in old.items() if tensor not in successors}
     for tensor, successor in successors.items():
         if successor is None:
             continue
         birth = before.components[before.owner[tensor]].born.generation
         sources = old.get(tensor) or tuple((birth,) * size for size in successor.old_shape)
         generations = tuple(
-            tuple(generation if place == NEW_ENTRY else source[place] for place in places)
+            # with the generation of new entries as the last, which is where their position, -1, leads
+            tuple(map((*source, generation).__getitem__, places))
             for places, source in zip(successor.origin, sources, strict=True)
         )
         if any(set(indices) - {birth} for indices in generations):
-            after[name_of[successor.tensor]] = generations
+            after[name_of(successor.tensor)] = generations
     return after
 
 
@@ -104,7 +102,10 @@ def _by_tensor(known: Mapping[str, Generations], structure: Structure) -> dict[n
             continue
         birth = structure.components[structure.owner[tensor]].born.generation
         # no entry is older than its component: a shared tensor may have come to a younger one
-        clamped = tuple(tuple(max(birth, generation) for generation in indices) for indices in generations)
+        clamped = tuple(
+            indices if min(indices, default=birth) >= birth else tuple(max(birth, index) for index in indices)
+            for indices in generations
+        )
         if any(set(indices) - {birth} for indices in clamped):
             result[tensor] = clamped
     return result
@@ -121,7 +122,7 @@ def entry_generations(generations: Generations) -> set[int]:
         {1, 2}
     """
     oldest = max((min(indices, default=0) for indices in generations), default=0)
-    return {generation for indices in generations for generation in indices if generation >= oldest}
+    return {generation for generation in set().union(*generations) if generation >= oldest}
 
 
 def entry_counts(generations: Generations) -> dict[int, int]:

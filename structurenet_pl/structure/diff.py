@@ -2,17 +2,15 @@
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from typing import cast
 
-import torch
 from torch import nn
 
 from structurenet_pl.structure.component_inference import CONTAINERS
 from structurenet_pl.structure.events import Clock, GrowthEvent, lineage
 from structurenet_pl.structure.growth_methods import GrowthRequest
-from structurenet_pl.structure.partition import ComponentSpec, Structure, parameter_count
+from structurenet_pl.structure.inventory import BeforeGrowth, Inventory
 from structurenet_pl.structure.tensor_mapping import (
     Successor,
     common_device_and_dtype,
@@ -26,29 +24,8 @@ from structurenet_pl.structure.tensor_mapping import (
 Touched = Mapping[str, Mapping[str, nn.Parameter]]  # component -> its tensors before the growth, by name
 
 
-@dataclass(frozen=True, eq=False)
-class BeforeGrowth:
-    """A module before a growth.
-
-    Args:
-        structure: Its structure, without names given by patterns.
-        specs: Its components, before patterns.
-        shapes: Shapes of its parameters by name, None for lazy ones.
-        modules: Its modules by path.
-    """
-
-    structure: Structure
-    specs: Mapping[str, ComponentSpec]
-    shapes: Mapping[str, torch.Size | None]
-    modules: Mapping[str, nn.Module]
-
-
 def compare(
-    module: nn.Module,
-    names: Mapping[str, nn.Parameter],
-    before: BeforeGrowth,
-    request: GrowthRequest,
-    clock: Clock,
+    before: BeforeGrowth, after: Inventory, request: GrowthRequest, clock: Clock
 ) -> tuple[GrowthEvent, dict[nn.Parameter, Successor | None]]:
     """Describe the growth of a module as an event, and adapt new tensors to the old ones.
 
@@ -56,14 +33,13 @@ def compare(
     It gets device, dtype and ``requires_grad`` of the old tensor; newborn tensors get device and dtype of the module.
 
     Args:
-        module: The module after the growth.
-        names: Its parameters by all their names.
         before: The module before the growth.
+        after: Its modules and parameters after the growth.
         request: The call of the growth method.
         clock: The time of the growth; its generation is the number of the event.
 
     Returns:
-        The event, without the components that ``with_affected_components`` adds, and the successors of tensors that
+        The event, without affected components and numbers of parameters, and the successors of tensors that
         were replaced, reshaped or removed; None for a removed tensor.
 
     Raises:
@@ -71,32 +47,32 @@ def compare(
         TypeError: If the depth is neither a whole number nor the name of a component.
         NotImplementedError: If growth has split a component: its tensors stand under different paths.
     """
-    method, structure = request.method, before.structure
-    now: dict[nn.Parameter, str] = {}
-    for name, tensor in names.items():
-        now.setdefault(tensor, name)  # the first name of a shared parameter, as torch gives it
-    named = {name: tensor for tensor, name in now.items()}
-    touched = _touched(before, named)
-    old_paths = {name: before.specs[name].path for name in structure.parameters}
-    # only touched components can have moved, and few are touched
-    paths = old_paths | _current_paths(module, {name: old_paths[name] for name in touched}, before, now)
-    successors = _successors(before, touched, old_paths, paths, now, named)
-    absorbed = _absorbed(structure, touched, paths, now)
+    method, module = request.method, before.module
+    touched = _touched(before, after)
+    components = before.structure.parameters if touched else {}  # only touched components can have moved or gone
+    old_paths = {name: before.specs[name].path for name in components}
+    paths = old_paths | _current_paths(before, after, touched)
+    successors = _successors(before, after, touched, old_paths, paths)
+    absorbed = _absorbed(components, after, touched, paths)
     predecessors = {successor.tensor: old for old, successor in successors.items() if successor is not None}
     for tensor, old in predecessors.items():  # user code may create it on the CPU, in float32, or trainable
         tensor.data = tensor.data.to(old.device, old.dtype)
         tensor.requires_grad = old.requires_grad
     new = {
         name: tensor
-        for name, tensor in named.items()
-        if structure.names.get(name) is not tensor and tensor not in structure.owner and tensor not in predecessors
+        for name, tensor in after.named.items()
+        if before.inventory.names.get(name) is not tensor
+        and tensor not in before.inventory
+        and tensor not in predecessors
     }
     # names are never reused: a newborn at the path of an older component is called path@generation
-    born = {path if path not in paths else f"{path}@{clock.generation}": path for path in _newborn_paths(module, new)}
-    _match_device_and_dtype(module, born.values(), structure)
+    born = {
+        path if path not in before.specs else f"{path}@{clock.generation}": path for path in _newborn_paths(module, new)
+    }
+    _match_device_and_dtype(module, born.values(), before.inventory.named.values())
     removed = [
         name
-        for name in structure.parameters
+        for name in components
         if name in absorbed
         or (name in touched and all(successors.get(tensor, tensor) is None for tensor in touched[name].values()))
     ]
@@ -113,7 +89,6 @@ def compare(
         moved={name: path for name, path in paths.items() if path != old_paths[name] and name not in removed}
         | {name: path for name, path in born.items() if path != name},
         asked_by=request.asked_by,
-        parameters=(sum(shape.numel() for shape in before.shapes.values() if shape is not None), parameter_count(now)),
     )
     if not (event.born or event.moved or successors):
         raise ValueError(
@@ -123,80 +98,84 @@ def compare(
     return event, successors
 
 
-def _touched(before: BeforeGrowth, named: Mapping[str, nn.Parameter]) -> Touched:
+def _touched(before: BeforeGrowth, after: Inventory) -> Touched:
     """The components with a tensor that was replaced, reshaped, moved, removed, or declared by ``came_from``."""
-    owner = before.structure.owner
-    declared = {owner.get(tensor) for tensor in declared_parameters()}
-    return {
-        component: tensors
-        for component, tensors in before.structure.parameters.items()
-        if component in declared
-        or any(
-            named.get(name) is not tensor or shape_of(tensor) != before.shapes[name] for name, tensor in tensors.items()
-        )
+    old = before.inventory
+    changed = {
+        name
+        for name, tensor in old.named.items()
+        if after.named.get(name) is not tensor or after.shapes[name] != old.shapes[name]
     }
+    changed |= {old.name_of(tensor) for tensor in declared_parameters() if tensor in old}
+    if not changed:
+        return {}
+    components = before.structure.parameters
+    return {name: tensors for name, tensors in components.items() if not changed.isdisjoint(tensors)}
 
 
 def _successors(
     before: BeforeGrowth,
+    after: Inventory,
     touched: Touched,
     old_paths: Mapping[str, str],
     paths: Mapping[str, str],
-    now: Mapping[nn.Parameter, str],
-    named: Mapping[str, nn.Parameter],
 ) -> dict[nn.Parameter, Successor | None]:
     """The successors of tensors that were replaced or reshaped; None for a removed tensor."""
     occupied = {path for name, path in paths.items() if path != old_paths[name]}
+    shapes = before.inventory.shapes
     result: dict[nn.Parameter, Successor | None] = {}
     for component, tensors in touched.items():
         path, old_path = paths[component], old_paths[component]
         # another component has moved to its path, so the tensors under its names are not its successors
-        supplanted = path == old_path and path in occupied and now.keys().isdisjoint(tensors.values())
+        supplanted = path == old_path and path in occupied and _is_gone(tensors, after)
         for name, old in tensors.items():
-            if old in now and shape_of(old) == before.shapes[name] and not is_declared(old):
+            if old in after and shape_of(old) == shapes[name] and not is_declared(old):
                 continue
-            new = old if old in now else named.get(path + name[len(old_path) :])
-            is_removed = new is None or (new is not old and new in before.structure.owner) or supplanted
-            result[old] = None if is_removed else successor_of(name, before.shapes[name], cast(nn.Parameter, new))
+            new = old if old in after else after.named.get(path + name[len(old_path) :])
+            is_removed = new is None or (new is not old and new in before.inventory) or supplanted
+            result[old] = None if is_removed else successor_of(name, shapes[name], cast(nn.Parameter, new))
     return result
 
 
-def _current_paths(
-    module: nn.Module,
-    old_paths: Mapping[str, str],
-    before: BeforeGrowth,
-    now: Mapping[nn.Parameter, str],
-) -> dict[str, str]:
+def _current_paths(before: BeforeGrowth, after: Inventory, touched: Touched) -> dict[str, str]:
     """The path of each component now: that of its tensors, else that of its module, else its old path.
 
     Raises:
         NotImplementedError: If the tensors of a component stand in different places.
     """
-    module_paths = {part: path for path, part in module.named_modules()} if old_paths else {}
+    module_paths = {part: path for path, part in before.module.named_modules()} if touched else {}
+    old_modules = before.inventory.modules
     paths = {}
-    for component, path in old_paths.items():
-        tensors = before.structure.parameters[component]
+    for component, tensors in touched.items():
+        path = before.specs[component].path
         candidates = {
-            now[tensor].removesuffix(name[len(path) :]).rstrip(".") for name, tensor in tensors.items() if tensor in now
+            after.name_of(tensor).removesuffix(name[len(path) :]).rstrip(".")
+            for name, tensor in tensors.items()
+            if tensor in after
         }
         if len(candidates) > 1:
             raise NotImplementedError(
                 f"growth split the component at {path!r}: its tensors stand under {sorted(candidates)} now, expected "
                 "one path. Move a component as a whole."
             )
-        path_of_module = module_paths.get(before.modules[path], path) if path in before.modules else path
+        path_of_module = module_paths.get(old_modules[path], path) if path in old_modules else path
         paths[component] = candidates.pop() if candidates else path_of_module
     return paths
 
 
 def _absorbed(
-    structure: Structure, touched: Touched, paths: Mapping[str, str], now: Mapping[nn.Parameter, str]
+    components: Mapping[str, Mapping[str, nn.Parameter]], after: Inventory, touched: Touched, paths: Mapping[str, str]
 ) -> list[str]:
     """The components whose path a later component now has, too: all their tensors left are shared with it."""
-    gone = {name for name, tensors in touched.items() if now.keys().isdisjoint(tensors.values())}
+    gone = {name for name, tensors in touched.items() if _is_gone(tensors, after)}
     # the owner is the first of those that share a tensor, so the heir is the last
-    heirs = {paths[name]: name for name in structure.parameters if name not in gone}
-    return [name for name in structure.parameters if name not in gone and heirs[paths[name]] != name]
+    heirs = {paths[name]: name for name in components if name not in gone}
+    return [name for name in components if name not in gone and heirs[paths[name]] != name]
+
+
+def _is_gone(tensors: Mapping[str, nn.Parameter], after: Inventory) -> bool:
+    """Whether a component has none of its tensors left."""
+    return not any(tensor in after for tensor in tensors.values())
 
 
 def _newborn_paths(module: nn.Module, new: Mapping[str, nn.Parameter]) -> list[str]:
@@ -238,13 +217,16 @@ def _explicit_depth(request: GrowthRequest, before: BeforeGrowth) -> tuple[int |
     return depth, next(at_depth, None)
 
 
-def _match_device_and_dtype(module: nn.Module, paths: Iterable[str], structure: Structure) -> None:
+def _match_device_and_dtype(module: nn.Module, paths: Iterable[str], old: Iterable[nn.Parameter]) -> None:
     """Move newborns to the device of the old parameters, and to their dtype if they all have the same."""
-    device, dtype = common_device_and_dtype(structure.owner)
+    device, dtype = common_device_and_dtype(old)
     for path in paths:
         newborn = functools.reduce(getattr, path.split("."), module)
-        if isinstance(newborn, nn.Module):
-            newborn.to(device)
-            move_tensors(chain(newborn.parameters(), newborn.buffers()), device, dtype)
-        else:
+        if not isinstance(newborn, nn.Module):
             move_tensors([newborn], device, dtype)
+            continue
+        tensors = list(chain(newborn.parameters(), newborn.buffers()))
+        if device is not None and any(tensor.device != device for tensor in tensors):
+            newborn.to(device)  # also what the module keeps beside its tensors
+            tensors = list(chain(newborn.parameters(), newborn.buffers()))
+        move_tensors(tensors, device, dtype)

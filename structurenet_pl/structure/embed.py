@@ -2,9 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,12 +24,9 @@ def embed(old: Tensor, successor: Successor, dims: Sequence[bool], fill: Tensor)
         dims: For each dimension, whether ``old`` has the size of the parameter, else 1.
         fill: The values of new entries; broadcasts to the result.
     """
-    sizes, kept = [], []
-    for is_whole, positions in zip(dims, successor.origin, strict=True):
-        sizes.append(len(positions) if is_whole else 1)
-        kept.append({to: at for to, at in enumerate(positions) if at != NEW_ENTRY} if is_whole else {0: 0})
-    result = fill.expand(sizes).clone()
-    runs = [_runs(along) for along in kept]
+    origin = [positions if is_whole else (0,) for is_whole, positions in zip(dims, successor.origin, strict=True)]
+    result = fill.expand(list(map(len, origin))).clone()
+    runs = [_runs(positions) for positions in origin]
     if math.prod(map(len, runs)) <= MAX_COPIES:
         for block in itertools.product(*runs):
             to, at = result, old
@@ -35,7 +34,8 @@ def embed(old: Tensor, successor: Successor, dims: Sequence[bool], fill: Tensor)
                 to, at = to.narrow(dim, run.to, run.length), at.narrow(dim, run.at, run.length)
             to.copy_(at)
     else:  # in no order
-        targets, sources = [list(along) for along in kept], [list(along.values()) for along in kept]
+        kept = [[(to, at) for to, at in enumerate(positions) if at != NEW_ENTRY] for positions in origin]
+        targets, sources = ([[pair[end] for pair in along] for along in kept] for end in (0, 1))
         result[_grid(targets, old.device)] = old[_grid(sources, old.device)]
     return result
 
@@ -48,16 +48,15 @@ class Run(NamedTuple):
     length: int
 
 
-def _runs(kept: Mapping[int, int]) -> list[Run]:
-    """The runs in a map from new to old positions."""
-    runs: list[Run] = []
-    for to, at in kept.items():
-        last = runs[-1] if runs else None
-        if last is not None and (to - last.to, at - last.at) == (last.length, last.length):
-            runs[-1] = last._replace(length=last.length + 1)
-        else:
-            runs.append(Run(to, at, 1))
-    return runs
+@lru_cache(maxsize=16)  # the tensors of an optimizer state share their positions with the parameter
+def _runs(positions: tuple[int, ...]) -> list[Run]:
+    """The runs among the new entries with these old positions, without entries that are new."""
+    at = np.array(positions, dtype=np.int64)
+    to = np.flatnonzero(at != NEW_ENTRY)
+    at = at[to]
+    starts = np.flatnonzero((np.diff(to, prepend=-2) != 1) | (np.diff(at, prepend=-2) != 1))
+    lengths = np.diff(starts, append=len(to))
+    return [Run(*run) for run in zip(to[starts].tolist(), at[starts].tolist(), lengths.tolist(), strict=True)]
 
 
 def _grid(positions: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, ...]:

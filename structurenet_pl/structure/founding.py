@@ -16,7 +16,8 @@ class Founding:
     """The references of a module before its first growth, where growth has changed them since.
 
     It holds the objects that growth removed from the module, tensors included. So they come back with their values,
-    attributes and hooks, and are still shared with the modules that shared them.
+    attributes and hooks, and are still shared with the modules that shared them. Of a parameter that growth reshaped in
+    place it holds the shape only: a state dict brings its values.
 
     Args:
         module: The module before its first growth.
@@ -32,18 +33,21 @@ class Founding:
         self._kinds: WeakKeyDictionary[nn.Module, type[nn.Module]] = WeakKeyDictionary()
         self._reshaped: dict[Tensor, Tensor] = {}
 
-    def note(self, before: Snapshot) -> None:
+    def note(self, module: nn.Module, before: Snapshot) -> None:
         """Add the changes of one growth. ``setdefault``, because the state before the first change counts."""
         for state in before.changed():
-            if (module := state.module) not in self._modules:
+            if (part := state.module) not in self._modules:
                 continue  # added by an earlier growth
-            if state.kind is not type(module):
-                self._kinds.setdefault(module, state.kind)
+            if state.kind is not type(part):
+                self._kinds.setdefault(part, state.kind)
             for key, item, contents in state.changed():
-                self._changed.setdefault(module, {}).setdefault(key, (item, contents))
+                self._changed.setdefault(part, {}).setdefault(key, (item, contents))
         for tensor, data in zip(before.tensors, before.data, strict=True):
             if shape_of(tensor) != shape_of(data):
-                self._reshaped.setdefault(tensor, data)
+                # no state dict has to hold each buffer
+                self._reshaped.setdefault(tensor, data.to("meta") if isinstance(tensor, nn.Parameter) else data)
+        for tensor in set(before.tensors).difference(module.parameters()):
+            tensor.grad = None  # of a parameter that growth has removed: nobody would free it
 
     def is_whole(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether a state dict holds all founding parameters, and so is more than a part of a later state dict."""
@@ -55,7 +59,7 @@ class Founding:
         return self._shapes.keys()
 
     def restore(self, module: nn.Module) -> None:
-        """Restore the founding structure of the module. The values of its tensors stay.
+        """Restore the founding structure of the module. Parameters that growth had reshaped are zero.
 
         Args:
             module: It may have been moved or cast since; the objects that come back are moved and cast, too.
@@ -71,7 +75,7 @@ class Founding:
         for part, kind in list(self._kinds.items()):
             part.__class__ = kind
         for tensor, data in self._reshaped.items():
-            tensor.data = data
+            tensor.data = torch.zeros_like(data, device=device) if data.is_meta else data
         # a module of several dtypes keeps them
         move_tensors(chain(module.parameters(), module.buffers()), device, dtype if self._dtype else None)
 

@@ -11,21 +11,23 @@ from torch import Tensor, nn
 
 from structurenet_pl.structure.affected_components import with_affected_components
 from structurenet_pl.structure.cohorts import generations_after
-from structurenet_pl.structure.diff import BeforeGrowth, compare
+from structurenet_pl.structure.diff import compare
 from structurenet_pl.structure.events import Clock, GrowthEvent
 from structurenet_pl.structure.founding import Founding, founding_of, set_founding
 from structurenet_pl.structure.growth_methods import GrowthRequest, SecondMoments
+from structurenet_pl.structure.inventory import BeforeGrowth, Inventory
 from structurenet_pl.structure.module_structure import (
     HasGrowthLog,
     all_patterns,
     cache_specs,
     cached_structure,
     clear_structure_cache,
+    replace_last_event,
     specs_of,
 )
-from structurenet_pl.structure.partition import Structure, apply_event, parameters_by_all_names
+from structurenet_pl.structure.partition import Structure, apply_event
 from structurenet_pl.structure.rollback import Snapshot
-from structurenet_pl.structure.tensor_mapping import Copied, Successor, discard_notes, pop_copied, shape_of
+from structurenet_pl.structure.tensor_mapping import Copied, Successor, discard_notes, pop_copied
 
 Arguments = Mapping[str, Any]
 
@@ -89,8 +91,44 @@ def restore_structure_on_error(module: HasGrowthLog) -> Iterator[Snapshot]:
         snapshot.restore()
         clear_structure_cache(module)
         raise
-    founding.note(snapshot)
+    founding.note(module, snapshot)
     set_founding(module, founding)
+
+
+@dataclass(frozen=True, eq=False)
+class Grown:
+    """What a growth method has done.
+
+    Args:
+        request: The call of the growth method, with the arguments that it has decided itself.
+        event: The event, which is in the growth log, without the components that it affects besides new ones.
+        before: The module before the growth.
+        after: The module after the growth, which the next growth may begin with.
+        successors: The successors of tensors that were replaced, reshaped or removed; None for a removed tensor.
+        copied: How our helpers computed the values of new parameters and buffers from those of old ones.
+        result: What the growth method has returned.
+    """
+
+    request: GrowthRequest
+    event: GrowthEvent
+    before: BeforeGrowth
+    after: BeforeGrowth
+    successors: Mapping[nn.Parameter, Successor | None]
+    copied: Mapping[Tensor, Copied]
+    result: Any
+
+    @property
+    def structure(self) -> Structure:
+        """The structure after the growth, with patterns."""
+        module = self.after.module
+        return cached_structure(module, self.after.inventory.names, self.after.specs, all_patterns(module))
+
+    @property
+    def whole_event(self) -> GrowthEvent:
+        """The event, with the components that it affects besides new ones, and numbers of parameters."""
+        counts = self.before.inventory.parameter_count, self.after.inventory.parameter_count
+        event = replace(self.event, parameters=counts)
+        return with_affected_components(event, self.request, self.before.structure, self.structure, self.successors)
 
 
 def grow_and_log(module: HasGrowthLog, request: GrowthRequest, clock: Clock) -> tuple[Change, Any]:
@@ -98,33 +136,49 @@ def grow_and_log(module: HasGrowthLog, request: GrowthRequest, clock: Clock) -> 
 
     An error leaves the module half grown: call it within ``restore_structure_on_error``.
     """
-    specs = specs_of(module)
-    # without patterns: they may be of another Trainer, and an event must be the same under any patterns
-    structure = cached_structure(module, parameters_by_all_names(module), specs, {})
+    grown = run_growth_method(before_growth(module), request, clock)
+    event = grown.whole_event
+    replace_last_event(module, event)
+    method = request.method
+    return (
+        Change(event, grown.structure, grown.successors, grown.copied, method.second_moments, method.like),
+        grown.result,
+    )
+
+
+def before_growth(module: HasGrowthLog) -> BeforeGrowth:
+    """A module before a growth.
+
+    Raises:
+        ValueError: If a parameter stands in no component.
+    """
+    before = BeforeGrowth(module, Inventory(module), specs_of(module))
+    _ = before.structure  # made here, because it refuses what was added outside a growth method
+    return before
+
+
+def run_growth_method(before: BeforeGrowth, request: GrowthRequest, clock: Clock) -> Grown:
+    """Run a growth method, find what it has changed, and log the event.
+
+    An error leaves the module half grown: call it within ``restore_structure_on_error``.
+    """
+    module, specs = before.module, before.specs
     if module._founders is None:
         module._founders = specs  # from here on, inference from the grown module would give other components
     module._is_growing = True
-    before = BeforeGrowth(
-        structure,
-        specs,
-        {name: shape_of(tensor) for tensors in structure.parameters.values() for name, tensor in tensors.items()},
-        dict(module.named_modules()),
-    )
-    discard_notes(chain(structure.owner, module.buffers()))
+    discard_notes(chain(before.inventory.named.values(), module.buffers()))
     # a validation loop runs in inference mode, and parameters born in it could never be trained
     with torch.inference_mode(False), torch.enable_grad():
         result = request.method.function(module, **request.arguments)
         request = request.with_returned_arguments(result)
         numbered = replace(clock, generation=len(module.growth_log) + 1)
-        names = parameters_by_all_names(module)
-        event, successors = compare(module, names, before, request, numbered)
-    generations = generations_after(structure, successors, names, numbered.generation)
-    log, module.growth_log, module._generations = module.growth_log, (*module.growth_log, event), generations
+        after = Inventory(module)
+        event, successors = compare(before, after, request, numbered)
+    if successors or event.moved:  # else all old tensors are what they were, under the same names
+        module._generations = generations_after(before.structure, successors, after.name_of, numbered.generation)
+    module.growth_log = (*module.growth_log, event)
     specs = apply_event(specs, event)
-    after = cached_structure(module, names, specs, all_patterns(module))
-    event = with_affected_components(event, request, structure, after, successors)
-    module.growth_log = (*log, event)
-    module._is_growing = False  # an error leaves it True until the snapshot is restored
     cache_specs(module, specs)
-    copied = pop_copied(chain(module.parameters(), module.buffers()))
-    return Change(event, after, successors, copied, request.method.second_moments, request.method.like), result
+    module._is_growing = False  # an error leaves it True until the snapshot is restored
+    copied = pop_copied(chain(after.named.values(), module.buffers()))
+    return Grown(request, event, before, BeforeGrowth(module, after, specs), successors, copied, result)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import chain
 from math import prod
 from typing import Any
@@ -34,22 +35,24 @@ class TensorSizeLimit(TorchDispatchMode):
         self._entries = entries
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # private, but the only way to the names of positional arguments; operators of higher order have no schema
-        schema = getattr(function, "_schema", None)
-        names = [argument.name for argument in schema.arguments] if schema else []
-        given = dict(zip(names, args, strict=False)) | (kwargs or {})
-        size = given.get("size", ())
-        # factories, such as empty and zeros, have no "self"; view and expand have, and a size, but allocate nothing
-        if (
-            "self" not in given
-            and isinstance(size, list | tuple)
-            and prod(size) > self._entries + MAX_TEMPORARY_ENTRIES
-        ):
+        place = _place_of_size(function)
+        size = () if place is None else args[place] if place < len(args) else (kwargs or {}).get("size", ())
+        if isinstance(size, list | tuple) and prod(size) > self._entries + MAX_TEMPORARY_ENTRIES:
             raise ReplayError(
                 f"the growth log of the checkpoint creates a tensor of shape {tuple(size)}, but checkpoint and module "
                 f"have at most {self._entries} entries. Load the checkpoint with the code that wrote it."
             )
         return function(*args, **(kwargs or {}))
+
+
+@cache
+def _place_of_size(function: Any) -> int | None:
+    """The position of the size among the arguments of a factory, such as empty and zeros, None for other functions."""
+    # private, but the only way to the names of positional arguments; operators of higher order have no schema
+    schema = getattr(function, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema else []
+    # view and expand have a size, too, and "self", and allocate nothing
+    return names.index("size") if "size" in names and "self" not in names else None
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from structurenet_pl.structure.partition import (
     Structure,
     apply_event,
     build_structure,
+    modules_by_all_paths,
     parameters_by_all_names,
 )
 from structurenet_pl.structure.role_patterns import Given, Patterns, apply_patterns, check_given, merge_patterns
@@ -62,11 +63,10 @@ def structure_of(module: nn.Module, patterns: Patterns | None = None) -> Structu
         module: Any module; the growth log of a growable module is taken into account.
         patterns: Name pattern -> role, for a module that cannot grow; a growable module has its own patterns.
     """
+    names = parameters_by_all_names(modules_by_all_paths(module))
     if isinstance(module, HasGrowthLog):
-        return cached_structure(module, parameters_by_all_names(module), specs_of(module), all_patterns(module))
-    return build_structure(
-        parameters_by_all_names(module), apply_patterns(module, founding_specs(module), patterns or {})
-    )
+        return cached_structure(module, names, specs_of(module), all_patterns(module))
+    return build_structure(names, apply_patterns(module, founding_specs(module), patterns or {}))
 
 
 def growth_log(module: nn.Module) -> tuple[GrowthEvent, ...]:

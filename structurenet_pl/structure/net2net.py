@@ -220,5 +220,7 @@ def identity_like(layer: Layer, noise: float = 0.0) -> Layer:
 
 def _noise(weight: Tensor, noise: float) -> Tensor:
     """Gaussian noise, relative to the root mean square of the incoming weights of each unit."""
+    if not noise:
+        return torch.zeros_like(weight)  # random numbers would take longer than all the rest of a widening
     mean_square = weight.square().mean(tuple(range(1, weight.ndim)), keepdim=True)
     return noise * mean_square.sqrt() * torch.randn_like(weight)

@@ -10,10 +10,16 @@ from torch import Tensor
 
 from structurenet_pl.structure.events import GrowthEvent, dump_log, load_log
 from structurenet_pl.structure.founding import founding_of, holds, set_founding
-from structurenet_pl.structure.grow import grow_and_log, restore_structure_on_error
+from structurenet_pl.structure.grow import before_growth, restore_structure_on_error, run_growth_method
 from structurenet_pl.structure.growth_handler import growth_handler_of
 from structurenet_pl.structure.growth_methods import GrowthRequest, request_by_name
-from structurenet_pl.structure.module_structure import HasGrowthLog, clear_structure_cache, replace_last_event
+from structurenet_pl.structure.inventory import BeforeGrowth
+from structurenet_pl.structure.module_structure import (
+    HasGrowthLog,
+    clear_structure_cache,
+    replace_last_event,
+    structure_of,
+)
 from structurenet_pl.structure.random_states import kept_rng
 from structurenet_pl.structure.tensor_mapping import shape_of
 
@@ -52,8 +58,10 @@ def replay(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> None:
             "the fit starts, or by fit(ckpt_path=...)."
         )
     with kept_rng(), restore_structure_on_error(module):
+        before = None
         for event in missing:
-            _repeat(module, event)
+            before = _repeat(module, event, before)
+        structure_of(module)  # which the events have not needed; it refuses wrong patterns
 
 
 @contextmanager
@@ -134,8 +142,19 @@ def _return_to_founding(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> N
     clear_structure_cache(module)
 
 
-def _repeat(module: HasGrowthLog, event: GrowthEvent) -> None:
+def _repeat(module: HasGrowthLog, event: GrowthEvent, before: BeforeGrowth | None) -> BeforeGrowth:
     """Repeat one event of a checkpoint.
+
+    The structure of the whole network is not computed for an event that does not need it: a log would take quadratic
+    time.
+
+    Args:
+        module: The module.
+        event: The event.
+        before: The module before the event, None for the first one.
+
+    Returns:
+        The module after the event.
 
     Raises:
         ReplayError: If the event cannot be repeated, or gives another result.
@@ -143,25 +162,30 @@ def _repeat(module: HasGrowthLog, event: GrowthEvent) -> None:
     of_checkpoint = f"event {event.clock.generation} of the checkpoint, {event.called},"
     request = _request_again(module, event)
     try:
-        change, _ = grow_and_log(module, request, event.clock)
+        grown = run_growth_method(before or before_growth(module), request, event.clock)
+        # other events affect only neighbours, which are taken from the checkpoint
+        is_whole = not grown.successors and request.method.adjacent is None
+        now = _outcome(grown.event if is_whole else grown.whole_event)
     except ReplayError:  # the limit of tensor sizes
         raise
     except Exception as error:
         raise ReplayError(f"{of_checkpoint} raised {type(error).__name__}: {error}\n{WITH_THIS_CODE}") from error
-    now, saved = _outcome(change.event), _outcome(event)
+    saved = _outcome(event)
     if differences := [name for name in saved if saved[name] != now[name]]:
         raise ReplayError(
             f"{of_checkpoint} has another outcome with this code; they differ in {', '.join(differences)}: "
             f"{_chosen(saved, differences)} in the checkpoint, "
             f"{_chosen(now, differences)} with this code. {WITH_THIS_CODE}"
         )
-    if unknown := [name for name in event.adjacent if not change.structure.overlaps_component(name)]:
+    others = [name for name in event.adjacent if name not in grown.after.specs]
+    if unknown := [name for name in others if not grown.structure.overlaps_component(name)]:
         raise ReplayError(
             f"{of_checkpoint} names the neighbours {unknown}, expected some of the components "
-            f"{list(change.structure.components)} or parts of them. Load the checkpoint with the code that wrote it."
+            f"{list(grown.structure.components)} or parts of them. Load the checkpoint with the code that wrote it."
         )
     # neighbours depend on patterns, and dates on the clock of the run: those of the checkpoint count
     replace_last_event(module, event)
+    return grown.after
 
 
 def _request_again(module: HasGrowthLog, event: GrowthEvent) -> GrowthRequest:

@@ -48,6 +48,12 @@ def test_a_dip_fades_by_half_in_each_half_life(unit, clock, expected):
     assert GrowthResponder(recovery=2, unit=unit).factor(HEAD, Moment(clock, LOG[:1])) == expected
 
 
+def test_a_dip_does_not_deepen_before_the_epoch_that_its_growth_counts_to():
+    after_last_batch = GrowthEvent("add", {}, Clock(10, 2, 1), adjacent=("head",))
+    now = Moment(Clock(10, 1, 1), (after_last_batch,))
+    assert GrowthResponder(recovery=1).factor(HEAD, now) == pytest.approx(0.7, rel=1e-15)
+
+
 def test_floor_bounds_the_product():
     assert GrowthResponder(floor=0.4).factor(HEAD, Moment(Clock(100, 10, 2), LOG)) == 0.4
 

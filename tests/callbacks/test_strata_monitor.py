@@ -43,7 +43,7 @@ from structurenet_pl import (
     growth,
     plot_strata,
 )
-from structurenet_pl.monitoring.tensorboard import layout
+from structurenet_pl.monitoring.tensorboard import RANGE_TAGS, layout
 
 quiet = pytest.mark.filterwarnings("ignore:StrataMonitor has no logger")
 without_pictures = pytest.mark.usefixtures("no_pictures")  # a second for each pair, where nobody looks at them
@@ -77,6 +77,26 @@ def logged(folder):
     }
     assert parsed == curves
     return curves
+
+
+def all_points(own):
+    """The same of all that a logger of the user's own got, as float32, as TensorBoard stores it."""
+    curves = {}
+    for step, row in own.rows:
+        for tag in row.keys() - {"epoch"}:
+            curves.setdefault(tag, {})[step] = np.float32(row[tag])
+    return curves
+
+
+def assert_same_lines(sparse, full):
+    """The lines through the points of a curve in TensorBoard are the lines through all points."""
+    assert sparse.keys() == full.keys()
+    for tag, curve in full.items():
+        assert sparse[tag].items() <= curve.items(), tag
+        assert {min(curve), max(curve)} <= sparse[tag].keys(), tag
+        points = sorted(sparse[tag].items())
+        lines = np.interp(list(curve), *zip(*points, strict=True))
+        np.testing.assert_array_equal(lines.astype(np.float32), list(curve.values()), tag)
 
 
 def by_component(curves, kind="lr"):
@@ -155,7 +175,58 @@ def test_every_logger_gets_the_same_rows():
     for row in rows:
         known = {tag: float(value) for tag, value in row.items() if value and tag in mine[0]}
         assert known == mine[int(row["step"])]
-    assert logged(second.log_dir)["lr/head"] == {step: np.float32(row["lr/head"]) for step, row in mine.items()}
+    assert_same_lines(logged(second.log_dir), all_points(third))
+
+
+@without_pictures
+def test_tensorboard_gets_no_points_inside_level_stretches():
+    own, logger = OwnLogger(), TensorBoardLogger("logs", name=None)
+    factors = [factor for factor in example_factors() if not factor.needs_gradients]
+    monitor = StrataMonitor(norms=True)
+    fit(Net(), [*factors, ByStep(), *growing(), monitor], epochs=5, logger=[own, logger], log_every_n_steps=1)
+    curves, full = logged(logger.log_dir), all_points(own)
+    assert_same_lines(curves, full)
+    ends = {step + change for step in (0, 4, 8, 12, 16) for change in (0, 3)}  # of epochs, which a run may not outlive
+    assert curves["strata.details/base_lr/head"].keys() == ends
+    # the jump has both of its ends and is repeated for smoothed lines, and the ramp has all of its points
+    assert curves["strata/factor/ByStep/head"].keys() == ends | {4, 5, 6} | set(range(12, 20))
+    (low, *others) = (curves[tag].keys() for tag in RANGE_TAGS)  # TensorBoard refuses to draw others in one chart
+    assert all(other == low for other in others)
+    assert sum(map(len, curves.values())) < 0.6 * sum(map(len, full.values()))
+
+
+@without_pictures
+def test_a_prefix_and_a_logger_of_the_users_own_kind_are_honoured():
+    class Rounded(TensorBoardLogger):
+        def log_metrics(self, metrics, step=None):
+            super().log_metrics({f"rounded/{tag}": round(value, 1) for tag, value in metrics.items()}, step)
+
+    loggers = [TensorBoardLogger("one", name=None, prefix="mine"), Rounded("two", name=None)]
+    fit(Plain(), [Warmup(newborn_only=False), StrataMonitor()], epochs=1, logger=loggers, log_every_n_steps=1)
+    prefixed, rounded = (logged(logger.log_dir) for logger in loggers)
+    assert prefixed["mine-lr/head"] == {0: np.float32(0.02), 3: np.float32(0.02)}
+    assert rounded["rounded/lr/head"] == {0: 0.0, 3: 0.0}
+    assert prefixed.keys() == {tag.replace("rounded/", "mine-") for tag in rounded}
+
+
+@without_pictures
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")  # learning rates need no data
+def test_resumed_in_mid_epoch_the_curves_are_as_if_never_stopped():
+    def train(name, ckpt_path=None, **options):
+        logger = TensorBoardLogger("logs", name=None, version=name)
+        keep = ModelCheckpoint("checkpoints", name + "-{step}", every_n_train_steps=3, save_top_k=-1)
+        callbacks = [Warmup(newborn_only=False), ByStep(), StrataMonitor(), keep]
+        options |= {"logger": logger, "log_every_n_steps": 1, "enable_checkpointing": True}
+        fit(Plain(), callbacks, ckpt_path=ckpt_path, **options)
+        curves = logged(logger.log_dir)
+        del curves["loss"]  # the data come in another order
+        return curves
+
+    whole = train("whole", epochs=4)
+    train("parts", epochs=4, max_steps=6)
+    time.sleep(1)  # TensorBoard reads the files of one second in the order of text: 10 before 9
+    assert train("parts", "checkpoints/parts-step=6.ckpt", epochs=4) == whole
 
 
 def test_monitor_alone_shows_the_scheduler():
@@ -201,11 +272,12 @@ class Adversaries(LightningModule):
 @without_pictures
 @pytest.mark.parametrize("every", [1, 4])
 def test_two_optimizers(every):
-    used, logger = UsedLRs(), TensorBoardLogger("logs", name=None)
+    used, own, logger = UsedLRs(), OwnLogger(), TensorBoardLogger("logs", name=None)
     factors = [SedimentaryDecay([("active", 0, 1.0), ("old", 1, 0.5)]), ByStep()]
     monitor = StrataMonitor(norms=True)
-    fit(Adversaries(), [*factors, used, monitor], epochs=4, logger=logger, log_every_n_steps=every)
-    curves = logged(logger.log_dir)
+    fit(Adversaries(), [*factors, used, monitor], epochs=4, logger=[own, logger], log_every_n_steps=every)
+    curves = all_points(own)
+    assert_same_lines(logged(logger.log_dir), curves)
     assert_used(by_component(curves), used.lrs)
     assert set(by_component(curves)) == {"generator.0", "generator.1", "critic"}
     steps = [(3 * batch, 3 * batch + 1, 3 * batch + 2) for batch in range(16) if (batch + 1) % every == 0]
@@ -255,11 +327,12 @@ def test_steps_past_lightning_are_counted_by_batches():
             super().training_step(batch, batch_idx).backward()
             optimizer.step()
 
-    logger, monitor = TensorBoardLogger("logs", name=None), StrataMonitor(norms=True)
+    own, logger, monitor = OwnLogger(), TensorBoardLogger("logs", name=None), StrataMonitor(norms=True)
     decay = SedimentaryDecay([("active", 0, 1.0), ("old", 1, 0.5)])
-    trainer = fit(Past(), [decay, monitor], epochs=2, logger=logger, log_every_n_steps=1)
+    trainer = fit(Past(), [decay, monitor], epochs=2, logger=[own, logger], log_every_n_steps=1)
     assert trainer.global_step == 0
-    curves = logged(logger.log_dir)
+    curves = all_points(own)
+    assert_same_lines(logged(logger.log_dir), curves)
     assert curves["lr/head"] == {step: np.float32(0.1 if step < 4 else 0.05) for step in range(8)}
     assert set(curves["norms/update_ratio/head"]) == set(range(8))
 
@@ -467,13 +540,14 @@ class Wide(Plain):
 
 @without_pictures
 def test_many_components_are_summed_up(caplog):
-    used, logger = UsedLRs(), TensorBoardLogger("logs", name=None)
+    used, own, logger = UsedLRs(), OwnLogger(), TensorBoardLogger("logs", name=None)
     decay = SedimentaryDecay([("active", 0, 1.0), ("sediment", 1, 0.1)], where="body.*")
     monitor = StrataMonitor(norms=True)
     with caplog.at_level("INFO"):
-        fit(Wide(120), [decay, used, monitor], epochs=2, logger=logger, log_every_n_steps=2)
+        fit(Wide(120), [decay, used, monitor], epochs=2, logger=[own, logger], log_every_n_steps=2)
     assert "it has 121 components" in caplog.text
-    curves = logged(logger.log_dir)
+    curves = all_points(own)
+    assert_same_lines(logged(logger.log_dir), curves)
     assert len(curves) < 60
     assert set(curves["lr/active/mean"]) == {0, 1, 3}
     assert set(curves["lr/sediment/mean"]) == {5, 7}

@@ -64,6 +64,12 @@ def test_ranks_exchange_only_flags_where_no_growth_waits(ranks, name):
     assert ranks[0][name]["cost"] == (2 * EPOCHS + validations, 0)
 
 
+@pytest.mark.parametrize("name", TRAINS)
+def test_ranks_that_agree_send_nothing_that_grows_with_the_network(ranks, name):
+    longest_question = 300  # bytes: the names of all growth that waits
+    assert max(rank[name]["largest"] for rank in ranks) < longest_question
+
+
 SAYS = {
     "one-rank": r"different growth \(rank 0: nothing; rank 1: add_neck\(\)\)",
     "one-rank-validation": r"different growth \(rank 0: add_neck\(\); rank 1: nothing\)",

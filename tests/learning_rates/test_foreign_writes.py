@@ -68,6 +68,20 @@ def test_what_is_written_after_all_callbacks_is_the_base_of_this_step(hook):
 
 
 @pytest.mark.filterwarnings("ignore:the lr of param group 'body.0' was set")
+@pytest.mark.parametrize("hook", ["on_before_optimizer_step", "configure_gradient_clipping"])
+def test_whoever_looks_before_the_update_sees_effective_lrs(hook):
+    seen = []
+
+    class Looks(Plain):
+        def look(self, optimizer, *args, **kwargs):
+            seen.append({group["lr"] for group in optimizer.param_groups})
+
+    setattr(Looks, hook, Looks.look)
+    fit(Looks(), [Half(), Foreign("on_train_batch_start")], epochs=1)
+    assert seen == [{0.01 * (1 + step) * 0.5} for step in range(4)]
+
+
+@pytest.mark.filterwarnings("ignore:the lr of param group 'body.0' was set")
 def test_what_is_written_in_a_wrapped_step_is_the_base_of_this_step():
     class Wrapped(Plain):
         def configure_optimizers(self):

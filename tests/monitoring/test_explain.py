@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from rich.cells import cell_len
 from rich.console import Console
 from torch import nn
 
@@ -110,6 +111,25 @@ def test_long_names_are_never_cut():
     entries, lines = printed(fit(Nested(), [Warmup(newborn_only=False), DepthDecay()], epochs=1), 40)
     names = {entry.component.name for entry in entries}
     assert {name for name in names if any(name in line for line in lines)} == names
+
+
+def test_columns_are_aligned_by_what_a_terminal_shows():
+    class Wide(Plain):
+        def __init__(self):
+            super().__init__()
+            self.層 = self.body  # each such letter takes two columns
+            del self.body
+
+        def forward(self, x):
+            return self.head(self.層(x))
+
+    buffer = io.StringIO()
+    explain(fit(Wide(), [Warmup(newborn_only=False)], epochs=1), Console(file=buffer, width=80))
+    lines = buffer.getvalue().splitlines()
+    rule = next(number for number, line in enumerate(lines) if set(line) == {"─"})
+    rows = lines[rule + 1 : rule + 5]
+    assert [row.split()[0] for row in rows] == ["層.0", "層.3", "層.4", "head"]
+    assert {cell_len(row) for row in rows} == {len(lines[rule])}
 
 
 def test_groups_that_differ_in_name_only_share_a_row():

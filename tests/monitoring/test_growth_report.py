@@ -149,4 +149,4 @@ def test_hundreds_of_components_take_a_few_lines(capsys):
 
     (report,) = reports(capsys, [GrowthResponder(), GrowEvery("add_necks", 1, limit=1)], Deep(), epochs=1)
     assert len(report) <= 8
-    assert "142 more (neck): lr 0.09" in " ".join(" ".join(report).split())
+    assert "necks.7, 141 more, necks.149 (neck): lr 0.09" in " ".join(" ".join(report).split())

@@ -16,11 +16,13 @@ from lightning.fabric import Fabric
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint, OnExceptionCheckpoint
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.data import DataLoader
 
 from helpers import Net, assert_same, fit, loader, weights
 from structurenet_pl import Clock, GrowableModule, GrowEvery, Warmup, growth
 from structurenet_pl.lightning import MisconfigurationException
+from structurenet_pl.structure import module_structure
 from structurenet_pl.structure.events import dump_log, load_log
 from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.replay_log import LOG_KEY
@@ -132,6 +134,16 @@ def test_facts_that_the_log_states_are_checked(changes):
     assert_as_before(net, before)
 
 
+@pytest.mark.parametrize("events", [3, 12])
+def test_loading_added_blocks_computes_the_structure_as_often_for_a_long_log_as_for_a_short_one(events, monkeypatch):
+    saved = grown(*[("add", {})] * events).state_dict()
+    built = []
+    build = module_structure.build_structure
+    monkeypatch.setattr(module_structure, "build_structure", lambda *args: built.append(args) or build(*args))
+    Sizes().load_state_dict(saved)
+    assert len(built) == 2  # before the first event, and after the last
+
+
 def test_neighbours_in_the_log_are_components():
     state = dict(grown(("add", {})).state_dict())
     Sizes().load_state_dict(edited(state, adjacent=["blocks.0.weight"]))  # as patterns of another Trainer split it
@@ -193,6 +205,22 @@ def test_a_grown_module_goes_back_to_what_it_was(calls):
         assert net.blocks[0].owner == (net,)
         assert list(map(id, net.memory._flat_weights)) == list(map(id, net.memory.parameters()))
         net.memory(torch.zeros(5, 1, 4))
+
+
+def test_what_growth_took_away_costs_no_memory():
+    """Neither the old values of parameters that were reshaped in place, nor gradients of what was removed."""
+    net = Rebuilt()
+    founding = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    old = StorageWeakRef(net.head.weight.untyped_storage())
+    dropped = list(net.memory.parameters())
+    net.reshape()
+    net.drop()
+    assert old.expired()
+    assert {parameter.grad for parameter in dropped} == {None}
+    net.load_state_dict(founding)
+    assert_same(dict(net.state_dict()), founding)
 
 
 def test_ties_between_what_goes_and_what_stays_come_back():

@@ -375,7 +375,8 @@ def test_device_stays(how):
 
 
 def test_without_noise_copies_stay_copies():
-    assert _distance_of_copies_after_training(0.0) == 0.0
+    # not 0: with half of all seeds, rounding in the products of matrices tells the two columns apart
+    assert _distance_of_copies_after_training(0.0) < 1e-13
 
 
 def test_noise_breaks_the_symmetry():

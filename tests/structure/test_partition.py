@@ -1,11 +1,14 @@
+from operator import is_
+
 import pytest
 import torch
 from torch import nn
 
 from helpers import Plain
 from structurenet_pl.structure.component_inference import founding_specs
+from structurenet_pl.structure.inventory import Inventory
 from structurenet_pl.structure.module_structure import structure_of
-from structurenet_pl.structure.partition import build_structure, parameters_by_all_names
+from structurenet_pl.structure.partition import build_structure, modules_by_all_paths, parameters_by_all_names
 from structurenet_pl.structure.role_patterns import unmatched_patterns
 
 
@@ -128,4 +131,21 @@ def test_parameter_outside_all_components_is_an_error():
     specs = founding_specs(module)
     module.late = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"'late\.weight' belongs to no component"):
-        build_structure(parameters_by_all_names(module), specs)
+        build_structure(parameters_by_all_names(modules_by_all_paths(module)), specs)
+
+
+def test_the_walk_finds_what_torch_finds_in_the_same_order():
+    module = nn.Module()
+    module.body = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ModuleList([nn.BatchNorm1d(2), nn.ReLU()]))
+    module.scale, module.nothing = nn.Parameter(torch.ones(2)), None
+    module.register_parameter("none", None)
+    module.register_module("gone", None)
+    module.again, module.tied = module.body[1], nn.Linear(2, 2)
+    module.tied.weight = module.body[0].weight
+    modules = modules_by_all_paths(module)
+    assert list(modules.items()) == list(module.named_modules(remove_duplicate=False))
+    inventory = Inventory(module)
+    for found, is_unique in ((inventory.names, False), (inventory.named, True)):
+        expected = dict(module.named_parameters(remove_duplicate=is_unique))
+        assert list(found) == list(expected)
+        assert all(map(is_, found.values(), expected.values()))

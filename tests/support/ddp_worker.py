@@ -4,6 +4,7 @@ Started as ``ddp_worker.py first|second|launch folder`` with the rank in the env
 """
 
 import os
+import pickle
 import sys
 import warnings
 from contextlib import nullcontext
@@ -184,12 +185,16 @@ class Look(Callback):
     """Counts what growth asks of the other processes."""
 
     def __init__(self):
-        self.flags = self.gathers = 0
+        self.flags = self.gathers = self.largest = 0
 
     def on_fit_start(self, trainer, pl_module):
         self.flag, self.gather = communication.max_over_ranks, torch.distributed.all_gather_object
         communication.max_over_ranks = lambda *args: self.count("flags", self.flag(*args))
-        torch.distributed.all_gather_object = lambda *args: self.count("gathers", self.gather(*args))
+        torch.distributed.all_gather_object = self.counted_gather
+
+    def counted_gather(self, values, value):
+        self.largest = max(self.largest, len(pickle.dumps(value)))
+        return self.count("gathers", self.gather(values, value))
 
     def count(self, what, value):
         setattr(self, what, getattr(self, what) + 1)
@@ -338,6 +343,7 @@ def train(row, rank=0, world=1, more=(), ckpt_path=None, epochs=EPOCHS):
         "error": error or next((one.error for one in mine if isinstance(one, Forgiving)), None),
         "warned": [str(warning.message) for warning in warned],
         "cost": (look.flags, look.gathers),
+        "largest": look.largest,
     }
 
 
