@@ -1,10 +1,11 @@
 """The experiments, one in each file."""
 
-from examples.evidence.blocks import compositions, recommendation, shock
+from examples.evidence.blocks import compositions, recommendation, shock, stability
 
 BLOCKS = {
     "compositions": compositions.BLOCK,
     "recommendation": recommendation.BLOCK,
     "shock": shock.BLOCK,
+    "stability": stability.BLOCK,
 }
 """By name, in the order of the report."""

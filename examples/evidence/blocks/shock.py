@@ -7,17 +7,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from examples.evidence import nets
 from examples.evidence.data import Part, split
 from examples.evidence.experiment import Arm, Block, Claim, Trial
 from examples.evidence.factors import GlobalWarmup
 from examples.evidence.founding import founded
 from examples.evidence.growth_probe import SHOCK_STEPS, GrowthProbe
+from examples.evidence.nets import Kind, SmallNet
 from examples.evidence.training import ResetState, accuracy, fit
 from structurenet_pl import AgeDecay, GrowEvery, GrowthResponder, Warmup, growth, recommended, widen
 
 DATA, BATCH_SIZE = "digits", 128
-WIDTHS = {"mlp": 96, "cnn": 10}
 GROWTH_EPOCH, EPOCHS = 20, 30
 """The seed's scaffold falls to a tenth at an age of 20 epochs: with this growth."""
 
@@ -31,11 +30,11 @@ GROWTHS = {
 lr's fault."""
 
 
-class Net(nets.Net):
+class ShockNet(SmallNet):
     """A network that can also get a patch beside its first block, or more units there."""
 
-    def __init__(self, kind: nets.Kind, side: int, lr: float) -> None:
-        super().__init__(kind, side, lr, width=WIDTHS[kind])
+    def __init__(self, kind: Kind, side: int, lr: float) -> None:
+        super().__init__(kind, side, lr)
         self.patches = nn.ModuleList()
 
     @growth(role="patch", depth=1)
@@ -102,9 +101,9 @@ def train(trial: Trial) -> Mapping[str, float]:
     kind, name = trial.setting.split(" ", 1)
     method, after = GROWTHS[name]
     before = combined if trial.arm == "combined" else tuple
-    file = founded(Net, DATA, kind, trial.lr, trial.seed, GROWTH_EPOCH - 1, BATCH_SIZE, before)
+    file = founded(ShockNet, DATA, kind, trial.lr, trial.seed, GROWTH_EPOCH - 1, BATCH_SIZE, before)
     data = split(DATA, trial.seed)
-    net = Net(kind, data.side, trial.lr)
+    net = ShockNet(kind, data.side, trial.lr)
     probe, start = GrowthProbe(data.val), BeforeGrowth(data.test)
     trigger = GrowEvery(method, every=GROWTH_EPOCH, limit=1)
     fit(net, data.train, EPOCHS, [probe, start, trigger, *ARMS[trial.arm]()], BATCH_SIZE, file)
