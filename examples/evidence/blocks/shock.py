@@ -46,8 +46,8 @@ class ShockNet(SmallNet):
 
     @growth(role="new")
     def add_units(self) -> None:
-        """Give the first block half as many units more, with random weights, in pairs that cancel at first."""
-        widen(self.blocks[0][0], self.blocks[1][0], self.width * 3 // 2, scheme="pair")
+        """Give the first block about half as many units more, with random weights, in pairs that cancel at first."""
+        widen(self.blocks[0][0], self.blocks[1][0], self.width + self.width // 4 * 2, scheme="pair")
 
     def features(self, images: Tensor) -> Tensor:
         x = self.stem(images.flatten(1) if self.kind == "mlp" else images)
