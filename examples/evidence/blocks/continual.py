@@ -49,7 +49,7 @@ class ThreeDomains(OneDomain):
 
 def train(trial: Trial) -> Mapping[str, float]:
     """Train on upright images; twice, put an identity layer before the head and go on with another domain."""
-    kind, *control = trial.setting.split()
+    kind, *control = trial.setting.split(", ")
     base, make = BASE_LRS[kind], OneDomain if control else ThreeDomains
     file = founded(make, DATA, kind, base, trial.seed, PHASE - 1, BATCH_SIZE)
     data = split(DATA, trial.seed)
