@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from uuid import uuid4
 
 from lightning.pytorch import Callback, seed_everything
 
@@ -26,6 +27,6 @@ def founded(
     data = split(name, seed)
     trainer = fit(make(kind, data.side, lr), data.train, epochs, callbacks(), batch_size)
     # in memory: a process of a pool does not tidy up temporary folders
-    file = f"memory://{make.__module__}-{name}-{kind}-{lr}-{seed}-{callbacks.__name__}.ckpt"
+    file = f"memory://{uuid4()}.ckpt"
     trainer.save_checkpoint(file)
     return file
