@@ -120,7 +120,7 @@ BLOCK = Block(
     train=train,
     settings=tuple(" ".join(parts) for parts in product(("mlp", "cnn"), GROWTHS)),
     arms={
-        name: Arm((1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)) if name == "uniform" else Arm(lr_of="uniform")
+        name: Arm((1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)) if name == "uniform" else Arm(lr_of="uniform")
         for name in ARMS
     },
     claims=(
