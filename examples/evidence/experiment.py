@@ -53,6 +53,7 @@ class Claim:
         above: Lower bound of the difference.
         below: Upper bound of the difference, or of the ratio.
         ratio: Compare the ratio of the means in place of their difference.
+        share: The baseline is multiplied by this first: a ratio for measures that may be 0, with a bound of 0.
         equal: Name of a measure and arms with fixed lrs: the baseline is interpolated between those two of them whose
             mean of the measure is closest to that of the arm, so that both are equal in it.
         settings: Names of settings; all if empty.
@@ -67,6 +68,7 @@ class Claim:
     above: float | None = None
     below: float | None = None
     ratio: bool = False
+    share: float = 1.0
     equal: tuple[str, tuple[str, ...]] | None = None
     settings: tuple[str, ...] = ()
     each: float | None = None

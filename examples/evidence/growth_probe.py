@@ -25,7 +25,7 @@ class Phase:
     before: float
     """Loss before growth."""
     old: dict[str, Tensor]
-    """The weights right after growth, without those of new components."""
+    """The old entries of all weights, right after growth."""
     losses: dict[int, float] = field(default_factory=dict)
     """Loss by number of steps since growth."""
     length: int = 0
@@ -58,24 +58,22 @@ class GrowthProbe(Callback):
         self.part = Part(*(column[:400] for column in part))
         self.phases: list[Phase] = []
         self._before = float("nan")
+        self._shapes: dict[str, torch.Size] = {}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the loss before a growth."""
+        """Take the loss and the shapes before a growth."""
         if len(pl_module.growth_log) > len(self.phases):
             raise ValueError("the network has grown already: GrowthProbe comes before GrowEvery in the callbacks")
         self._before = loss(pl_module, self.part)
+        self._shapes = {name: weight.shape for name, weight in pl_module.named_parameters()}
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Sequence, batch_idx: int
     ) -> None:
         if len(pl_module.growth_log) > len(self.phases):
             self._end_phase(pl_module)
-            born = pl_module.growth_log[-1].born
-            old = {
-                name: weight.detach().clone()
-                for name, weight in pl_module.named_parameters()
-                if not any(name.startswith(f"{component}.") for component in born)
-            }
+            now = dict(pl_module.named_parameters())
+            old = {name: _corner(now[name], shape).detach().clone() for name, shape in self._shapes.items()}
             self.phases.append(Phase(self._before, old, {0: loss(pl_module, self.part)}))
 
     def on_train_batch_end(
@@ -94,7 +92,9 @@ class GrowthProbe(Callback):
     def _end_phase(self, module: LightningModule) -> None:
         if self.phases:
             phase, now = self.phases[-1], dict(module.named_parameters())
-            moved = sum((now[name] - weight).square().sum() for name, weight in phase.old.items())
+            moved = sum(
+                (_corner(now[name], weight.shape) - weight).square().sum() for name, weight in phase.old.items()
+            )
             phase.drift = (moved / sum(weight.square().sum() for weight in phase.old.values())).sqrt().item()
 
     def measures(self, after: int = 0) -> dict[str, float]:
@@ -110,3 +110,8 @@ class GrowthProbe(Callback):
             "recovered": fmean(came_back for _, came_back in recoveries),
             "drift": fmean(phase.drift for phase in self.phases),
         }
+
+
+def _corner(weight: Tensor, shape: torch.Size) -> Tensor:
+    """The old entries of a tensor, which come first in each dimension."""
+    return weight[tuple(slice(size) for size in shape)]

@@ -91,3 +91,10 @@ class Net(GrowableModule):
         steps = int(self.trainer.estimated_stepping_batches)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+
+
+class SmallNet(Net):
+    """The same with 96 units, or with 10 channels, for experiments with many arms."""
+
+    def __init__(self, kind: Kind, side: int, lr: float) -> None:
+        super().__init__(kind, side, lr, width={"mlp": 96, "cnn": 10}[kind])

@@ -65,7 +65,8 @@ def _in_setting(block: Block, results: Results, claim: Claim, setting: str) -> F
         baseline = values(claim.baseline)
     else:
         return Finding(claim, setting, mean_of(ours), bound, len(seeds))
-    return Finding(claim, setting, (ratio if claim.ratio else difference)(ours, baseline), bound, len(seeds), note)
+    compared = (ratio if claim.ratio else difference)(ours, [claim.share * value for value in baseline])
+    return Finding(claim, setting, compared, bound, len(seeds), note)
 
 
 def _interpolated(target, arms, measure, values, wanted) -> tuple[list[float], str]:

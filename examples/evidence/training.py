@@ -17,9 +17,14 @@ def loader(part: Part, batch_size: int = 64) -> DataLoader:
 
 
 def fit(
-    net: LightningModule, part: Part, epochs: int, callbacks: Iterable[Callback] = (), batch_size: int = 64
+    net: LightningModule,
+    part: Part,
+    epochs: int,
+    callbacks: Iterable[Callback] = (),
+    batch_size: int = 64,
+    resume: str | None = None,
 ) -> Trainer:
-    """Train a network."""
+    """Train a network; go on from a checkpoint, if there is one to ``resume``."""
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -29,7 +34,7 @@ def fit(
         enable_model_summary=False,
         callbacks=list(callbacks),
     )
-    trainer.fit(net, loader(part, batch_size))
+    trainer.fit(net, loader(part, batch_size), ckpt_path=resume)
     return trainer
 
 
