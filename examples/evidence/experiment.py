@@ -120,11 +120,14 @@ class Block:
                 raise ValueError(f"claim {claim.text!r} is about settings that do not exist: {sorted(missing)}")
 
     def quick(self) -> "Block":
-        """The same with one setting, three lrs of each search space and two seeds."""
+        """The same with one setting and two seeds; the first arm that is searched has three lrs, the others one."""
+        first = next((name for name, arm in self.arms.items() if arm.searched), None)
         return replace(
             self,
             settings=self.settings[:1],
-            arms={name: replace(arm, lrs=_middle(arm.lrs)) for name, arm in self.arms.items()},
+            arms={
+                name: replace(arm, lrs=_middle(arm.lrs, 3 if name == first else 1)) for name, arm in self.arms.items()
+            },
             claims=tuple(
                 replace(claim, settings=())
                 for claim in self.claims
@@ -134,6 +137,6 @@ class Block:
         )
 
 
-def _middle(lrs: tuple[float, ...]) -> tuple[float, ...]:
-    start = max(0, (len(lrs) - 3) // 2)
-    return lrs[start : start + 3]
+def _middle(lrs: tuple[float, ...], count: int) -> tuple[float, ...]:
+    start = max(0, (len(lrs) - count) // 2)
+    return lrs[start : start + count]
