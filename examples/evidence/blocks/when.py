@@ -81,8 +81,8 @@ def _clock_wins(text: str, arm: str, baseline: str) -> Claim:
 
 BLOCK = Block(
     question="Networks that double their width twice in 16 epochs: after so many epochs each, or when the validation "
-    "loss has not fallen by .02 (CNN: .1) for 1 or 2 epochs, at the latest after epoch 12. All end with the same size after "
-    "the same steps. The field says that the clock wins, and that waiting for convergence harms.",
+    "loss has not fallen by .02 (CNN: .1) for 1 or 2 epochs, at the latest after epoch 12. All end with the same size "
+    "after the same steps. The field says that the clock wins, and that waiting for convergence harms.",
     train=train,
     settings=("digits mlp constant", "digits mlp cosine", "digits cnn cosine"),
     arms={
