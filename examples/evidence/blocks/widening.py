@@ -79,6 +79,15 @@ class WideningNet(Net):
     def _he(self, inputs: int) -> HeLinear | HeConv:
         return HeLinear(inputs, self.width) if self.kind == "mlp" else HeConv(inputs, self.width, 3, padding=1)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Bound the norm of the gradient: at large lrs, single runs would die, and means would tell little else."""
+        self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+
     @growth(role="new")
     def wider(self, scheme: str = "pair", rescale: bool = False) -> None:
         """Widen all layers to the next of the widths; the function stays, but for the noise on copies."""

@@ -12,7 +12,7 @@ from examples.evidence.experiment import Arm, Block, Claim, Trial
 from examples.evidence.training import ResetState
 from structurenet_pl import AgeDecay, GrowEvery, GrowthResponder
 
-LRS = (0.04, 0.08, 0.16, 0.32, 0.64)
+LRS = (0.16, 0.32, 0.64, 1.28, 2.56)
 EPOCHS = 16
 EQUAL_WORK = 10
 """Epochs of a static network with about as many multiply-adds as 16 epochs of a growing one; ``work`` shows it."""
