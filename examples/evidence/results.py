@@ -27,15 +27,17 @@ class Results:
             ValueError: If the file holds other measures.
         """
         new = not self.file.exists()
-        names = sorted(measures)
+        # as in the file: a choice between two lrs that are nearly equal must not be another one after a resume
+        values = {name: float(f"{value:.6g}") for name, value in sorted(measures.items())}
+        names = list(values)
         if self.rows and names != sorted(next(iter(self.rows.values()))):
             raise ValueError(f"{self.file} holds other measures than {names}: move it away, or delete it")
         with self.file.open("a", newline="") as lines:
             writer = csv.writer(lines)
             if new:
                 writer.writerow([*Trial._fields, *names])
-            writer.writerow([*trial, *(f"{measures[name]:.6g}" for name in names)])
-        self.rows[trial] = dict(measures)
+            writer.writerow([*trial, *(f"{value:.6g}" for value in values.values())])
+        self.rows[trial] = values
 
     def chosen_lr(self, block: Block, setting: str, arm: str) -> float | None:
         """The lr with the best mean on validation data over the search seeds; None while some of these are missing."""
