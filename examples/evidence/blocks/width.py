@@ -98,5 +98,4 @@ BLOCK = Block(
         _better("lr by stage beats a warm-up of all", "both", "pairs, rescaled, warm-up of all"),
     ),
     measures=MEASURES,
-    axes=("work", "accuracy"),
 )
