@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 SEARCH_SEEDS = range(1000, 1003)
-"""Seeds for the choice of learning rates; no result is reported on them."""
 
 
 class Trial(NamedTuple):
@@ -100,6 +99,7 @@ class Block:
         measures: Names of the measures that the report prints, with what they mean.
         axes: Two measures to draw against each other; None draws the intervals of the claims only.
         seeds: Number of seeds of the full run.
+        search_seeds: Seeds for the choice of learning rates; no result is reported on them.
     """
 
     question: str
@@ -110,6 +110,7 @@ class Block:
     measures: Mapping[str, str]
     axes: tuple[str, str] | None = None
     seeds: int = 8
+    search_seeds: range = SEARCH_SEEDS
 
     def __post_init__(self) -> None:
         if len({len(arm.lrs) for arm in self.arms.values() if arm.searched}) > 1:
@@ -122,20 +123,24 @@ class Block:
                 raise ValueError(f"claim {claim.text!r} is about settings that do not exist: {sorted(missing)}")
 
     def quick(self) -> "Block":
-        """The same with one setting, three lrs of each search space and two seeds."""
+        """The same with one setting and two seeds; the first arm that is searched has three lrs, the others one."""
+        first = next((name for name, arm in self.arms.items() if arm.searched), None)
         return replace(
             self,
             settings=self.settings[:1],
-            arms={name: replace(arm, lrs=_middle(arm.lrs)) for name, arm in self.arms.items()},
+            arms={
+                name: replace(arm, lrs=_middle(arm.lrs, 3 if name == first else 1)) for name, arm in self.arms.items()
+            },
             claims=tuple(
                 replace(claim, settings=())
                 for claim in self.claims
                 if not claim.settings or self.settings[0] in claim.settings
             ),
             seeds=2,
+            search_seeds=self.search_seeds[:1],
         )
 
 
-def _middle(lrs: tuple[float, ...]) -> tuple[float, ...]:
-    start = max(0, (len(lrs) - 3) // 2)
-    return lrs[start : start + 3]
+def _middle(lrs: tuple[float, ...], count: int) -> tuple[float, ...]:
+    start = max(0, (len(lrs) - count) // 2)
+    return lrs[start : start + count]

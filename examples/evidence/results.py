@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from examples.evidence.experiment import SEARCH_SEEDS, Block, Trial
+from examples.evidence.experiment import Block, Trial
 
 
 class Results:
@@ -27,15 +27,17 @@ class Results:
             ValueError: If the file holds other measures.
         """
         new = not self.file.exists()
-        names = sorted(measures)
+        # as in the file: a choice between two lrs that are nearly equal must not be another one after a resume
+        values = {name: float(f"{value:.6g}") for name, value in sorted(measures.items())}
+        names = list(values)
         if self.rows and names != sorted(next(iter(self.rows.values()))):
             raise ValueError(f"{self.file} holds other measures than {names}: move it away, or delete it")
         with self.file.open("a", newline="") as lines:
             writer = csv.writer(lines)
             if new:
                 writer.writerow([*Trial._fields, *names])
-            writer.writerow([*trial, *(f"{measures[name]:.6g}" for name in names)])
-        self.rows[trial] = dict(measures)
+            writer.writerow([*trial, *(f"{value:.6g}" for value in values.values())])
+        self.rows[trial] = values
 
     def chosen_lr(self, block: Block, setting: str, arm: str) -> float | None:
         """The lr with the best mean on validation data over the search seeds; None while some of these are missing."""
@@ -46,7 +48,7 @@ class Results:
             return lrs[0]
         means = {}
         for lr in lrs:
-            rows = [self.rows.get(Trial(setting, arm, lr, seed)) for seed in SEARCH_SEEDS]
+            rows = [self.rows.get(Trial(setting, arm, lr, seed)) for seed in block.search_seeds]
             if None in rows:
                 return None
             means[lr] = fmean(row["val"] for row in rows)
@@ -65,7 +67,7 @@ class Results:
             for name, arm in block.arms.items()
             if arm.searched
             for lr in arm.lrs
-            for seed in SEARCH_SEEDS
+            for seed in block.search_seeds
         ]
         trials += [
             Trial(setting, name, lr, seed)

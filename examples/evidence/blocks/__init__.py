@@ -4,12 +4,15 @@ from examples.evidence.blocks import (
     compositions,
     continual,
     freezing,
+    how_much,
     recommendation,
     retention,
     scale,
     shock,
     sparse,
     stability,
+    when,
+    width,
 )
 
 BLOCKS = {
@@ -21,6 +24,9 @@ BLOCKS = {
     "continual": continual.BLOCK,
     "scale": scale.BLOCK,
     "sparse": sparse.BLOCK,
+    "width": width.BLOCK,
+    "when": when.BLOCK,
+    "how_much": how_much.BLOCK,
     "freezing": freezing.BLOCK,
 }
 """By name, in the order of the report."""
