@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from structurenet_pl.distributed.communication import check_equal_reports, gather_from_all_ranks
-from structurenet_pl.distributed.sharding import holds_shards
+from structurenet_pl.distributed.sharding import ShardedUnits, holds_shards
 from structurenet_pl.lightning import MisconfigurationException, Trainer
 
 
@@ -29,6 +29,13 @@ def is_sharded_module(trainer: Trainer) -> bool:
     """Whether processes hold shards of the parameters of the module itself, as under FSDP2."""
     strategy = trainer.strategy
     return strategy.model is strategy.lightning_module and holds_shards(strategy.lightning_module)
+
+
+def units_of(trainer: Trainer) -> ShardedUnits:
+    """The units of ``fully_shard`` in the module, before a growth."""
+    # the number of different shares of the data: processes of one tensor-parallel plan train on the same share
+    data_is_parallel = trainer.strategy.distributed_sampler_kwargs["num_replicas"] > 1
+    return ShardedUnits(trainer.lightning_module, data_is_parallel)
 
 
 def can_follow(trainer: Trainer) -> bool:

@@ -1,7 +1,7 @@
 """One growth on several processes: all ranks grow alike, or all of them raise and none has grown."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -9,8 +9,8 @@ import torch
 
 from structurenet_pl.distributed.checksums import checksums
 from structurenet_pl.distributed.communication import check_equal_reports, gather_from_all_ranks
-from structurenet_pl.distributed.ddp import is_ddp, is_sharded_module, rewrap
-from structurenet_pl.distributed.sharding import ShardedUnits
+from structurenet_pl.distributed.ddp import is_ddp, is_sharded_module, rewrap, units_of
+from structurenet_pl.distributed.sharding import implicit_replication
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.optim.state_kinds import tensors_in
 from structurenet_pl.structure.grow import Change, OtherArgumentsError
@@ -46,10 +46,7 @@ class GrowthAgreement(SingleProcess):
         self._trainer, self._request = trainer, request
         self._wrapper, self._module = trainer.strategy.model, trainer.strategy.lightning_module
         self._old_buffers = set(self._module.buffers())
-        self._units: ShardedUnits | None = None
-        if is_sharded_module(trainer):
-            data_is_parallel = trainer.strategy.distributed_sampler_kwargs["num_replicas"] > 1
-            self._units = ShardedUnits(self._module, data_is_parallel)
+        self._units = units_of(trainer) if is_sharded_module(trainer) else None
         self._reports_done = False  # whether the other ranks wait for no further report
         reports = self._share({"the growth asked for": str(request)} | self._checksums_by_name())
         check_equal_reports(reports, f"before {request}")
@@ -155,7 +152,9 @@ def all_ranks_or_none(trainer: Trainer, request: GrowthRequest) -> Iterator[Sing
         return
     agreement = GrowthAgreement(trainer, request)
     try:
-        yield agreement
+        # a growth method may index and add sharded tensors as if they were whole, with plain tensors
+        with implicit_replication() if is_sharded_module(trainer) else nullcontext():
+            yield agreement
     except Exception as error:
         agreement.undo()
         agreement.report_failure(error)

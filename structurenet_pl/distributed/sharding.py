@@ -22,6 +22,7 @@ if torch.distributed.is_available():
     from torch.distributed.fsdp import FSDPModule, fully_shard
     from torch.distributed.fsdp._fully_shard._fsdp_param import FSDPParam
     from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup, _get_param_module_infos
+    from torch.distributed.tensor.experimental import implicit_replication as implicit_replication
 
 State = Any  # torch's FSDPState, one for each call of fully_shard
 

@@ -28,6 +28,7 @@ from structurenet_pl.structure.rollback import Snapshot
 from structurenet_pl.structure.tensor_mapping import Copied, Successor, discard_notes, pop_copied, shape_of
 
 Arguments = Mapping[str, Any]
+Settle = Callable[[Arguments], None]  # is called with the arguments when a growth method has returned
 
 
 class OtherArgumentsError(RuntimeError):
@@ -69,7 +70,7 @@ def one_growth(
     module: HasGrowthLog,
     request: GrowthRequest,
     clock: Clock,
-    settle: Callable[[Arguments], None] = lambda arguments: None,
+    settle: Settle = lambda arguments: None,
 ) -> Iterator[tuple[Change, Any]]:
     """Carry out one growth and log it; undo it if the growth method or the body of the ``with`` raises.
 
@@ -112,7 +113,7 @@ def grow_and_log(
     module: HasGrowthLog,
     request: GrowthRequest,
     clock: Clock,
-    settle: Callable[[Arguments], None] = lambda arguments: None,
+    settle: Settle = lambda arguments: None,
 ) -> tuple[Change, Any]:
     """Carry out one growth and log it. Gives the change and the result of the growth method.
 

@@ -1,6 +1,6 @@
 """Growth logs in checkpoints: compare them with the module, repeat their events, and undo later growth."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from structurenet_pl.structure.events import GrowthEvent, dump_log, load_log
 from structurenet_pl.structure.founding import founding_of, holds, set_founding
-from structurenet_pl.structure.grow import grow_and_log, restore_structure_on_error
+from structurenet_pl.structure.grow import Settle, grow_and_log, restore_structure_on_error
 from structurenet_pl.structure.growth_handler import growth_handler_of
 from structurenet_pl.structure.growth_methods import GrowthRequest, request_by_name
 from structurenet_pl.structure.module_structure import HasGrowthLog, clear_structure_cache, replace_last_event
@@ -28,11 +28,20 @@ class ReplayError(RuntimeError):
     """The growth log of a checkpoint does not fit the module or its code."""
 
 
-def replay(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> None:
+def replay(
+    module: HasGrowthLog,
+    log: tuple[GrowthEvent, ...],
+    new_settle: Callable[[], Settle] = lambda: lambda arguments: None,
+) -> None:
     """Grow until the growth log equals the given one; random number generators keep their states.
 
     A module that has grown further than the log first returns to its founding structure. The logs need not have equal
     dates; the module gets those of the given log.
+
+    Args:
+        module: The module.
+        log: The growth log that it is to have.
+        new_settle: Is called before each event; its result is called in the event, as in ``one_growth``.
 
     Raises:
         ReplayError: If the module has grown in another way, or its code gives another result than the log says.
@@ -53,7 +62,7 @@ def replay(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> None:
         )
     with kept_rng(), restore_structure_on_error(module):
         for event in missing:
-            _repeat(module, event)
+            _repeat(module, event, new_settle())
 
 
 @contextmanager
@@ -134,7 +143,7 @@ def _return_to_founding(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> N
     clear_structure_cache(module)
 
 
-def _repeat(module: HasGrowthLog, event: GrowthEvent) -> None:
+def _repeat(module: HasGrowthLog, event: GrowthEvent, settle: Settle) -> None:
     """Repeat one event of a checkpoint.
 
     Raises:
@@ -143,7 +152,7 @@ def _repeat(module: HasGrowthLog, event: GrowthEvent) -> None:
     of_checkpoint = f"event {event.clock.generation} of the checkpoint, {event.called},"
     request = _request_again(module, event)
     try:
-        change, _ = grow_and_log(module, request, event.clock)
+        change, _ = grow_and_log(module, request, event.clock, settle)
     except ReplayError:  # the limit of tensor sizes
         raise
     except Exception as error:

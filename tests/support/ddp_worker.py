@@ -192,7 +192,9 @@ class Look(Callback):
     def on_fit_start(self, trainer, pl_module):
         self.flag, self.gather = communication.max_over_ranks, torch.distributed.all_gather_object
         communication.max_over_ranks = lambda *args: self.count("flags", self.flag(*args))
-        torch.distributed.all_gather_object = lambda *args: self.count("gathers", self.gather(*args))
+        torch.distributed.all_gather_object = lambda *args, **kwargs: self.count(
+            "gathers", self.gather(*args, **kwargs)
+        )
 
     def count(self, what, value):
         setattr(self, what, getattr(self, what) + 1)
