@@ -4,18 +4,12 @@ Lightning loads such a checkpoint before it calls any hook with it. By then the 
 says, and the optimizers must hold the user's own groups: torch finds the state of a parameter by name there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
-from torch.distributed.checkpoint.state_dict_loader import load
-
 from structurenet_pl.distributed.ddp import is_sharded_module, units_of
+from structurenet_pl.distributed.sharded_checkpoints import ShardedCheckpoint
 from structurenet_pl.distributed.sharding import implicit_replication
 from structurenet_pl.engine.rates_in_fit import RatesInFit
 from structurenet_pl.learning_rates.lr_tables import CHECKPOINT_KEY
@@ -57,62 +51,35 @@ class LateRestore:
 
     def _prepare_and_load(self, checkpoint_path: Any, weights_only: bool | None = None) -> Checkpoint:
         trainer, rates, module = self._trainer, self._rates, self._trainer.lightning_module
-        load_by_strategy = type(trainer.strategy).load_checkpoint
+        strategy = trainer.strategy
         if not is_sharded_module(trainer):
-            return cast(Checkpoint, load_by_strategy(trainer.strategy, checkpoint_path, weights_only=weights_only))
-        path = Path(trainer.strategy.broadcast(checkpoint_path))
-        file = path / "meta.pt" if path.is_dir() else path  # the name that Lightning gives it
-        checkpoint: Checkpoint = torch.load(file, mmap=True, map_location="cpu", weights_only=weights_only)
-        state_dict = checkpoint.pop("state_dict", None)  # None in a folder
-        log = _log_in_folder(path) if state_dict is None else state_dict.pop(LOG_KEY, None)
+            load = type(strategy).load_checkpoint
+            return cast(Checkpoint, load(strategy, checkpoint_path, weights_only=weights_only))
+        saved = ShardedCheckpoint(Path(strategy.broadcast(checkpoint_path)), weights_only)
         rates.tables.release_previous_fit()
         rates.tables.clear()
         if isinstance(module, Growable):
+            log = saved.tensor(LOG_KEY)
             with implicit_replication():
-                replay(module, () if log is None else log_from_tensor(log), lambda: settle_replayed(trainer))
-        trainer.strategy.setup_optimizers(trainer)  # for the grown module, and in groups of the user's own
+                replay(module, () if log is None else log_from_tensor(log), lambda: _settle_replayed(trainer))
+        strategy.setup_optimizers(trainer)  # for the module as it has grown, with the groups of the user
         rates.update_structure(trainer, module)
-        layouts = checkpoint.get(CHECKPOINT_KEY, {}).get("groups")
+        ours = saved.rest.get(CHECKPOINT_KEY, {})
+        layouts = ours.get("groups")
         if layouts is not None:
             rates.tables.restore_group_order(rates.structure, layouts)
-        if state_dict is None or layouts is None:
-            checkpoint = load_by_strategy(trainer.strategy, path, weights_only=weights_only)
-        else:
-            self._load_whole(state_dict, checkpoint.pop("optimizer_states"), layouts)
-        self._begin_fit(checkpoint)
-        if any(checkpoint.get(CHECKPOINT_KEY, {}).get("settings", ())):
+        saved.load_module(module, module.strict_loading)
+        for number, optimizer in enumerate(trainer.optimizers):
+            saved.load_optimizer(number, optimizer, module, layouts and layouts[number])
+        self._begin_fit(saved.rest)
+        if any(ours.get("settings", ())):
             for optimizer in trainer.optimizers:  # settings of single pieces are taken over when a state is loaded
                 optimizer.load_state_dict(optimizer.state_dict())
         self.has_loaded = True
-        return checkpoint
-
-    def _load_whole(self, state_dict: Mapping[str, Any], states: list[Any], layouts: list[Any]) -> None:
-        """Load whole tensors. Lightning would take the numbers of an optimizer's parameters for those in the module."""
-        module = self._trainer.lightning_module
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-        set_model_state_dict(module, dict(state_dict), options=options)
-        for optimizer, state, layout in zip(self._trainer.optimizers, states, layouts, strict=True):
-            groups = [{**group, "params": names} for group, names in zip(state["param_groups"], layout, strict=True)]
-            name_of = {
-                number: name
-                for group, names in zip(state["param_groups"], layout, strict=True)
-                for number, name in zip(group["params"], names, strict=True)
-            }
-            named = {name_of.get(number, number): entry for number, entry in state["state"].items()}
-            set_optimizer_state_dict(module, optimizer, {"state": named, "param_groups": groups}, options=options)
+        return saved.rest
 
 
-def settle_replayed(trainer: Trainer) -> Settle:
+def _settle_replayed(trainer: Trainer) -> Settle:
     """What settles one event that all ranks repeat: new parameters are divided, and get their values later."""
     units = units_of(trainer)
     return lambda arguments: units.follow()
-
-
-def _log_in_folder(path: Path) -> Tensor | None:
-    """The growth log in a sharded checkpoint, as a tensor."""
-    saved = FileSystemReader(path).read_metadata().state_dict_metadata.get(f"state_dict.{LOG_KEY}")
-    if not isinstance(saved, TensorStorageMetadata):
-        return None
-    log = torch.empty(saved.size, dtype=torch.uint8)
-    load({"state_dict": {LOG_KEY: log}}, checkpoint_id=path)
-    return log

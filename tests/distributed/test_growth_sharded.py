@@ -1,19 +1,25 @@
 """Growth under FSDP2, two gloo processes: as on one process, or all ranks say why not."""
 
 import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 import sharded_worker
-from ddp_worker import SAYS
+from ddp_worker import EPOCHS, SAYS, train
 from helpers import assert_same
-from rank_processes import assert_as_one_process, largest_difference, run_ranks
-from sharded_worker import FAILS, TRAINS
+from rank_processes import assert_as_one_process, assert_resumed, largest_difference, run_ranks
+from sharded_worker import FAILS, IN_FILES, RESUMED, TRAINS
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    return run_ranks(sharded_worker, "growth", tmp_path_factory.mktemp("sharded"))
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("sharded")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder):
+    return run_ranks(sharded_worker, "growth", folder)
 
 
 @pytest.mark.parametrize("name", TRAINS)
@@ -47,3 +53,32 @@ def test_training_goes_on_after_a_growth_that_failed_on_one_rank(ranks, name):
     for rank in ranks:
         assert "undone on every rank" in ranks[0][name]["error"]
         assert_same(rank[name]["weights"], ranks[0]["never"]["weights"])
+
+
+def test_resumed_in_new_processes_bit_for_bit(ranks, folder):
+    assert_resumed(run_ranks(sharded_worker, "second", folder), ranks, RESUMED)
+
+
+def test_resumed_on_one_process(ranks, folder):
+    (found,) = run_ranks(sharded_worker, "on_one", folder, world=1)
+    for name in RESUMED:
+        assert found[name]["error"] is None
+        assert found[name]["log"] == ranks[0][name]["log"]
+        assert largest_difference(found[name], ranks[0][name]) < 1e-5
+
+
+@pytest.mark.parametrize("name", IN_FILES)
+def test_a_file_is_resumed_on_one_process_without_fsdp(ranks, folder, name):
+    alone = train(TRAINS[name], ckpt_path=folder / name / "half.ckpt")
+    assert alone["error"] is None
+    assert largest_difference(alone, ranks[0][name]) < 1e-5
+
+
+def test_a_run_of_one_process_is_resumed_under_fsdp(ranks, folder):
+    save = ModelCheckpoint(folder / "alone", filename="half", save_on_train_epoch_end=True)
+    assert train(TRAINS["restructured-adam"], more=[save], epochs=EPOCHS // 2)["error"] is None
+    first, second = run_ranks(sharded_worker, "from_one", folder)
+    assert first["error"] is second["error"] is None
+    assert_same(first["weights"], second["weights"])
+    assert_same(first["optimizer"], second["optimizer"])
+    assert largest_difference(first, ranks[0]["restructured-adam"]) < 1e-5

@@ -1,6 +1,6 @@
 """One of two processes under FSDP2, for test_growth_sharded and test_freezing_sharded: all scenarios of a part.
 
-Started as ``sharded_worker.py growth|freezing folder`` with the rank in the environment. The rows are those of
+Started as ``sharded_worker.py part folder`` with the rank in the environment. The rows are those of
 ``ddp_worker`` and ``freezing_worker`` with networks whose parameters are divided among the processes, and some more.
 """
 
@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 import ddp_worker
 import freezing_worker
-from ddp_worker import WORLD, Grown, WithAdam, by_epoch, train
+from ddp_worker import WORLD, Grown, WithAdam, by_epoch, resume_halves, train, train_halves
 from helpers import example_factors
 from structurenet_pl import LARSScaler
 from structurenet_pl.distributed.sharding import ShardedUnits
@@ -32,10 +32,11 @@ class InUnits:
                 fully_shard(unit, mesh=mesh)
 
 
-def in_units(row):
-    """A row with its network in units."""
+def in_units(row, **kwargs):
+    """A row with its network in units, and with other arguments of the strategy."""
     make = row.get("make", Grown)
-    return row | {"make": type(f"Sharded{make.__name__}", (InUnits, make), {})} | FSDP2
+    units = {"make": type(f"Sharded{make.__name__}", (InUnits, make), {})}
+    return row | units | FSDP2 | {"ddp": FSDP2["ddp"] | kwargs}
 
 
 class Forgotten:
@@ -70,11 +71,51 @@ ALSO = {
 
 
 FREEZES = {name: row for name, row in freezing_worker.TRAINS.items() if "ddp" not in row and name != "average"}
-PARTS = {"growth": TRAINS | ALSO | FAILS, "freezing": FREEZES}
+IN_FOLDERS, IN_FILES = ("epoch", "cohorts"), ("restructured-adam", "factors")
+RESUMED = {name: in_units(TRAINS[name]) for name in IN_FOLDERS} | {
+    name: in_units(TRAINS[name], save_distributed_checkpoint=False) for name in IN_FILES
+}
+
+
+def all_of(rows):
+    return lambda folder, rank: {name: train(in_units(row), rank, WORLD) for name, row in rows.items()}
+
+
+def growth(folder, rank):
+    """All scenarios, and the first half of some to be resumed."""
+    found = all_of(TRAINS | ALSO | FAILS)(folder, rank)
+    train_halves(RESUMED, folder, rank)
+    return found
+
+
+def second(folder, rank):
+    return resume_halves(RESUMED, folder, rank)
+
+
+def from_one(folder, rank):
+    """The second half of a run that one process began without FSDP2."""
+    row = in_units(TRAINS["restructured-adam"])
+    return train(row, rank, WORLD, ckpt_path=folder / "alone" / "half.ckpt")
+
+
+def on_one(folder, rank):
+    """The second half, on one process under FSDP2, of runs that two processes began."""
+    return {
+        name: train(row | {"ddp": row["ddp"] | {"data_parallel_size": 1}}, ckpt_path=folder / name / "half.ckpt")
+        for name, row in RESUMED.items()
+    }
+
+
+PARTS = {
+    "growth": growth,
+    "freezing": all_of(FREEZES),
+    "second": second,
+    "from_one": from_one,
+    "on_one": on_one,
+}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     part, folder, rank = sys.argv[1], Path(sys.argv[2]), int(os.environ["LOCAL_RANK"])
-    found = {name: train(in_units(row), rank, WORLD) for name, row in PARTS[part].items()}
-    torch.save(found, folder / f"{part}-{rank}.pt")
+    torch.save(PARTS[part](folder, rank), folder / f"{part}-{rank}.pt")
