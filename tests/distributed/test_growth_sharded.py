@@ -4,10 +4,10 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 import sharded_worker
-from ddp_worker import EPOCHS, SAYS, train
+from ddp_worker import BATCHES, EPOCHS, SAYS, train
 from helpers import assert_same
 from rank_processes import assert_as_one_process, assert_resumed, largest_difference, run_ranks
-from sharded_worker import FAILS, IN_FILES, RESUMED, TRAINS
+from sharded_worker import FAILS, IN_FILES, PLANS, RESUMED, TRAINS
 
 pytestmark = pytest.mark.slow
 
@@ -82,3 +82,30 @@ def test_a_run_of_one_process_is_resumed_under_fsdp(ranks, folder):
     assert_same(first["weights"], second["weights"])
     assert_same(first["optimizer"], second["optimizer"])
     assert largest_difference(first, ranks[0]["restructured-adam"]) < 1e-5
+
+
+def test_monitor_and_explain_speak_of_whole_tensors(tmp_path):
+    first, second = run_ranks(sharded_worker, "monitor", tmp_path)
+    alone = sharded_worker.seen({}, 0, 1)
+    assert first["error"] is second["error"] is alone["error"] is None
+    assert first == second
+    assert [row.keys() for row in first["norms"]] == [row.keys() for row in alone["norms"]]
+    assert len(first["norms"]) == EPOCHS * BATCHES
+    for row, expected in zip(first["norms"], alone["norms"], strict=True):
+        for key, norms in row.items():
+            assert norms == pytest.approx(expected[key], rel=1e-3, abs=1e-6), key
+    assert [(title, size) for title, _, size in first["explained"]] == [row[::2] for row in alone["explained"]]
+    assert [lr for _, lr, _ in first["explained"]] == pytest.approx([lr for _, lr, _ in alone["explained"]], rel=1e-4)
+
+
+def test_a_tensor_parallel_plan_has_factors_and_growth_outside_of_it(tmp_path):
+    first, second = run_ranks(sharded_worker, "plans", tmp_path)
+    for name in ("factors", "outside"):
+        assert first[name]["error"] is second[name]["error"] is None
+        assert_same(first[name]["weights"], second[name]["weights"])
+        assert_as_one_process({"callbacks": PLANS[name]}, first[name])
+    assert first["outside"]["log"]
+    for rank in (first, second):
+        assert "'body.0.bias', 'body.0.weight'" in rank["inside"]["error"]
+        assert "a tensor-parallel plan divides among processes" in rank["inside"]["error"]
+        assert rank["inside"]["log"] == []

@@ -324,7 +324,7 @@ def train(row, rank=0, world=1, more=(), ckpt_path=None, epochs=EPOCHS):
     """Fit on one rank; what came of it."""
     row = dict(row)
     make, ddp, around = row.pop("make", Grown), row.pop("ddp", {}), row.pop("around", nullcontext)
-    mine = row.pop("callbacks", list)()
+    mine, shares = row.pop("callbacks", list)(), row.pop("shares", world)
     look = Look()
     kind = row.pop("strategy", DDPStrategy if world > 1 else None)
     if kind is not None:
@@ -345,7 +345,8 @@ def train(row, rank=0, world=1, more=(), ckpt_path=None, epochs=EPOCHS):
     try:
         with around(), warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            trainer.fit(module, batches(rank, world), batches(rank, world), ckpt_path=ckpt_path)
+            data = [batches(rank % shares, shares) for _ in range(2)]
+            trainer.fit(module, *data, ckpt_path=ckpt_path)
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
     whole = shard if error else sharded_tensors.whole  # after an error, not all ranks may get as far as here

@@ -9,15 +9,29 @@ import sys
 from pathlib import Path
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import ddp_worker
 import freezing_worker
-from ddp_worker import WORLD, Grown, WithAdam, by_epoch, resume_halves, train, train_halves
+from ddp_worker import (
+    WORLD,
+    Grown,
+    WithAdam,
+    by_epoch,
+    resume_halves,
+    train,
+    train_halves,
+    with_slow_cohorts,
+)
 from helpers import example_factors
-from structurenet_pl import LARSScaler
+from recorders import OwnLogger
+from structurenet_pl import GrowEvery, LARSScaler, StrataMonitor, explain
 from structurenet_pl.distributed.sharding import ShardedUnits
+from structurenet_pl.learning_rates.norms import StepNorms
+from structurenet_pl.structure.sharded_tensors import is_sharded
 
 FSDP2 = {"strategy": ModelParallelStrategy, "ddp": {"data_parallel_size": WORLD, "tensor_parallel_size": 1}}
 
@@ -106,7 +120,47 @@ def on_one(folder, rank):
     }
 
 
+def seen(row, rank, world):
+    """What the monitor has measured, and the lrs that ``explain`` gives."""
+    norms, explained, read = [], [], StepNorms.read
+    StepNorms.read = lambda step: norms.append(read(step)) or norms[-1]
+
+    class Explain(Callback):
+        def on_train_end(self, trainer, pl_module):
+            explained.extend((entry.title, entry.lr, entry.parameters) for entry in explain(trainer))
+
+    def callbacks():
+        return [*with_slow_cohorts(), LARSScaler(0.1, skip_1d=False), StrataMonitor(norms=True), Explain()]
+
+    try:
+        found = train(row | {"callbacks": callbacks, "logger": OwnLogger(), "log_every_n_steps": 1}, rank, world)
+    finally:
+        StepNorms.read = read
+    return {"error": found["error"], "norms": norms, "explained": explained}
+
+
+class Planned(Grown):
+    """The body is divided by a tensor-parallel plan, and both processes train on the same data."""
+
+    def configure_model(self):
+        if self.device_mesh is not None and not is_sharded(self.body[0].weight):
+            plan = {"0": ColwiseParallel(), "3": RowwiseParallel()}
+            parallelize_module(self.body, self.device_mesh["tensor_parallel"], plan)
+
+
+def planned(callbacks):
+    strategy = {"strategy": ModelParallelStrategy, "ddp": {"data_parallel_size": 1, "tensor_parallel_size": WORLD}}
+    return strategy | {"make": Planned, "callbacks": callbacks, "shares": 1}
+
+
+PLANS = {
+    "factors": example_factors,
+    "outside": lambda: [*ddp_worker.by_step(), *example_factors()],
+    "inside": lambda: [GrowEvery("widen_body", 1, arguments={"width": 12})],
+}
 PARTS = {
+    "monitor": lambda folder, rank: seen(in_units({}), rank, WORLD),
+    "plans": lambda folder, rank: {name: train(planned(callbacks), rank, WORLD) for name, callbacks in PLANS.items()},
     "growth": growth,
     "freezing": all_of(FREEZES),
     "second": second,
