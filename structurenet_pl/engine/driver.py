@@ -86,7 +86,7 @@ class Driver(RatesInFit, Callback):
         self._no_effect_warnings = NoEffectWarnings()
         self._before_step: list[BeforeStep] = []
         self._resumed = ResumedFit()
-        self._late_restore = LateRestore(self, self._begin_resumed)
+        self._late_restore = LateRestore(self)
         self._step_before_batch = 0
 
     def __reduce__(self) -> tuple[type["Driver"], tuple[()]]:
@@ -120,8 +120,6 @@ class Driver(RatesInFit, Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what the checkpoint holds for us until there are optimizers."""
         check_epoch_was_complete(checkpoint, pl_module)
-        if self._late_restore.has_loaded:
-            return
         resumed = ResumedFit(checkpoint)
         if self.tables:  # Lightning's tuner restores a checkpoint in mid-fit
             self.tables.expect_piece_settings(resumed.piece_settings)
@@ -153,12 +151,6 @@ class Driver(RatesInFit, Callback):
         self._growth.waiting = resumed.waiting_growth(pl_module, trainer.global_rank)
         resumed.restore_rng(trainer.global_rank)
         self.refresh(trainer)
-
-    def _begin_resumed(self, checkpoint: dict[str, Any]) -> None:
-        """Begin the fit again, with a checkpoint that the strategy has loaded late."""
-        self._resumed = ResumedFit(checkpoint)
-        self._manual_steps.remove_hooks()
-        self.on_fit_start(self._trainer, self._trainer.lightning_module)
 
     def _check_fit(self, trainer: Trainer) -> None:
         """Raise all errors before an optimizer is changed, so that a refused fit leaves it as the user made it."""
