@@ -130,6 +130,38 @@ class ShardedCheckpoint:
         return FileSystemReader(str(self._folder)).read_metadata().state_dict_metadata
 
 
+def numbered_as_by_torch(
+    state: Mapping[str, Any], module: nn.Module, layout: Sequence[Sequence[str | None]]
+) -> Mapping[str, Any]:
+    """The state of an optimizer for a file, with its parameters numbered in their order in the groups.
+
+    Lightning numbers them in their order in the module, and sorts them in each group: torch would then give a parameter
+    the state of another one. A state for a folder, which has names, and the empty one of other ranks stay as they are.
+
+    Args:
+        state: The state that Lightning is about to write.
+        module: The module.
+        layout: The names of the parameters in each group.
+    """
+    number_in_module = {name: number for number, (name, _) in enumerate(module.named_parameters())}
+    names = [name for group in layout for name in group]
+    written = [number for group in state.get("param_groups", ()) for number in group["params"]]
+    if not all(isinstance(number, int) for number in written) or len(written) != len(names):
+        return state
+    numbers = iter(range(len(names)))
+    return {
+        "state": {
+            number: state["state"][number_in_module[name]]
+            for number, name in enumerate(names)
+            if name in number_in_module and number_in_module[name] in state["state"]
+        },
+        "param_groups": [
+            {**group, "params": [next(numbers) for _ in written_names]}
+            for group, written_names in zip(state["param_groups"], layout, strict=True)
+        ],
+    }
+
+
 def _tensors(optimizer: Optimizer) -> Iterator[Any]:
     return (tensor for group in optimizer.param_groups for tensor in group["params"])
 
