@@ -2,7 +2,8 @@
 
 A word-level transformer learns the reference texts of Python, which Python ships. Every few epochs it gets another
 block, which starts as the identity and warms up. `--strategy` is all that changes from one process to several: under
-`fsdp2` each new block is divided among the processes like its siblings. The three losses are equal up to rounding.
+`fsdp2` each new block is divided among the processes like its siblings. The losses of `ddp` and `fsdp2` are equal up to
+rounding; on one process the rows come in other batches.
 
     python examples/growing_stack.py
     python examples/growing_stack.py --strategy ddp --processes 2
@@ -119,7 +120,7 @@ def main() -> None:
         accelerator="cpu",
         devices=processes,
         strategy=strategies[args.strategy](),
-        callbacks=[GrowEvery("deeper", every=args.every), Warmup(1)],
+        callbacks=[GrowEvery("deeper", every=args.every, limit=(args.epochs - 1) // args.every), Warmup(2)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
