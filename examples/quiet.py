@@ -12,6 +12,7 @@ def quiet() -> None:
         ".*does not have many workers.*",  # the data are in memory
         ".*number of training batches.*",  # a small epoch has fewer batches than there are steps from log to log
         "Checkpoint directory .* exists",  # a resumed run uses the same folder
+        ".*FSDP2-wrapped module.*view tensor.*",  # nothing changes the output of a unit in place
         ".*LeafSpec.*",  # lightning 2.6 calls an API that torch 2.13 deprecates
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -16,6 +16,7 @@ from structurenet_pl.optim.probe import normalises_gradients
 from structurenet_pl.optim.weight_decay import coupled_weight_decay
 from structurenet_pl.structure.arguments import check_at_least, check_positive
 from structurenet_pl.structure.events import Component
+from structurenet_pl.structure.sharded_tensors import is_sharded, shard, sum_over_shards
 
 
 class LARSScaler(LRFactor):
@@ -134,14 +135,17 @@ class LARSScaler(LRFactor):
         for (decay, maximize, *_), weights in alike.items():
             self._scale_gradients(weights, decay, maximize)
 
-    def _scale_gradients(self, weights: list[Tensor], decay: float, maximize: bool) -> None:
+    def _scale_gradients(self, whole_weights: list[Tensor], decay: float, maximize: bool) -> None:
         """Scale gradients in place, each by the trust ratio of its tensor."""
-        grads = [_gradient_values(weight) for weight in weights]
+        weights = [shard(weight) for weight in whole_weights]
+        grads = [shard(_gradient_values(weight)) for weight in whole_weights]
         # torch's _foreach functions are private, but torch's own optimizers use them: one kernel for all tensors.
         # Nothing here may read a value on the host (such as float() or an `if` on a tensor), for it would wait for the
         # device in each step.
-        weight_norms = torch.stack(torch._foreach_norm(weights))
-        grad_norms = torch.stack(torch._foreach_norm(grads))
+        norms = torch.stack(torch._foreach_norm(weights + grads))
+        if any(map(is_sharded, whole_weights)):
+            norms = sum_over_shards(norms.square(), whole_weights * 2).sqrt()
+        weight_norms, grad_norms = norms.tensor_split(2)
         ratios = self.trust_coefficient * weight_norms / (grad_norms + decay * weight_norms + self.eps)
         if self.clip is not None:
             ratios = ratios.clamp(max=self.clip)

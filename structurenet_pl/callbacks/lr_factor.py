@@ -8,7 +8,8 @@ from typing import Literal
 
 from structurenet_pl.engine.attach import NeedsDriver
 from structurenet_pl.learning_rates.moment import Moment
-from structurenet_pl.structure.events import Component, Unit, as_list, selects
+from structurenet_pl.structure.events import Component, Unit, as_list
+from structurenet_pl.structure.role_patterns import selects
 
 
 class LRFactor(NeedsDriver, ABC):

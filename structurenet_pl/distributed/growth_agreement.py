@@ -1,13 +1,12 @@
 """One growth on several processes: all ranks grow alike, or all of them raise and none has grown."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from operator import inv
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from structurenet_pl.distributed.checksums import checksums
 from structurenet_pl.distributed.communication import (
@@ -16,19 +15,20 @@ from structurenet_pl.distributed.communication import (
     gather_where_different,
     max_over_ranks,
 )
-from structurenet_pl.distributed.ddp import rewrap
+from structurenet_pl.distributed.ddp import is_ddp, is_sharded_module, rewrap, units_of
+from structurenet_pl.distributed.sharding import tensors_may_mix
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.optim.state_kinds import tensors_in
-from structurenet_pl.structure.grow import Change
+from structurenet_pl.structure.grow import Change, OtherArgumentsError
 from structurenet_pl.structure.growth_methods import GrowthRequest
+from structurenet_pl.structure.sharded_tensors import is_sharded
 
 
 class SingleProcess:
     """The agreement of a single process, which has no other ranks to compare with."""
 
-    def arguments_of_rank_0(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments, unchanged."""
-        return arguments
+    def settle(self, arguments: Mapping[str, Any]) -> None:
+        """Do nothing."""
 
     def compare_and_rewrap(self, change: Change) -> None:
         """Do nothing."""
@@ -50,15 +50,35 @@ class GrowthAgreement(SingleProcess):
 
     def __init__(self, trainer: Trainer, request: GrowthRequest) -> None:
         self._trainer, self._request = trainer, request
-        self._module = trainer.strategy.lightning_module
+        self._wrapper, self._module = trainer.strategy.model, trainer.strategy.lightning_module
         self._old_buffers = set(self._module.buffers())
+        self._units = units_of(trainer) if is_sharded_module(trainer) else None
         self._reports_done = False  # whether the other ranks wait for no further report
         reports = self._share({"the growth asked for": str(request)} | self._checksums_by_name())
         check_equal_reports(reports, f"before {request}")
 
-    def arguments_of_rank_0(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments that rank 0 has chosen, by data or at random, for all ranks."""
-        return self._share(dict(arguments))[0]
+    def settle(self, arguments: Mapping[str, Any]) -> None:
+        """Have all ranks use the arguments that rank 0 has chosen, by data or at random.
+
+        Under FSDP2, then give new parameters the values of rank 0, and divide them among the ranks. If ranks have other
+        new parameters, these stay whole: the comparison that follows finds the difference.
+
+        Raises:
+            OtherArgumentsError: If this rank has chosen other arguments than rank 0.
+        """
+        new = self._units.new_parameters() if self._units is not None else {}
+        shapes = {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in new.items()}
+        own = dict(arguments)
+        reports = self._share((own, shapes))
+        if own != reports[0][0]:
+            raise OtherArgumentsError(own, reports[0][0])
+        if any(others != own for others, _ in reports):
+            reports = self._share((own, shapes))  # of ranks that have called the growth method again
+        if self._units is not None and all(report == reports[0] for report in reports):
+            for tensor in new.values():
+                if not is_sharded(tensor):  # initialised at random on each rank
+                    torch.distributed.broadcast(tensor.detach(), 0)
+            self._units.follow()
 
     def compare_and_rewrap(self, change: Change) -> None:
         """Compare what all ranks did, wrap the grown module in a new DDP, and give all ranks the values of rank 0."""
@@ -68,7 +88,8 @@ class GrowthAgreement(SingleProcess):
         # set before the comparison: all ranks hold the same reports, so from here on all of them raise, or none
         self._reports_done = True
         check_equal_reports(reports, f"{self._request} was undone on every rank: after it")
-        rewrap(self._trainer.strategy)
+        if is_ddp(self._trainer):
+            rewrap(self._trainer.strategy)
         tensors = dict(chain(self._module.named_parameters(), self._module.named_buffers()))
         for name in self._different(own_checksums):
             torch.distributed.broadcast(tensors[name].detach(), 0)  # initialised at random on each rank
@@ -76,6 +97,12 @@ class GrowthAgreement(SingleProcess):
     def confirm_reactions(self) -> None:
         """Wait until ``on_growth`` has returned on every rank."""
         gather_from_all_ranks(None, f"after {self._request}, in the on_growth hooks")
+
+    def undo(self) -> None:
+        """Have DDP, or the units of FSDP2, manage the module as before the growth, which has been undone."""
+        self._trainer.strategy.model = self._wrapper
+        if self._units is not None:
+            self._units.restore()
 
     def report_failure(self, error: Exception) -> None:
         """Send an error to the ranks that wait for the next report of this one."""
@@ -97,8 +124,11 @@ class GrowthAgreement(SingleProcess):
         return [rank_report for _, rank_report in reports]
 
     def _checksums_by_name(self) -> dict[str, int]:
-        """A checksum of each parameter and each new buffer. Old buffers may differ, as the statistics of norms do."""
-        named = dict(self._module.named_parameters())
+        """A checksum of each parameter and each new buffer. Old buffers may differ, as the statistics of norms do.
+
+        Ranks hold different shards of sharded parameters, which are not compared.
+        """
+        named = {name: tensor for name, tensor in self._module.named_parameters() if not is_sharded(tensor)}
         named |= {name: buffer for name, buffer in self._module.named_buffers() if buffer not in self._old_buffers}
         return dict(zip(named, checksums([tensor.detach() for tensor in named.values()]), strict=True))
 
@@ -131,15 +161,16 @@ class GrowthAgreement(SingleProcess):
 
 @contextmanager
 def all_ranks_or_none(trainer: Trainer, request: GrowthRequest) -> Iterator[SingleProcess]:
-    """Have the body of the ``with`` succeed on every rank, or raise on every rank. Without DDP it runs as it is."""
-    strategy = trainer.strategy
-    if not isinstance(wrapper := strategy.model, DistributedDataParallel):
+    """Have the body of the ``with`` succeed on every rank, or raise on every rank. On one process it runs as it is."""
+    if not (is_ddp(trainer) or is_sharded_module(trainer)):
         yield SingleProcess()
         return
     agreement = GrowthAgreement(trainer, request)
     try:
-        yield agreement
+        # a growth method may index and add sharded tensors as if they were whole, with plain tensors
+        with tensors_may_mix() if is_sharded_module(trainer) else nullcontext():
+            yield agreement
     except Exception as error:
-        strategy.model = wrapper  # the old DDP fits the module again, whose growth has been undone
+        agreement.undo()
         agreement.report_failure(error)
         raise

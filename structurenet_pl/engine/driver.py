@@ -58,6 +58,7 @@ from structurenet_pl.engine.fit_checkpoint import ResumedFit, check_epoch_was_co
 from structurenet_pl.engine.fit_checks import check_fit
 from structurenet_pl.engine.fit_warnings import NoEffectWarnings, report_fit
 from structurenet_pl.engine.growth_queue import GrowthQueue
+from structurenet_pl.engine.late_restore import LateRestore
 from structurenet_pl.engine.manual_steps import ManualSteps
 from structurenet_pl.engine.package_callbacks import BeforeStep, check_same_callbacks_on_all_ranks, package_callbacks
 from structurenet_pl.engine.rates_in_fit import RatesInFit
@@ -83,7 +84,7 @@ class Driver(RatesInFit, Callback):
         self._manual_steps = ManualSteps(self._before_manual_step)
         self._no_effect_warnings = NoEffectWarnings()
         self._before_step: list[BeforeStep] = []
-        self._resumed = ResumedFit()
+        self._resumed, self._late_restore = ResumedFit(), LateRestore(self)
         self._step_before_batch, self._lrs_matter_before_step = 0, True
 
     def __reduce__(self) -> tuple[type["Driver"], tuple[()]]:
@@ -102,17 +103,15 @@ class Driver(RatesInFit, Callback):
         self._trainer = trainer
         self.tables, self.freezing, self.in_batch = LRTables(trainer), ComponentFreezer(trainer), False
         self._resumed = ResumedFit()
+        schedulers = self.tables.schedulers
         trainer.callbacks = in_order(
-            trainer,
-            self,
-            self._last_hook,
-            self.tables.schedulers.show_optimizers,
-            self.tables.schedulers.show_user_groups,
+            trainer, self, self._last_hook, schedulers.show_optimizers, schedulers.show_user_groups
         )
         hide_empty_hooks(trainer.callbacks)
         thaw_leftovers(pl_module)
         self.update_structure(trainer, pl_module)
         self._growth.start_fit(trainer, pl_module)
+        self._late_restore.start(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what the checkpoint holds for us until there are optimizers."""
@@ -241,6 +240,7 @@ class Driver(RatesInFit, Callback):
         self.freezing.end_fit(pl_module)
         self.tables.end_fit()
         self._manual_steps.remove_hooks()
+        self._late_restore.stop()
         self._growth.end_fit(pl_module)
         show_empty_hooks(trainer.callbacks)
         self._trainer = None

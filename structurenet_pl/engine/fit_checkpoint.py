@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 
 from structurenet_pl.distributed.communication import gather_from_all_ranks
+from structurenet_pl.distributed.sharded_checkpoints import numbered_as_by_torch
+from structurenet_pl.distributed.sharding import holds_shards
 from structurenet_pl.learning_rates.lr_tables import CHECKPOINT_KEY, LRTables
 from structurenet_pl.lightning import MisconfigurationException, rank_zero_warn
 from structurenet_pl.structure.growable import Growable
@@ -31,6 +33,11 @@ def save_fit(
         waiting: Growth that waits for a safe moment on this rank.
     """
     saved = tables.checkpoint_state(structure)
+    if holds_shards(module):
+        states = checkpoint.get("optimizer_states", [])
+        checkpoint["optimizer_states"] = [
+            numbered_as_by_torch(state, module, layout) for state, layout in zip(states, saved["groups"], strict=True)
+        ]
     if isinstance(module, Growable):
         # a trigger knows again what is due, from the clock or from its own state; a call by the user would be lost
         calls = [request for request in waiting if request.asked_by == BY_USER]

@@ -7,6 +7,7 @@ from itertools import chain, combinations
 from torch import nn
 from torch.optim import Optimizer
 
+from structurenet_pl.distributed.sharding import register_shards
 from structurenet_pl.engine.idle_factors import Idleness, why_idle
 from structurenet_pl.engine.package_callbacks import patterns_of
 from structurenet_pl.learning_rates.factors import Factors
@@ -79,6 +80,7 @@ class NoEffectWarnings:
         """Report factors that were always 1 and, in a growable module, patterns and untrained parameters."""
         module = trainer.lightning_module
         if isinstance(module, Growable):
+            register_shards(module)  # the last validation may have left whole parameters, which no optimizer holds
             structure = structure_of(module)
             self._warn_patterns(trainer, structure, factors)
             _warn_added_without_growth(_names_in_no_optimizer(structure, trainer.optimizers), self._untrained)

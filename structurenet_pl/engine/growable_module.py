@@ -40,7 +40,8 @@ def _with_growth_log(on_load_checkpoint: Hook) -> Hook:
 
     @wraps(on_load_checkpoint)
     def add_log_then_hook(module: Any, checkpoint: dict[str, Any]) -> None:
-        if predates_growth(module, checkpoint["state_dict"]):
+        # strategies that load a checkpoint themselves have taken the state dict out of it, as FSDP2 does
+        if "state_dict" in checkpoint and predates_growth(module, checkpoint["state_dict"]):
             checkpoint["state_dict"][LOG_KEY] = log_as_tensor(())
         on_load_checkpoint(module, checkpoint)
 

@@ -3,8 +3,9 @@
 from typing import Any, cast
 
 from structurenet_pl.distributed.communication import all_ranks_wait
-from structurenet_pl.distributed.ddp import check_strategy, is_ddp
+from structurenet_pl.distributed.ddp import check_strategy, ranks_train_together
 from structurenet_pl.distributed.growth_agreement import all_ranks_or_none
+from structurenet_pl.distributed.sharding import register_shards
 from structurenet_pl.engine.averaged_copies import AveragedCopies
 from structurenet_pl.engine.rates_in_fit import RatesInFit
 from structurenet_pl.learning_rates.lr_tables import LRTables
@@ -92,7 +93,7 @@ class GrowthQueue:
             )
         if trainer.optimizers:
             check_strategy(trainer)
-        if self._driver.in_batch or (is_ddp(trainer) and not request.by_clock):
+        if self._driver.in_batch or (ranks_train_together(trainer) and not request.by_clock):
             self.waiting.append(request)
             return None
         return self._carry_out(growable, request)
@@ -100,14 +101,14 @@ class GrowthQueue:
     def grow_when_all_ranks_wait(self, module: LightningModule) -> None:
         """On several processes: carry out growth if all ranks wait for the same growth. All ranks must call this."""
         trainer, driver = self._trainer, self._driver
-        if is_ddp(trainer) and not driver.in_batch:
+        if ranks_train_together(trainer) and not driver.in_batch:
             driver.refresh(trainer)  # ranks also compare their lrs, which must be those of this moment
             while all_ranks_wait(trainer, self.waiting, driver.tables.lr_report()):
                 self._carry_out_waiting(module)  # callbacks may ask for more growth while this runs
 
     def grow_if_single_process(self, module: LightningModule) -> None:
         """On one process: carry out waiting growth."""
-        if self.waiting and not is_ddp(self._trainer):
+        if self.waiting and not ranks_train_together(self._trainer):
             self._carry_out_waiting(module)
 
     def _carry_out_waiting(self, module: LightningModule) -> None:
@@ -126,10 +127,11 @@ class GrowthQueue:
         copies = AveragedCopies(trainer.callbacks, module)
         in_validation = not module.training
         old_modules = set(module.modules()) if in_validation else set()
+        register_shards(module)  # which a validation has replaced by whole parameters
         driver.freezing.thaw()  # a growth method must see the flags that the user has set; frozen anew below
         with (
             all_ranks_or_none(trainer, request) as agreement,
-            one_growth(module, request, self._clock_of_growth, agreement.arguments_of_rank_0) as (change, result),
+            one_growth(module, request, self._clock_of_growth, agreement.settle) as (change, result),
             driver.tables.carry_growth(change, driver.factors.split_1d),
         ):
             agreement.compare_and_rewrap(change)

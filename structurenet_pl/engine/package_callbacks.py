@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from torch.optim import Optimizer
 
 from structurenet_pl.distributed.communication import check_equal_reports, gather_from_all_ranks
-from structurenet_pl.distributed.ddp import is_ddp
+from structurenet_pl.distributed.ddp import ranks_train_together
 from structurenet_pl.learning_rates.factors import Factor
 from structurenet_pl.lightning import LightningModule, Trainer
 from structurenet_pl.structure.role_patterns import Given, Patterns, merge_patterns
@@ -48,7 +48,7 @@ def check_same_callbacks_on_all_ranks(trainer: Trainer) -> None:
     Raises:
         RuntimeError: On every rank, if a callback is missing on a rank, or has other arguments there.
     """
-    if is_ddp(trainer):
+    if ranks_train_together(trainer):
         check_equal_reports(gather_from_all_ranks(_arguments(trainer), "starting the fit"), "at the start of the fit")
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch.optim import Optimizer
 
+from structurenet_pl.distributed.sharding import register_shards
 from structurenet_pl.engine.averaged_copies import averaged_copies
 from structurenet_pl.engine.package_callbacks import patterns_of
 from structurenet_pl.freezing.component_freezer import ComponentFreezer, Frozen
@@ -52,6 +53,7 @@ class RatesInFit:
 
     def update_structure(self, trainer: Trainer, module: LightningModule) -> None:
         """Find the components anew: the module has grown, or a callback has changed its patterns."""
+        register_shards(module)
         patterns = patterns_of(trainer)
         if isinstance(module, Growable):
             # averaged copies are saved and loaded without the Trainer, and must then have the same components

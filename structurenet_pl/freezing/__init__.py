@@ -7,7 +7,7 @@ running statistics in eval mode whoever calls ``train()`` (``norm="train"`` lets
 
 Phase and depth alone decide what is frozen, so the freeze is right after growth, on resume and in the next fit. A
 later phase thaws a component, which goes on as if its state had never been away. Parameters that you froze yourself
-stay frozen; after the fit nothing else is frozen. DDP is wrapped anew at each change.
+stay frozen; after the fit nothing else is frozen. DDP is wrapped anew at each change; FSDP2 needs no such thing.
 ``explain`` shows the frozen share of the parameters and of the work of a step,
 ``preview`` what freezing will save in a whole run.
 

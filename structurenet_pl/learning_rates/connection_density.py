@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from structurenet_pl.structure.events import Component, lineage
 from structurenet_pl.structure.partition import Structure
+from structurenet_pl.structure.sharded_tensors import shard, sum_over_shards
 
 
 class Densities:
@@ -65,4 +66,5 @@ class Densities:
             # a module with parameters of other components speaks of these, too
             if callable(get_density) and component >= set(module.parameters()):
                 return float(get_density()) * tensor.numel()
-        return int(tensor.detach().count_nonzero())
+        present = shard(tensor.detach()).count_nonzero()
+        return round(float(sum_over_shards(present.double()[None], [tensor])))

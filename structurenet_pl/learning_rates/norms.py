@@ -3,7 +3,7 @@
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from structurenet_pl.learning_rates.moment import Norms
 from structurenet_pl.optim.weight_decay import coupled_weight_decay
 from structurenet_pl.structure.events import Component
+from structurenet_pl.structure.sharded_tensors import is_sharded, shard, shard_count, sum_over_shards
 
 Key = TypeVar("Key", bound=Hashable)  # of a part of the network
 WEIGHTS, GRADS, UPDATES = range(3)  # the kinds of norms in a step
@@ -55,9 +56,8 @@ class GradientNorms:
         if not measured:
             return {}
         # private in torch, as is every torch._foreach function here: one kernel for all tensors instead of one for each
-        weights = torch._foreach_norm([weight for weight, _ in measured])
-        grads = torch._foreach_norm([_dense(weight.grad) for weight, _ in measured])
-        numbers = _read([*weights, *grads])
+        tensors = [*(weight for weight, _ in measured), *(_dense(weight.grad) for weight, _ in measured)]
+        numbers = _read(torch._foreach_norm(list(map(shard, tensors))), tensors)
         rows: dict[str, list[tuple[int, Norms]]] = {}
         for (weight, decay), weight_norm, grad_norm in zip(
             measured, numbers[: len(measured)], numbers[len(measured) :], strict=True
@@ -71,7 +71,7 @@ class PartNorms(Metric):
     """Euclidean norms over the tensors of each part of the network, of several kinds such as weights and gradients.
 
     Under DDP all ranks measure the same norms. Where each rank steps on gradients of its own, the result is the root
-    mean square over the ranks.
+    mean square over the ranks. Of sharded tensors it is the norm of the whole tensor.
 
     Args:
         kinds: The number of kinds.
@@ -86,17 +86,20 @@ class PartNorms(Metric):
         self.add_state("squares", torch.zeros(kinds, parts, dtype=torch.float64), dist_reduce_fx="mean")
 
     @torch.no_grad()
-    def update(self, kind: int, tensors: Sequence[Tensor], parts: Sequence[int]) -> None:
+    def update(self, kind: int, tensors: Sequence[Tensor], parts: Sequence[int], shards: Sequence[int]) -> None:
         """Add the norms of some tensors.
 
         Args:
             kind: The number of their kind.
-            tensors: The tensors.
+            tensors: The tensors, or the entries of them that this process holds.
             parts: The number of the part that each tensor belongs to.
+            shards: The number of parts that each tensor is divided into.
         """
         if tensors:
             norms = torch.stack([norm.to(self.squares) for norm in torch._foreach_norm(list(map(_dense, tensors)))])
-            self.squares[kind].index_add_(0, torch.tensor(parts, device=norms.device), norms.square())
+            # the mean over the processes is the sum over the shards, if each is counted as often as there are shards
+            squares = norms.square() * norms.new_tensor(shards)
+            self.squares[kind].index_add_(0, torch.tensor(parts, device=norms.device), squares)
 
     def compute(self) -> Tensor:
         """The norms by kind and part."""
@@ -108,15 +111,22 @@ class Entries(NamedTuple):
 
     Args:
         tensor: The tensor.
-        mask: Which entries are meant, None for all.
+        mask: Which entries on this process are meant, None for all.
+        masked: The number of these entries on all processes, where there is a mask.
     """
 
     tensor: Tensor
     mask: Tensor | None = None
+    masked: int = 0
 
     def of(self, values: Tensor) -> Tensor:
-        """These entries of the tensor, its gradient or its update."""
-        return _dense(values) if self.mask is None else values.to_dense()[self.mask]
+        """These entries of the tensor, its gradient or its update, as far as this process holds them."""
+        return _dense(shard(values)) if self.mask is None else shard(values).to_dense()[self.mask]
+
+    @property
+    def size(self) -> int:
+        """The number of entries on all processes."""
+        return self.tensor.numel() if self.mask is None else self.masked
 
     def copy(self) -> Tensor:
         """A copy of these entries of the tensor."""
@@ -151,32 +161,37 @@ class StepNorms(Generic[Key]):
         self._keys = list(parts)
         self._entries = [entries for several in parts.values() for entries in several]
         self._parts = [number for number, several in enumerate(parts.values()) for _ in several]
+        self._shards = [shard_count(entries.tensor) for entries in self._entries]
         self._before = [entries.copy() for entries in self._entries]
-        grads = [(entries, entries.tensor.grad, part) for entries, part in zip(self._entries, self._parts, strict=True)]
-        present = [(entries.of(grad), part) for entries, grad, part in grads if grad is not None]
         self._norms = PartNorms(kinds=3, parts=len(parts)).to(self._before[0].device)
-        self._norms.update(WEIGHTS, self._before, self._parts)
-        self._norms.update(GRADS, [grad for grad, _ in present], [part for _, part in present])
+        self._norms.update(WEIGHTS, self._before, self._parts, self._shards)
+        every = zip(self._entries, self._parts, self._shards, strict=True)
+        present = [row for row in every if row[0].tensor.grad is not None]
+        grads = [entries.of(cast(Tensor, entries.tensor.grad)) for entries, _, _ in present]
+        self._norms.update(GRADS, grads, [part for _, part, _ in present], [shards for _, _, shards in present])
 
     def read(self) -> dict[Key, PartNorm]:
         """The norms by part."""
         after = [entries.of(entries.tensor.detach()) for entries in self._entries]
-        self._norms.update(UPDATES, torch._foreach_sub(after, self._before), self._parts)
+        self._norms.update(UPDATES, torch._foreach_sub(after, self._before), self._parts, self._shards)
         sizes = [0] * len(self._keys)
-        for part, before in zip(self._parts, self._before, strict=True):
-            sizes[part] += before.numel()
+        for part, entries in zip(self._parts, self._entries, strict=True):
+            sizes[part] += entries.size
         norms = zip(self._keys, sizes, self._norms.compute().T.tolist(), strict=True)
         return {key: PartNorm(size, *kinds) for key, size, kinds in norms}
 
 
-def _read(numbers: Sequence[Tensor]) -> list[float]:
-    """The values of tensors with one entry each, as float64, with one wait for the device."""
+def _read(numbers: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[float]:
+    """The norms of tensors as float64, with one wait for the device, from the norms of what this process holds."""
     places: dict[tuple[torch.device, torch.dtype], list[int]] = {}  # those of a split module lie on several devices
     for place, number in enumerate(numbers):
         places.setdefault((number.device, number.dtype), []).append(place)
     stacks = [torch.stack([numbers[place] for place in alike]) for alike in places.values()]
-    values = torch.cat([stack.to(stacks[0].device, torch.float64) for stack in stacks]).tolist()
-    by_place = dict(zip(chain.from_iterable(places.values()), values, strict=True))
+    values = torch.cat([stack.to(stacks[0].device, torch.float64) for stack in stacks])
+    order = list(chain.from_iterable(places.values()))
+    if any(map(is_sharded, tensors)):
+        values = sum_over_shards(values.square(), [tensors[place] for place in order]).sqrt()
+    by_place = dict(zip(order, values.tolist(), strict=True))
     return [by_place[place] for place in range(len(numbers))]
 
 

@@ -12,9 +12,10 @@ from structurenet_pl.learning_rates.norms import Entries, PartNorm
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.monitoring.tensorboard import as_code, as_table, tensorboard_loggers
 from structurenet_pl.monitoring.terminal import print_beside_bars
-from structurenet_pl.structure.cohorts import generation_of_entries
+from structurenet_pl.structure.cohorts import entry_counts, generation_of_entries
 from structurenet_pl.structure.events import GrowthEvent
 from structurenet_pl.structure.partition import Structure
+from structurenet_pl.structure.sharded_tensors import generations_of_shard, shard
 
 LOGGED_STEPS = 10  # logged steps after which the verdict on a newborn is passed
 
@@ -83,9 +84,12 @@ class Newborn:
             others = [Entries(tensor) for tensor in around if tensor in held]
         for tensor in tensors if self.widened else ():
             if generations := structure.generations.get(tensor):
-                born_in = generation_of_entries(tensor, generations).expand(tensor.shape)
-                own.append(Entries(tensor, born_in == self.generation))
-                others.append(Entries(tensor, born_in < self.generation))
+                here = shard(tensor.detach())
+                born_in = generation_of_entries(here, generations_of_shard(tensor, generations)).expand(here.shape)
+                counts = entry_counts(generations)
+                older = sum(count for generation, count in counts.items() if generation < self.generation)
+                own.append(Entries(tensor, born_in == self.generation, counts.get(self.generation, 0)))
+                others.append(Entries(tensor, born_in < self.generation, older))
         # what is frozen would pull the mean down
         return own, [entries for entries in others if entries.tensor.grad is not None]
 

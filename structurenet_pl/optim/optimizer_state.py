@@ -16,6 +16,7 @@ from structurenet_pl.optim.state_kinds import ANY_POSITION, Path, StateKind, sta
 from structurenet_pl.optim.wrappers import with_inner
 from structurenet_pl.structure.embed import embed
 from structurenet_pl.structure.growth_methods import SecondMoments
+from structurenet_pl.structure.sharded_tensors import sharded_like, whole
 from structurenet_pl.structure.tensor_mapping import Successor
 
 ATTRIBUTES_OF_ANY_OPTIMIZER = vars(Optimizer([torch.zeros(1)], {})).keys()
@@ -56,7 +57,9 @@ def carry_state(
 
     def carried(value: Any, path: Path) -> Any:
         if isinstance(value, Tensor):
-            return _carry_tensor(value, path, successor, second_moments, kinds.get(path))
+            # one tensor after the other is gathered, so that no process holds the whole state
+            carried_whole = _carry_tensor(whole(value), path, successor, second_moments, kinds.get(path))
+            return sharded_like(carried_whole, value)
         if isinstance(value, dict):
             made = copy.copy(value)  # keeps its class, such as defaultdict
             made.update({key: carried(item, (*path, key)) for key, item in value.items()})
@@ -191,7 +194,7 @@ def _initial_value(
     """The value of new entries. If the kind is not known, a state without negative entries counts as a size."""
     follows = kind.follows if kind else None
     if follows == "weight":
-        return successor.tensor.detach().to(value.dtype)
+        return whole(successor.tensor.detach()).to(value.dtype)
     is_size = follows == "size" or (follows is None and bool((value >= 0).all()))
     if is_size and second_moments == "mean" and value.numel() and value.is_floating_point():
         return value.mean()

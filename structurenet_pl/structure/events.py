@@ -99,21 +99,6 @@ def lineage(path: str) -> list[str]:
     return [".".join(parts[: end + 1]) for end in range(len(parts))]
 
 
-def selects(where: Sequence[str], component: Component) -> bool:
-    """Whether roles and name patterns select a component; one that begins with ``!`` leaves out what it matches.
-
-    Example:
-        >>> head, body = Component("head"), Component("body.0", role="scaffold")
-        >>> [selects(["!head"], component) for component in (head, body)]
-        [False, True]
-        >>> [selects(["scaffold", "!body.0"], component) for component in (head, body)]
-        [False, False]
-    """
-    left_out = [pattern[1:] for pattern in where if pattern.startswith("!")]
-    wanted = [pattern for pattern in where if not pattern.startswith("!")]
-    return (not wanted or any(map(component.matches, wanted))) and not any(map(component.matches, left_out))
-
-
 def as_list(where: str | Sequence[str] | None) -> list[str]:
     """One or many names as a list."""
     return [where] if isinstance(where, str) else list(where or ())

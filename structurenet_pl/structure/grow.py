@@ -30,6 +30,20 @@ from structurenet_pl.structure.rollback import Snapshot
 from structurenet_pl.structure.tensor_mapping import Copied, Successor, discard_notes, pop_copied
 
 Arguments = Mapping[str, Any]
+Settle = Callable[[Arguments], None]  # is called with the arguments when a growth method has returned
+
+
+class OtherArgumentsError(RuntimeError):
+    """A growth method has chosen other arguments on this rank than all ranks are to use.
+
+    Args:
+        own: The arguments of this rank.
+        arguments: Those of all ranks.
+    """
+
+    def __init__(self, own: Arguments, arguments: Arguments) -> None:
+        super().__init__(f"the growth method has chosen {dict(own)}, expected {dict(arguments)} as on rank 0")
+        self.arguments = arguments
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ def one_growth(
     module: HasGrowthLog,
     request: GrowthRequest,
     clock: Clock,
-    agree_on_arguments: Callable[[Arguments], Arguments] = lambda own: own,
+    settle: Settle = lambda arguments: None,
 ) -> Iterator[tuple[Change, Any]]:
     """Carry out one growth and log it; undo it if the growth method or the body of the ``with`` raises.
 
@@ -69,14 +83,16 @@ def one_growth(
         module: The module.
         request: The call of the growth method.
         clock: The time of the growth.
-        agree_on_arguments: Given the arguments of this rank, returns those that all ranks use (under DDP, those of
-            rank 0). If they differ, the growth is undone and carried out again with the arguments of all ranks.
+        settle: Called with the arguments when the growth method has returned. It may replace new tensors by others of
+            the same shape (by sharded ones), or raise ``OtherArgumentsError``: then the growth is undone and carried
+            out again with the arguments of all ranks.
     """
     with restore_structure_on_error(module) as snapshot:
-        change, result = grow_and_log(module, request, clock)
-        if (arguments := agree_on_arguments(change.event.arguments)) != change.event.arguments:
+        try:
+            change, result = grow_and_log(module, request, clock, settle)
+        except OtherArgumentsError as other:
             snapshot.restore()
-            change, result = grow_and_log(module, replace(request, arguments=arguments), clock)
+            change, result = grow_and_log(module, replace(request, arguments=other.arguments), clock, settle)
         yield change, result
 
 
@@ -131,12 +147,17 @@ class Grown:
         return with_affected_components(event, self.request, self.before.structure, self.structure, self.successors)
 
 
-def grow_and_log(module: HasGrowthLog, request: GrowthRequest, clock: Clock) -> tuple[Change, Any]:
+def grow_and_log(
+    module: HasGrowthLog,
+    request: GrowthRequest,
+    clock: Clock,
+    settle: Settle = lambda arguments: None,
+) -> tuple[Change, Any]:
     """Carry out one growth and log it. Gives the change and the result of the growth method.
 
     An error leaves the module half grown: call it within ``restore_structure_on_error``.
     """
-    grown = run_growth_method(before_growth(module), request, clock)
+    grown = run_growth_method(before_growth(module), request, clock, settle)
     event = grown.whole_event
     replace_last_event(module, event)
     method = request.method
@@ -157,7 +178,7 @@ def before_growth(module: HasGrowthLog) -> BeforeGrowth:
     return before
 
 
-def run_growth_method(before: BeforeGrowth, request: GrowthRequest, clock: Clock) -> Grown:
+def run_growth_method(before: BeforeGrowth, request: GrowthRequest, clock: Clock, settle: Settle) -> Grown:
     """Run a growth method, find what it has changed, and log the event.
 
     An error leaves the module half grown: call it within ``restore_structure_on_error``.
@@ -171,6 +192,7 @@ def run_growth_method(before: BeforeGrowth, request: GrowthRequest, clock: Clock
     with torch.inference_mode(False), torch.enable_grad():
         result = request.method.function(module, **request.arguments)
         request = request.with_returned_arguments(result)
+        settle(request.arguments)
         numbered = replace(clock, generation=len(module.growth_log) + 1)
         after = Inventory(module)
         event, successors = compare(before, after, request, numbered)

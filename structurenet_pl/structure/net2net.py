@@ -17,6 +17,7 @@ from structurenet_pl.structure.net2net_checks import (
     units_of,
 )
 from structurenet_pl.structure.new_units import initialize_new, initialize_new_features, read_units, select_units
+from structurenet_pl.structure.sharded_tensors import gather_parameters
 from structurenet_pl.structure.tensor_mapping import NEW_ENTRY
 
 CONVOLUTIONS: Mapping[int, Callable[..., Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -132,6 +133,8 @@ def widen(
     """
     readers = [following] if isinstance(following, nn.Module) else list(following)
     check_widen(layer, readers, width, norm, noise, scheme, rescale)
+    for part in [layer, *readers, *([norm] if norm is not None else [])]:
+        gather_parameters(part)  # growth divides them again
     old = units_of(layer)
     if scheme == "copy":
         # by the generator of the CPU: the same units on every device

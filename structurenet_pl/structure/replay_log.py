@@ -1,6 +1,6 @@
 """Growth logs in checkpoints: compare them with the module, repeat their events, and undo later growth."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from structurenet_pl.structure.events import GrowthEvent, dump_log, load_log
 from structurenet_pl.structure.founding import founding_of, holds, set_founding
-from structurenet_pl.structure.grow import before_growth, restore_structure_on_error, run_growth_method
+from structurenet_pl.structure.grow import Settle, before_growth, restore_structure_on_error, run_growth_method
 from structurenet_pl.structure.growth_handler import growth_handler_of
 from structurenet_pl.structure.growth_methods import GrowthRequest, request_by_name
 from structurenet_pl.structure.inventory import BeforeGrowth
@@ -34,11 +34,20 @@ class ReplayError(RuntimeError):
     """The growth log of a checkpoint does not fit the module or its code."""
 
 
-def replay(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> None:
+def replay(
+    module: HasGrowthLog,
+    log: tuple[GrowthEvent, ...],
+    new_settle: Callable[[], Settle] = lambda: lambda arguments: None,
+) -> None:
     """Grow until the growth log equals the given one; random number generators keep their states.
 
     A module that has grown further than the log first returns to its founding structure. The logs need not have equal
     dates; the module gets those of the given log.
+
+    Args:
+        module: The module.
+        log: The growth log that it is to have.
+        new_settle: Is called before each event; its result is called in the event, as in ``one_growth``.
 
     Raises:
         ReplayError: If the module has grown in another way, or its code gives another result than the log says.
@@ -60,7 +69,7 @@ def replay(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> None:
     with kept_rng(), restore_structure_on_error(module):
         before = None
         for event in missing:
-            before = _repeat(module, event, before)
+            before = _repeat(module, event, before, new_settle())
         structure_of(module)  # which the events have not needed; it refuses wrong patterns
 
 
@@ -142,7 +151,7 @@ def _return_to_founding(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> N
     clear_structure_cache(module)
 
 
-def _repeat(module: HasGrowthLog, event: GrowthEvent, before: BeforeGrowth | None) -> BeforeGrowth:
+def _repeat(module: HasGrowthLog, event: GrowthEvent, before: BeforeGrowth | None, settle: Settle) -> BeforeGrowth:
     """Repeat one event of a checkpoint.
 
     The structure of the whole network is not computed for an event that does not need it: a log would take quadratic
@@ -152,6 +161,7 @@ def _repeat(module: HasGrowthLog, event: GrowthEvent, before: BeforeGrowth | Non
         module: The module.
         event: The event.
         before: The module before the event, None for the first one.
+        settle: As in ``one_growth``.
 
     Returns:
         The module after the event.
@@ -162,7 +172,7 @@ def _repeat(module: HasGrowthLog, event: GrowthEvent, before: BeforeGrowth | Non
     of_checkpoint = f"event {event.clock.generation} of the checkpoint, {event.called},"
     request = _request_again(module, event)
     try:
-        grown = run_growth_method(before or before_growth(module), request, event.clock)
+        grown = run_growth_method(before or before_growth(module), request, event.clock, settle)
         # other events affect only neighbours, which are taken from the checkpoint
         is_whole = not grown.successors and request.method.adjacent is None
         now = _outcome(grown.event if is_whole else grown.whole_event)

@@ -1,4 +1,4 @@
-"""Patterns that give roles to components by name or class, and split a component where a pattern matches a part."""
+"""Patterns that select components, give them roles by name or class, and split one where a pattern matches a part."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from structurenet_pl.structure.component_inference import SEQUENCES
-from structurenet_pl.structure.events import lineage
+from structurenet_pl.structure.events import Component, lineage
 from structurenet_pl.structure.partition import ComponentSpec, parameters_by_path
 
 Modules = Mapping[str, nn.Module]  # by path
@@ -65,6 +65,22 @@ def apply_patterns(
             result.setdefault(_join(_birthplace(name), inside) if inside else name, part)
     _check_depths(result)
     return result
+
+
+def selects(where: Sequence[str], component: Component) -> bool:
+    """Whether roles and name patterns select a component; one that begins with ``!`` leaves out what it matches.
+
+    Example:
+        >>> from structurenet_pl import Component
+        >>> head, body = Component("head"), Component("body.0", role="scaffold")
+        >>> [selects(["!head"], component) for component in (head, body)]
+        [False, True]
+        >>> [selects(["scaffold", "!body.0"], component) for component in (head, body)]
+        [False, False]
+    """
+    left_out = [pattern[1:] for pattern in where if pattern.startswith("!")]
+    wanted = [pattern for pattern in where if not pattern.startswith("!")]
+    return (not wanted or any(map(component.matches, wanted))) and not any(map(component.matches, left_out))
 
 
 def check_given(pattern: str, given: object) -> None:

@@ -158,6 +158,14 @@ def pop_copied(tensors: Iterable[Tensor]) -> dict[Tensor, Copied]:
     return {tensor: _COPYING.pop(tensor) for tensor in (tensors if _COPYING else ()) if tensor in _COPYING}
 
 
+def move_notes(old: nn.Parameter, new: nn.Parameter) -> None:
+    """Let the notes on a new tensor of the growth under way hold for the tensor that takes its place."""
+    if old in _DECLARED:
+        _DECLARED[new] = _DECLARED.pop(old)
+    if old in _COPYING:
+        _COPYING[new] = _COPYING.pop(old)
+
+
 def discard_notes(tensors: Iterable[Tensor]) -> None:
     """Discard the notes on tensors from before a growth: they must not count in it."""
     for tensor in tensors if _DECLARED or _COPYING else ():  # nearly always empty: then nothing is iterated

@@ -50,6 +50,17 @@ def test_newborn_norms(tmp_path):
         assert image.size == (720, 259)
 
 
+@pytest.mark.slow
+def test_growing_stack_under_ddp_and_fsdp2():
+    losses = []
+    for strategy in ("ddp", "fsdp2"):
+        done = run(EXAMPLES / "growing_stack.py", "--strategy", strategy, "--epochs", 3, "--every", 1, "--rows", 128)
+        assert done.returncode == 0, done.stderr
+        said = re.search(r"3 blocks on 2 process\(es\): loss of a word ([\d.]+) on held-out texts", done.stdout)
+        losses.append(float(said[1]))
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+
+
 @pytest.fixture(scope="module")
 def grown_cnn(tmp_path_factory):
     """The output of a whole run, and its last checkpoint."""

@@ -22,7 +22,7 @@ class Apart(Callback):
 
     def on_train_end(self, trainer, pl_module):
         norms = PartNorms(1, 2)
-        norms.update(0, [torch.full((4,), float(trainer.global_rank)), torch.ones(1)], [0, 1])
+        norms.update(0, [torch.full((4,), float(trainer.global_rank)), torch.ones(1)], [0, 1], [1, 1])
         self.found = norms.compute()[0].tolist()
 
 

@@ -1,0 +1,93 @@
+"""Tensors whose entries are divided among processes (``DTensor``), as FSDP2 and tensor parallelism have them."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from structurenet_pl.structure.partition import Generations
+
+DTensor: Any = ()  # isinstance(tensor, ()) is False: a torch without distributed has no sharded tensors
+if torch.distributed.is_available():
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset  # private: no public offsets
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process may hold a part of the tensor only."""
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All entries of a tensor. Every process must call this, because sharded tensors are gathered."""
+    return cast(Tensor, tensor.full_tensor()) if isinstance(tensor, DTensor) else tensor
+
+
+def shard(tensor: Tensor) -> Tensor:
+    """The entries of a tensor on this process; they share memory with it."""
+    return cast(Tensor, tensor.to_local()) if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor that is equal on all processes, divided among them as another one is. No message is sent."""
+    if not isinstance(like, DTensor):
+        return tensor
+    mesh = like.device_mesh
+    replicated = DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return cast(Tensor, replicated.redistribute(placements=like.placements))
+
+
+def shard_count(tensor: Tensor) -> int:
+    """The number of parts that a tensor is divided into; other processes hold copies of these parts."""
+    if not isinstance(tensor, DTensor):
+        return 1
+    count = 1
+    for size, placement in zip(tensor.device_mesh.shape, tensor.placements, strict=True):
+        count *= 1 if isinstance(placement, Replicate) else size
+    return count
+
+
+def sum_over_shards(numbers: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """The sums over all shards of numbers that each process has computed from its own, in one message for all tensors.
+
+    Args:
+        numbers: A number for each tensor; those of whole tensors are equal on all processes and stay as they are.
+        tensors: The tensors.
+    """
+    if not any(map(is_sharded, tensors)):
+        return numbers
+    # each shard counts once, on however many processes there are copies of it
+    copies = torch.distributed.get_world_size()
+    sums = numbers * numbers.new_tensor([shard_count(tensor) / copies for tensor in tensors])
+    torch.distributed.all_reduce(sums)
+    return sums
+
+
+def generations_of_shard(tensor: Tensor, generations: Generations) -> Generations:
+    """The generations of the indices of a tensor that this process holds.
+
+    Args:
+        tensor: The tensor.
+        generations: For each dimension, the generation of each index of the whole tensor.
+
+    Raises:
+        NotImplementedError: If the tensor is not divided into blocks, as under FSDP2 with tensor parallelism.
+    """
+    if not isinstance(tensor, DTensor):
+        return generations
+    if not all(type(placement) in (Replicate, Shard) for placement in tensor.placements):
+        raise NotImplementedError(
+            f"a tensor with placements {tensor.placements} has entries of several ages, whose learning rates differ. "
+            "That is supported for tensors that are divided into blocks: use FSDP2 without tensor parallelism, or "
+            "factors that are equal for old and new entries of a widened component."
+        )
+    shape, start = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(indices[first : first + size] for indices, first, size in zip(generations, start, shape, strict=True))
+
+
+def gather_parameters(module: nn.Module) -> None:
+    """Replace the sharded parameters of a module itself, without its children, by whole ones."""
+    for name, tensor in module._parameters.items():  # named_parameters() leaves out a second name of a parameter
+        if tensor is not None and is_sharded(tensor):
+            module._parameters[name] = nn.Parameter(whole(tensor.detach()), tensor.requires_grad)
