@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from structurenet_pl.distributed.ddp import is_sharded_module, units_of
 from structurenet_pl.distributed.sharded_checkpoints import ShardedCheckpoint
-from structurenet_pl.distributed.sharding import implicit_replication
+from structurenet_pl.distributed.sharding import tensors_may_mix
 from structurenet_pl.learning_rates.lr_tables import CHECKPOINT_KEY
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.structure.grow import Settle
@@ -56,7 +56,7 @@ class LateRestore:
         driver.tables.clear()
         if isinstance(module, Growable):
             log = saved.tensor(LOG_KEY)
-            with implicit_replication():
+            with tensors_may_mix():
                 replay(module, () if log is None else log_from_tensor(log), lambda: _settle_replayed(trainer))
         strategy.setup_optimizers(trainer)  # for the module as it has grown, with the groups of the user
         driver.update_structure(trainer, module)
