@@ -21,5 +21,17 @@ A run that was stopped goes on where it was: each finished trial is a row of a C
 - *Recovery*: a run that does not recover before the next growth or the end counts with the length of that time, so that
   the mean is that of the restricted recovery time; the share that recovered stands beside it.
 
+What was decided after results had been seen, so that readers can discount it:
+
+- ``recommended()`` was chosen among the arms of ``compositions`` by the mean of accuracy and drift, with two or three
+  seeds for each arm; some arms were added after others had been seen. ``recommendation`` has other seeds and splits,
+  and half of its settings no part of the search had seen.
+- ``scale`` was run twice. The first definition, with a constant lr, had intervals too wide for the bound of .02: LARS
+  +.009 (-.039 to .057), SGD -.69 (-.81 to -.58) at scale 8. The second has a cosine schedule and more epochs.
+- ``width`` was run anew with clipped gradients, because single runs of the static network died at their lr.
+- ``shock`` got one higher lr after one arm had chosen the highest; no arm chose the new one.
+- Single trials, on seeds of the search, were looked at while experiments were designed. ``stability`` takes its base lrs
+  from a pilot, and ``continual`` has no arm with a tuned uniform rate, which may be its strongest baseline.
+
 To add an experiment, write a file in ``blocks/`` with a ``Block`` and name it in ``blocks/__init__.py``.
 """

@@ -26,14 +26,14 @@ def draw(name: str, block: Block, results: Results, findings: Sequence, file: Pa
 
 
 def frontier(block: Block, results: Results) -> Figure:
-    """One panel for each setting: the mean of each arm on two measures, with 95 % intervals."""
+    """One panel for each setting: the mean of each arm on two measures, with 95 % intervals from four seeds on."""
     settings = [
         name for name in block.settings if any(len(results.seeds(block, name, [arm])) > 1 for arm in block.arms)
     ]
     columns = min(COLUMNS, max(1, len(settings)))
     rows = max(1, math.ceil(len(settings) / columns))
     figure = Figure(figsize=(4 * columns + 2.5, 3.4 * rows + 0.4), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     handles = {}
     for panel, setting in zip(panels, settings, strict=False):
         for number, arm in enumerate(block.arms):
@@ -41,7 +41,8 @@ def frontier(block: Block, results: Results) -> Figure:
             if len(seeds) < 2:
                 continue
             points = [mean_of(results.by_seed(block, setting, arm, measure, seeds)) for measure in block.axes]
-            errors = [point.interval(0.95)[1] - point.value for point in points]
+            # intervals from two or three seeds would cover the whole panel
+            errors = [point.interval(0.95)[1] - point.value if len(seeds) > 3 else 0.0 for point in points]
             handles[arm] = panel.errorbar(
                 *([point.value] for point in points),
                 *([error] for error in errors[::-1]),
@@ -52,7 +53,7 @@ def frontier(block: Block, results: Results) -> Figure:
             )
         panel.set(title=setting, xlabel=block.axes[0], ylabel=block.axes[1])
         panel.grid(alpha=0.3)
-    for panel in list(panels):
+    for panel in panels[len(settings) :]:
         panel.set_visible(False)
     if handles:
         figure.legend(handles.values(), handles, loc="outside right upper")

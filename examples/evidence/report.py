@@ -87,7 +87,7 @@ def section(name: str, block: Block, results: Results) -> str:
     """The part of the report on one block."""
     found = findings(block, results)
     level = 1 - 0.05 / max(1, len(found))
-    lines = [f"## {name.capitalize().replace('_', ' ')}", "", block.question, ""]
+    lines = [f"## {_title(name)}", "", block.question, ""]
     if found:
         kind = f"Intervals cover 95 % of all {len(found)} together ({100 * level:.2f} % each, Bonferroni)."
         lines += [
@@ -131,6 +131,10 @@ def section(name: str, block: Block, results: Results) -> str:
     return "\n".join([*lines, ""])
 
 
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
 def _mean(values: list[float]) -> str:
     estimate = mean_of(values)
     return f"{estimate.value:.3g} ± {estimate.interval(0.95)[1] - estimate.value:.2g}"
@@ -148,6 +152,9 @@ def write(blocks: Mapping[str, Block], folder: Path) -> Path:
     ]
     for name, block in blocks.items():
         results = Results(folder / f"{name}.csv")
+        if not results.rows:
+            parts.append(f"## {_title(name)}\n\n{block.question}\n\nNot run yet.\n")
+            continue
         parts.append(section(name, block, results))
         draw(name, block, results, findings(block, results), folder / f"{name}.png")
     report = folder / "report.md"
