@@ -30,8 +30,8 @@ What was decided after results had been seen, so that readers can discount it:
   +.009 (-.039 to .057), SGD -.69 (-.81 to -.58) at scale 8. The second has a cosine schedule and more epochs.
 - ``width`` was run anew with clipped gradients, because single runs of the static network died at their lr.
 - ``shock`` got one higher lr after one arm had chosen the highest; no arm chose the new one.
-- Single trials, on seeds of the search, were looked at while experiments were designed. ``stability`` takes its base lrs
-  from a pilot, and ``continual`` has no arm with a tuned uniform rate, which may be its strongest baseline.
+- Single trials, on seeds of the search, were looked at while experiments were designed. ``stability`` takes its base
+  lrs from a pilot, and ``continual`` has no arm with a tuned uniform rate, which may be its strongest baseline.
 
 To add an experiment, write a file in ``blocks/`` with a ``Block`` and name it in ``blocks/__init__.py``.
 """
