@@ -29,7 +29,7 @@ def origins(draw):
 def test_each_entry_comes_from_its_old_position(most_copies, given_origins):
     shape, origin = given_origins
     old = torch.randn(shape)
-    successor = Successor(nn.Parameter(torch.empty([len(one) for one in origin])), old.shape, tuple(origin))
+    successor = Successor(nn.Parameter(torch.empty([len(one) for one in origin])), old.shape, tuple(map(tuple, origin)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_COPIES", most_copies)
         result = embed(old, successor, [True] * old.ndim, torch.tensor(FILL))

@@ -60,6 +60,6 @@ def assert_resumed(resumed, ranks, names):
     """The second half in new processes equals the uninterrupted run, bit for bit."""
     for whole, half in zip(ranks, resumed, strict=True):
         for name in names:
-            assert half[name]["error"] is None
+            assert half[name]["error"] is None, (name, half[name]["error"])
             for part in ("log", "weights", "optimizer", "rng"):
                 assert_same(half[name][part], whole[name][part])
