@@ -195,9 +195,9 @@ class Look(Callback):
         communication.max_over_ranks = lambda *args: self.count("flags", self.flag(*args))
         torch.distributed.all_gather_object = self.counted_gather
 
-    def counted_gather(self, values, value, **kwargs):
-        self.largest = max(self.largest, len(pickle.dumps(value)))
-        return self.count("gathers", self.gather(values, value, **kwargs))
+    def counted_gather(self, object_list, obj, group=None):  # torch.distributed.checkpoint passes them by name
+        self.largest = max(self.largest, len(pickle.dumps(obj)))
+        return self.count("gathers", self.gather(object_list, obj, group))
 
     def count(self, what, value):
         setattr(self, what, getattr(self, what) + 1)
