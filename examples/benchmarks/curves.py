@@ -18,9 +18,10 @@ COLUMNS = 6
 def draw(rows: Mapping[str, Row], found: Mapping[str, Sequence[Figure]], file: str) -> None:
     """A panel for each row with several sizes: times of both sides over size, both axes logarithmic."""
     shown = {name: figures for name, figures in found.items() if len(figures) > 1}
-    height = -(-len(shown) // COLUMNS)
+    columns = max(1, min(COLUMNS, len(shown)))
+    height = max(1, math.ceil(len(shown) / columns))
     figure, axes = plt.subplots(
-        height, COLUMNS, figsize=(2.6 * COLUMNS, 2.1 * height), layout="constrained", squeeze=False
+        height, columns, figsize=(2.6 * columns, 2.1 * height), layout="constrained", squeeze=False
     )
     for panel in axes.flat[len(shown) :]:
         panel.remove()
