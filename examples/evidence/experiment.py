@@ -86,6 +86,11 @@ class Claim:
         return low > bound if self.above is not None else high < bound
 
 
+def better(text: str, arm: str, baseline: str) -> Claim:
+    """The claim that an arm has a higher accuracy than another one."""
+    return Claim(text, "accuracy", arm, baseline, above=0.0)
+
+
 @dataclass(frozen=True)
 class Block:
     """One experiment.

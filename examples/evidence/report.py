@@ -1,6 +1,6 @@
 """The report: for each block its claims with intervals and verdicts, its arms with their measures, and a figure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -83,9 +83,8 @@ def _interpolated(target, arms, measure, values, wanted) -> tuple[list[float], s
     return mixed, f"between {first} and {second}"
 
 
-def section(name: str, block: Block, results: Results) -> str:
-    """The part of the report on one block."""
-    found = findings(block, results)
+def section(name: str, block: Block, results: Results, found: Sequence[Finding]) -> str:
+    """The part of the report on one block, with its findings."""
     level = 1 - 0.05 / max(1, len(found))
     lines = [f"## {_title(name)}", "", block.question, ""]
     if found:
@@ -155,8 +154,9 @@ def write(blocks: Mapping[str, Block], folder: Path) -> Path:
         if not results.rows:
             parts.append(f"## {_title(name)}\n\n{block.question}\n\nNot run yet.\n")
             continue
-        parts.append(section(name, block, results))
-        draw(name, block, results, findings(block, results), folder / f"{name}.png")
+        found = findings(block, results)
+        parts.append(section(name, block, results, found))
+        draw(name, block, results, found, folder / f"{name}.png")
     report = folder / "report.md"
     report.write_text("\n".join(parts))
     return report

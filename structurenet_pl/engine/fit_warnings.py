@@ -18,7 +18,7 @@ from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.listed_names import listed
 from structurenet_pl.structure.module_structure import all_patterns, structure_of
 from structurenet_pl.structure.partition import Structure
-from structurenet_pl.structure.role_patterns import Patterns, unmatched_patterns
+from structurenet_pl.structure.role_patterns import Patterns, unmatched_patterns, wanted_and_left_out
 
 
 def report_fit(structure: Structure, factors: Factors) -> None:
@@ -187,8 +187,8 @@ def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struc
             f"{subject} {preposition} nothing: {name!r} is neither the role nor a name pattern of any of the "
             f"components {names}. If it is a role, give it to components, as in {example}; else correct it."
         )
-    idle = [pattern for pattern in idle if not pattern.startswith("!")]
-    return [label for label, patterns in where.items() if patterns and set(patterns) <= set(idle)]
+    wanted = {label: wanted_and_left_out(patterns)[0] for label, patterns in where.items()}
+    return [label for label, patterns in wanted.items() if patterns and set(patterns) <= set(idle)]
 
 
 def _largest_part(structure: Structure) -> str:

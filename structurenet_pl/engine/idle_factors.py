@@ -12,6 +12,7 @@ from itertools import product
 from structurenet_pl.learning_rates.factors import Factor
 from structurenet_pl.learning_rates.moment import Moment
 from structurenet_pl.structure.events import Clock, Component, GrowthEvent, as_list
+from structurenet_pl.structure.role_patterns import wanted_and_left_out
 
 DOUBLINGS = 20  # of the length of a run, until a factor that waits for time must have begun to act
 
@@ -77,7 +78,7 @@ def _grown(factor: Factor, now: Moment) -> Iterable[Moment]:
     clock = replace(now.clock, generation=now.clock.generation + 1)
     neighbours = tuple(component.name for component in now.components)
     # a name pattern will do: it matches a role of the same text
-    roles: list[str | None] = [pattern for pattern in as_list(factor.where) if not pattern.startswith("!")]
+    roles: list[str | None] = [*wanted_and_left_out(as_list(factor.where))[0]]
     for role in roles or [None]:
         event = GrowthEvent("grow", {}, clock, born=("newborn",), adjacent=neighbours, role=role)
         newborn = Component("newborn", role, max((component.depth for component in now.components), default=0), clock)

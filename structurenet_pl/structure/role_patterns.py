@@ -78,9 +78,19 @@ def selects(where: Sequence[str], component: Component) -> bool:
         >>> [selects(["scaffold", "!body.0"], component) for component in (head, body)]
         [False, False]
     """
-    left_out = [pattern[1:] for pattern in where if pattern.startswith("!")]
-    wanted = [pattern for pattern in where if not pattern.startswith("!")]
+    wanted, left_out = wanted_and_left_out(where)
     return (not wanted or any(map(component.matches, wanted))) and not any(map(component.matches, left_out))
+
+
+def wanted_and_left_out(where: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The roles and name patterns that select components, and those after a ``!``, which leave components out.
+
+    Example:
+        >>> wanted_and_left_out(["scaffold", "!body.0"])
+        (['scaffold'], ['body.0'])
+    """
+    wanted = [pattern for pattern in where if not pattern.startswith("!")]
+    return wanted, [pattern[1:] for pattern in where if pattern.startswith("!")]
 
 
 def check_given(pattern: str, given: object) -> None:

@@ -123,7 +123,7 @@ def test_edge_is_marked(tmp_path):
     results = fill(Results(tmp_path / "toy.csv"), block)
     assert results.at_edge(block, "digits", "uniform")
     assert not results.at_edge(block, "digits", "ours")
-    assert "0.002 (edge)" in section("toy", block, results)
+    assert "0.002 (edge)" in section("toy", block, results, findings(block, results))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from lightning.pytorch import Callback
 
 from examples.evidence.blocks.widening import MEASURES, WIDTHS, WideningNet, train_and_measure
 from examples.evidence.data import split
-from examples.evidence.experiment import Arm, Block, Claim, Trial
+from examples.evidence.experiment import Arm, Block, Claim, Trial, better
 from examples.evidence.training import ResetState
 from structurenet_pl import GrowEvery
 
@@ -52,10 +52,10 @@ BLOCK = Block(
             Claim(f"times {times} is as good as scratch", "accuracy", f"times {times}", "scratch", above=-0.005)
             for times in TIMES
         ),
-        Claim("times 4 beats scratch at equal work", "accuracy", "times 4", "scratch, equal work", above=0.0),
+        better("times 4 beats scratch at equal work", "times 4", "scratch, equal work"),
         Claim("times 4 needs less work to the target", "work_to_target", "times 4", "scratch", below=1.0, ratio=True),
         Claim("times 4 takes less CPU time", "seconds", "times 4", "scratch", below=1.0, ratio=True),
-        Claim("carried state beats reset", "accuracy", "times 4", "times 4, state reset", above=0.0),
+        better("carried state beats reset", "times 4", "times 4, state reset"),
     ),
     measures=MEASURES,
     axes=("work", "accuracy"),

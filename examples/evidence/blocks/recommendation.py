@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from examples.evidence.blocks import growing
-from examples.evidence.experiment import Arm, Block, Claim, Trial
+from examples.evidence.experiment import Arm, Block, Claim, Trial, better
 from structurenet_pl import recommended
 
 
@@ -23,7 +23,7 @@ BLOCK = Block(
         Claim("with at most half the drift", "drift", "recommended", "uniform", below=0.5, ratio=True),
         Claim("two thirds of the steps to recover", "recovery", "recommended", "uniform", below=2 / 3, ratio=True),
         Claim("no higher peak of the loss", "peak", "recommended", "uniform", below=0.0),
-        Claim("better final accuracy", "accuracy", "recommended", "uniform", above=0.0),
+        better("better final accuracy", "recommended", "uniform"),
     ),
     measures=growing.MEASURES,
     seeds=12,

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Callback
 
 from examples.evidence.data import split
-from examples.evidence.experiment import Arm, Block, Claim, Trial
+from examples.evidence.experiment import Arm, Block, Claim, Trial, better
 from examples.evidence.nets import Net
 from examples.evidence.training import accuracy, fit
 from structurenet_pl import LARSScaler
@@ -72,7 +72,7 @@ BLOCK = Block(
         Claim("LARS loses less than .02 at scale 8", "accuracy", "lars x8", "lars", above=-0.02),
         Claim("so does LARS by component", "accuracy", "lars by component x8", "lars by component", above=-0.02),
         Claim("so does Adam", "accuracy", "adam x8", "adam", above=-0.02),
-        Claim("LARS is better than SGD at scale 1", "accuracy", "lars", "sgd", above=0.0),
+        better("LARS is better than SGD at scale 1", "lars", "sgd"),
     ),
     measures={"accuracy": "test accuracy at the end"},
 )

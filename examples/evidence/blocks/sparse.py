@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from examples.evidence.data import Part, split
-from examples.evidence.experiment import Arm, Block, Claim, Trial
+from examples.evidence.experiment import Arm, Block, Claim, Trial, better
 from examples.evidence.nets import Kind, Net
 from examples.evidence.training import accuracy, fit
 from structurenet_pl import DensityScaler
@@ -71,10 +71,8 @@ BLOCK = Block(
         "sparse init, 11": Arm(LRS),
     },
     claims=(
-        Claim("11 is better than uniform, dense init", "accuracy", "dense init, 11", "dense init, uniform", above=0.0),
-        Claim(
-            "11 is better than uniform, sparse init", "accuracy", "sparse init, 11", "sparse init, uniform", above=0.0
-        ),
+        better("11 is better than uniform, dense init", "dense init, 11", "dense init, uniform"),
+        better("11 is better than uniform, sparse init", "sparse init, 11", "sparse init, uniform"),
         Claim(
             "the right init is better than 11 with the other",
             "accuracy",

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from examples.evidence.blocks.widening import MEASURES, WIDTHS, WideningNet, train_and_measure
 from examples.evidence.data import Part, split
-from examples.evidence.experiment import Arm, Block, Claim, Trial
+from examples.evidence.experiment import Arm, Block, Claim, Trial, better
 from examples.evidence.nets import Kind
 from examples.evidence.training import ResetState
 from structurenet_pl import GrowEvery, GrowOnPlateau
@@ -76,10 +76,6 @@ def train(trial: Trial) -> Mapping[str, float]:
     return measures | {"grown_at": sum(course.growths) / max(1, len(course.growths))}
 
 
-def _clock_wins(text: str, arm: str, baseline: str) -> Claim:
-    return Claim(text, "accuracy", arm, baseline, above=0.0)
-
-
 BLOCK = Block(
     question="Networks that double their width twice in 16 epochs of a constant lr, after so many epochs each, or when "
     "the validation loss has not fallen by .02 (CNN: .1) for 1 or 2 epochs, at the latest after epoch 12. All end with "
@@ -95,8 +91,8 @@ BLOCK = Block(
         "plateau, patience 2, state reset": Arm(lr_of="plateau, patience 2"),
     },
     claims=(
-        _clock_wins("the clock wins", "every 4 epochs", "plateau, patience 2"),
-        _clock_wins("the clock wins against an impatient plateau, too", "every 4 epochs", "plateau, patience 1"),
+        better("the clock wins", "every 4 epochs", "plateau, patience 2"),
+        better("the clock wins against an impatient plateau, too", "every 4 epochs", "plateau, patience 1"),
         Claim(
             "the clock wins at equal work",
             "accuracy",
@@ -104,8 +100,8 @@ BLOCK = Block(
             below=0.0,
             equal=("work", (*CLOCKS, "static")),
         ),
-        _clock_wins("early growth beats late growth", "every 2 epochs", "every 6 epochs"),
-        _clock_wins("carried state beats reset", "every 4 epochs", "every 4 epochs, state reset"),
+        better("early growth beats late growth", "every 2 epochs", "every 6 epochs"),
+        better("carried state beats reset", "every 4 epochs", "every 4 epochs, state reset"),
         Claim("growth by the clock is as good as static", "accuracy", "every 4 epochs", "static", above=-0.005),
     ),
     measures=MEASURES | {"grown_at": "mean of the epochs after which it grew"},

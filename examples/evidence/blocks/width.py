@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 
 from examples.evidence.blocks.widening import MEASURES, WIDTHS, WideningNet, train_and_measure
 from examples.evidence.data import split
-from examples.evidence.experiment import Arm, Block, Claim, Trial
+from examples.evidence.experiment import Arm, Block, Claim, Trial, better
 from examples.evidence.training import ResetState
 from structurenet_pl import AgeDecay, GrowEvery, GrowthResponder
 
@@ -63,10 +63,6 @@ def train(trial: Trial) -> Mapping[str, float]:
     return measures
 
 
-def _better(text: str, arm: str, baseline: str) -> Claim:
-    return Claim(text, "accuracy", arm, baseline, above=0.0)
-
-
 BLOCK = Block(
     question="Networks that double their width twice, in four steps after epochs 2, 4, 6 and 8 of 16. The paper has "
     "the order Net2Net = pairs < rescaled < lr by stage < both = static of the final size (ResNet-20, CIFAR-10: 91.60, "
@@ -88,14 +84,14 @@ BLOCK = Block(
         "pairs, rescaled, warm-up of all": Arm(lr_of="pairs, rescaled"),
     },
     claims=(
-        _better("rescaled weights beat Net2Net", "pairs, rescaled", "Net2Net"),
-        _better("lr by stage beats pairs", "pairs, lr by stage", "pairs"),
-        _better("lr by stage beats rescaled weights", "pairs, lr by stage", "pairs, rescaled"),
-        _better("both beat lr by stage alone", "both", "pairs, lr by stage"),
+        better("rescaled weights beat Net2Net", "pairs, rescaled", "Net2Net"),
+        better("lr by stage beats pairs", "pairs, lr by stage", "pairs"),
+        better("lr by stage beats rescaled weights", "pairs, lr by stage", "pairs, rescaled"),
+        better("both beat lr by stage alone", "both", "pairs, lr by stage"),
         Claim("both are as good as static", "accuracy", "both", "static", above=-0.005),
-        _better("both beat static at equal work", "both", "static, equal work"),
-        _better("carried state beats reset", "both", "both, state reset"),
-        _better("lr by stage beats a warm-up of all", "both", "pairs, rescaled, warm-up of all"),
+        better("both beat static at equal work", "both", "static, equal work"),
+        better("carried state beats reset", "both", "both, state reset"),
+        better("lr by stage beats a warm-up of all", "both", "pairs, rescaled, warm-up of all"),
     ),
     measures=MEASURES,
 )
