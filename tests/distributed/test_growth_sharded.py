@@ -6,7 +6,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import sharded_worker
 from ddp_worker import BATCHES, EPOCHS, SAYS, train
 from helpers import assert_same
-from rank_processes import assert_as_one_process, assert_resumed, largest_difference, run_ranks
+from rank_processes import (
+    assert_as_one_process,
+    assert_equal_ranks,
+    assert_refused,
+    assert_resumed,
+    largest_difference,
+    run_ranks,
+)
 from sharded_worker import FAILS, IN_FILES, PLANS, RESUMED, TRAINS
 
 pytestmark = pytest.mark.slow
@@ -24,10 +31,7 @@ def ranks(folder):
 
 @pytest.mark.parametrize("name", TRAINS)
 def test_ranks_are_equal_to_the_last_bit(ranks, name):
-    first, second = (rank[name] for rank in ranks)
-    assert (first["error"], second["error"]) == (None, None)
-    for part in ("weights", "optimizer", "log"):
-        assert_same(first[part], second[part])
+    assert_equal_ranks(ranks, name)
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINS if name != "itself"])
@@ -41,11 +45,7 @@ def test_ranks_diverge_where_new_parameters_are_not_divided(ranks):
 
 @pytest.mark.parametrize("name", FAILS)
 def test_every_rank_raises_and_none_has_grown(ranks, name):
-    for rank in ranks:
-        with pytest.raises(AssertionError, match=SAYS[name]):
-            raise AssertionError(rank[name]["error"])
-        assert rank[name]["log"] == []
-        assert not any("patches" in tensor or "necks" in tensor for tensor in rank[name]["weights"])
+    assert_refused(ranks, name, SAYS[name])
 
 
 @pytest.mark.parametrize("name", ["forgiven", "forgiven-shuffled"])

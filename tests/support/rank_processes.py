@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from ddp_worker import WORLD, train
@@ -45,6 +46,23 @@ def largest_difference(one, other):
     """The largest difference between the weights of two networks of the same structure."""
     assert one["weights"].keys() == other["weights"].keys()
     return max(float((value - other["weights"][name]).abs().max()) for name, value in one["weights"].items())
+
+
+def assert_equal_ranks(ranks, name):
+    """Two ranks have trained without an error, and are equal to the last bit."""
+    first, second = (rank[name] for rank in ranks)
+    assert (first["error"], second["error"]) == (None, None)
+    for part in ("weights", "optimizer", "log"):
+        assert_same(first[part], second[part])
+
+
+def assert_refused(ranks, name, message):
+    """Every rank has raised, and none has grown."""
+    for rank in ranks:
+        with pytest.raises(AssertionError, match=message):
+            raise AssertionError(rank[name]["error"])
+        assert rank[name]["log"] == []
+        assert not any("patches" in tensor or "necks" in tensor for tensor in rank[name]["weights"])
 
 
 def assert_as_one_process(row, result):
