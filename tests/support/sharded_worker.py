@@ -112,6 +112,17 @@ def from_one(folder, rank):
     return train(row, rank, WORLD, ckpt_path=folder / "alone" / "half.ckpt")
 
 
+def from_ddp(folder, rank):
+    """The second half of runs whose first half was under DDP."""
+    train_halves({name: TRAINS[name] for name in IN_FILES}, folder / "ddp", rank)
+    return resume_halves({name: in_units(TRAINS[name]) for name in IN_FILES}, folder / "ddp", rank)
+
+
+def to_ddp(folder, rank):
+    """The second half under DDP of runs that began in units."""
+    return resume_halves({name: TRAINS[name] for name in IN_FILES}, folder, rank)
+
+
 def on_one(folder, rank):
     """The second half, on one process under FSDP2, of runs that two processes began."""
     return {
@@ -165,6 +176,8 @@ PARTS = {
     "freezing": all_of(FREEZES),
     "second": second,
     "from_one": from_one,
+    "from_ddp": from_ddp,
+    "to_ddp": to_ddp,
     "on_one": on_one,
 }
 
