@@ -36,10 +36,11 @@ only.
 All this is tested with two processes on CPU (gloo, torch 2.13). CUDA, NCCL, hybrid sharding (a mesh of two dimensions)
 and other versions of torch are **not** tested under FSDP2.
 
-On paper, for 1,000 ranks, 70 billion parameters in fp32 with Adam, and 80 blocks of 0.87 billion: a rank holds 0.28 GB
-of weights and 0.56 GB of state. A new block is whole on each rank for a moment: 3.5 GB, and as much is broadcast, which
-takes 0.2 s at 20 GB/s. A wider MLP, three matrices of 0.94 GB, is gathered with its state, nine tensors of that size;
-its new matrices are whole on each rank, 3 GB, until the growth method returns, and one tensor of state at a time. So a
-growth method should change a few layers: one that widened all blocks at once would hold 80 times as much. Reports are
-compared by all ranks; their size is that of a list of all tensors. No step gathers the whole model.
+For 1,000 ranks, 70 billion parameters in fp32 with Adam, and 82 blocks of 3.4 GB, a rank holds 0.28 GB of weights and
+0.56 GB of state. ``examples/benchmarks/many_ranks.py`` simulates one rank: growth by a block takes 14 messages, which
+broadcast the block, and 3.4 GB of memory, because a new block is whole on each rank for a moment. An MLP that becomes a
+seventh wider takes 23 messages, which gather its two matrices and their state one by one, 9 GB, and broadcast 3.2 GB;
+memory is that of the new matrices and of one old one, 5 GB. At 20 GB/s these are 0.2 s and 0.6 s. So a growth method
+should change a few layers: one that widened all blocks at once would hold 82 times as much. Ranks compare digests of
+their reports, 200 kB in all. No step gathers the whole model, and none is quadratic in ranks.
 """

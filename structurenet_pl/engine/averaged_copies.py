@@ -103,10 +103,11 @@ class AveragedCopies:
             for old, average in old_averages.items():
                 averages |= _average_of_successor(old, average, change)
             for new, copied in change.copied.items():
-                if copied.old in old_averages:
-                    average = old_averages[copied.old]
+                before = copied.old()
+                if before is not None and before in old_averages:
+                    average = old_averages[before]
                     # a helper may add to the values that it copies, such as noise: the average gets the same addition
-                    added = (new - copied.of(copied.old)).detach().to(average)
+                    added = (new - copied.of(before)).detach().to(average)
                     averages[new] = _same_kind(average, copied.of(average) + added)
         return {tensor: average for tensor, average in averages.items() if tensor.shape == average.shape}
 

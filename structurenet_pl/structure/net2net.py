@@ -133,8 +133,6 @@ def widen(
     """
     readers = [following] if isinstance(following, nn.Module) else list(following)
     check_widen(layer, readers, width, norm, noise, scheme, rescale)
-    for part in [layer, *readers, *([norm] if norm is not None else [])]:
-        gather_parameters(part)  # growth divides them again
     old = units_of(layer)
     if scheme == "copy":
         # by the generator of the CPU: the same units on every device
@@ -146,6 +144,7 @@ def widen(
         copies = torch.ones_like(source)
         divisor = torch.full((width,), (old / width) ** 0.5, dtype=torch.float64)
     incoming = divisor if rescale else None
+    gather_parameters(layer)  # growth divides them again
     # a norm would undo a scale of its input, so its own weight and bias take the scale
     select_units(layer, source, incoming if norm is None else None)
     if isinstance(layer, nn.Linear):
@@ -153,13 +152,15 @@ def widen(
     else:
         layer.out_channels = width
     if norm is not None:
+        gather_parameters(norm)
         select_units(norm, source, incoming)
         norm.num_features = width
     for reader in readers:
+        gather_parameters(reader)  # one after the other, so that the old tensors are not in memory together
         read_units(reader, source, copies if incoming is None else copies / incoming, old)
 
     if scheme == "copy":
-        layer.weight[old:].add_(_noise(layer.weight[old:], noise))
+        _add_noise(layer.weight[old:], noise)
         return
     initialize_new(layer, 0, old, repeated=1 if scheme == "pair" else None)
     if norm is not None:
@@ -215,15 +216,14 @@ def identity_like(layer: Layer, noise: float = 0.0) -> Layer:
         identity = make(units, units, kernel, padding="same", padding_mode=layer.padding_mode, bias=bias, **place)
         nn.init.dirac_(identity.weight)
     with torch.no_grad():
-        identity.weight.add_(_noise(identity.weight, noise))
+        _add_noise(identity.weight, noise)
     if identity.bias is not None:
         nn.init.zeros_(identity.bias)
     return identity
 
 
-def _noise(weight: Tensor, noise: float) -> Tensor:
-    """Gaussian noise, relative to the root mean square of the incoming weights of each unit."""
-    if not noise:
-        return torch.zeros_like(weight)  # random numbers would take longer than all the rest of a widening
-    mean_square = weight.square().mean(tuple(range(1, weight.ndim)), keepdim=True)
-    return noise * mean_square.sqrt() * torch.randn_like(weight)
+def _add_noise(weight: Tensor, noise: float) -> None:
+    """Add Gaussian noise, relative to the root mean square of the incoming weights of each unit."""
+    if noise:  # random numbers would take longer than all the rest of a widening
+        mean_square = weight.square().mean(tuple(range(1, weight.ndim)), keepdim=True)
+        weight.add_(noise * mean_square.sqrt() * torch.randn_like(weight))

@@ -1,6 +1,7 @@
 """The successor of each tensor that growth replaces or reshapes, and where the entries of the successor came from."""
 
 import functools
+import weakref
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from operator import index
@@ -37,7 +38,7 @@ class Copying:
         moved = self.source[lead:].to(old.device)
         new = torch.cat([old.narrow(self.dim, 0, lead), old.index_select(self.dim, moved.clamp(min=0))], self.dim)
         if self.share is not None:
-            new = new / self.share.to(old).view(along_dim)
+            new.div_(self.share.to(old).view(along_dim))
         new.narrow(self.dim, lead, len(moved)).masked_fill_((moved == NEW_ENTRY).view(along_dim), 0)
         return new
 
@@ -49,11 +50,12 @@ class Copied:
     Averaged copies repeat the steps on their own values.
 
     Args:
-        old: The old tensor, from before the growth.
+        old: The old tensor, from before the growth. A weak reference, because a gathered tensor of FSDP2 must not stay
+            in memory until the growth ends.
         steps: The steps, in order.
     """
 
-    old: Tensor
+    old: weakref.ref[Tensor]
     steps: tuple[Copying, ...]
 
     def of(self, old: Tensor) -> Tensor:
@@ -149,7 +151,7 @@ def declared_parameters() -> list[nn.Parameter]:
 
 def note_copying(new: Tensor, old: Tensor, step: Copying) -> None:
     """Note how the values of a new tensor were computed from those of an old one, until the growth ends."""
-    before: Copied = _COPYING.get(old) or Copied(old, ())  # the old tensor may be new in this growth, too
+    before: Copied = _COPYING.get(old) or Copied(weakref.ref(old), ())  # the old tensor may be new in this growth, too
     _COPYING[new] = Copied(before.old, (*before.steps, step))
 
 
