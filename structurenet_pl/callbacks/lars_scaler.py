@@ -45,6 +45,10 @@ class LARSScaler(LRFactor):
     ``"lr"`` mode, scaled gradients in ``"grad"`` mode. Do not reuse a clipping bound in ``"grad"`` mode that was tuned
     without LARS.
 
+    With the default :math:`\tau` the factors are about a thousandth, so the base lr must be some thousand times larger
+    than without this callback. Tensors that ``skip_1d`` leaves alone get all of it: if they diverge, take
+    ``skip_1d=False``, or a larger :math:`\tau` with a smaller base lr.
+
     Args:
         trust_coefficient: Trust coefficient :math:`\tau`, > 0. The seed's formula has none; 1.0 gives that formula.
         eps: Small constant :math:`\varepsilon` in the denominator, >= 0.

@@ -29,9 +29,9 @@ tensors. Freezing is a true freeze, also of a part of a unit. A checkpoint, in a
 number. A file is also resumed under DDP or on one process, and theirs under FSDP2.
 
 Growth in ``setup`` comes before ``configure_model``: as for the initial weights, seed all ranks alike. A
-tensor-parallel plan may have growth outside of it, where its inputs are whole; a growth that replaces a tensor of the
-plan raises. Averages of weights (``EMAWeightAveraging``) are refused by FSDP2 itself. FSDP1 and DeepSpeed have factors
-only.
+tensor-parallel plan may have growth outside of it, where its inputs are whole. A growth that replaces a tensor of the
+plan raises, and so does the first backward pass with a new part between its layers. Averages of weights
+(``EMAWeightAveraging``) are refused by FSDP2 itself. FSDP1 and DeepSpeed have factors only.
 
 All this is tested with two processes on CPU (gloo, torch 2.13). CUDA, NCCL, hybrid sharding (a mesh of two dimensions)
 and other versions of torch are **not** tested under FSDP2.

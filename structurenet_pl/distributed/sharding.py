@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from structurenet_pl.distributed.newborn_gradients import compare_first_gradients
 from structurenet_pl.distributed.sharded_units import (
     FSDPModule,
     State,
@@ -111,6 +112,9 @@ class ShardedUnits:
                 f"no unit of fully_shard would reduce the gradients of the new parameters {list(unmanaged)}: apply "
                 "fully_shard to the module around them in configure_model, or to the new part in the growth method."
             )
+        for name, tensor in unmanaged.items():
+            if tensor.requires_grad and not is_sharded(tensor):
+                compare_first_gradients(name, tensor)
         for name, tensor in self._module.named_parameters():
             if name in new:
                 move_notes(new[name], tensor)

@@ -6,7 +6,7 @@ The driver and its Lightning hooks, growth at safe moments, checks and warnings,
 
 - Growth under FSDP1 and DeepSpeed, and under DDP with a communication hook that has a state of its own (PowerSGD,
   post-local SGD), raises; freezing there is by lr 0, with a warning. Under FSDP2 (``ModelParallelStrategy``) both work
-  (``structurenet_pl.distributed``); growth that replaces tensors of a tensor-parallel plan raises.
+  (``structurenet_pl.distributed``); growth inside a tensor-parallel plan raises.
 - Growth that changes a tensor's number of dimensions, or puts the tensors of one component in different places,
   raises.
 - ``LARSScaler`` with fused optimizers under 16-mixed, and with lazy parameters (``skip_1d=True``), is refused.

@@ -118,3 +118,4 @@ def test_a_tensor_parallel_plan_has_factors_and_growth_outside_of_it(tmp_path):
         assert "'body.0.bias', 'body.0.weight'" in rank["inside"]["error"]
         assert "a tensor-parallel plan divides among processes" in rank["inside"]["error"]
         assert rank["inside"]["log"] == []
+        assert "gradients of the new parameter 'body.1.weight' differ" in rank["between"]["error"]

@@ -42,6 +42,10 @@ class Grown(Net):
         widen(self.body[0], self.body[3], width, noise=0.1)  # which draws from the random numbers of the rank
 
     @growth()
+    def bend(self):
+        self.body[1] = nn.PReLU()
+
+    @growth()
     def drop_patch(self):
         del self.patches[0]
 

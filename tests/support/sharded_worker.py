@@ -168,6 +168,7 @@ PLANS = {
     "factors": example_factors,
     "outside": lambda: [*ddp_worker.by_step(), *example_factors()],
     "inside": lambda: [GrowEvery("widen_body", 1, arguments={"width": 12})],
+    "between": lambda: [GrowEvery("bend", 1)],
 }
 PARTS = {
     "monitor": lambda folder, rank: seen(in_units({}), rank, WORLD),
