@@ -29,9 +29,11 @@ What was decided after results had been seen, so that readers can discount it:
 - ``scale`` was run twice. The first definition, with a constant lr, had intervals too wide for the bound of .02: LARS
   +.009 (-.039 to .057), SGD -.69 (-.81 to -.58) at scale 8. The second has a cosine schedule and more epochs.
 - ``width`` was run anew with clipped gradients, because single runs of the static network died at their lr.
-- ``shock`` got one higher lr after one arm had chosen the highest; no arm chose the new one.
+- ``shock``, ``when``, ``how_much``, ``sparse`` and ``scale`` got more lrs after arms had chosen the edge of their search
+  space.
+- Five arms were added to ``compositions`` after ``recommended()`` had been chosen.
 - Single trials, on seeds of the search, were looked at while experiments were designed. ``stability`` takes its base
-  lrs from a pilot, and ``continual`` has no arm with a tuned uniform rate, which may be its strongest baseline.
+  lrs from a pilot. ``continual`` got its arm with a tuned uniform rate last.
 
 To add an experiment, write a file in ``blocks/`` with a ``Block`` and name it in ``blocks/__init__.py``.
 """

@@ -23,6 +23,9 @@ QUARTER_TURNS = (0, 1, 3)
 """Domains: upright images, then turned to the left, then to the right. (A 6 upside down would be a 9.)"""
 
 UNIFORM = {"uniform x 2": 2.0, "uniform": 1.0, "uniform / 3": 0.333, "uniform / 10": 0.1}
+FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""The search space of arms that are tuned."""
+
 STRATEGIES: Mapping[str, Callable[[], Sequence[Callback]]] = {
     "3": lambda: [AgeDecay()],
     "12": lambda: [SedimentaryDecay()],
@@ -96,10 +99,11 @@ BLOCK = Block(
     settings=(*ROTATED, "mlp, one domain"),
     arms={
         **{name: Arm((share,)) for name, share in UNIFORM.items()},
+        "uniform, tuned": Arm(FACTORS),
         "3": Arm((1.0,)),
         "12": Arm((1.0,)),
         "12 x 2": Arm((2.0,)),
-        "old parts frozen, tuned": Arm((0.5, 1.0, 2.0, 4.0, 8.0, 16.0)),
+        "old parts frozen, tuned": Arm(FACTORS),
     },
     claims=(
         old_path_claim("12"),

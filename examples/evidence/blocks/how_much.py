@@ -10,7 +10,7 @@ from examples.evidence.experiment import Arm, Block, Claim, Trial, better
 from examples.evidence.training import ResetState
 from structurenet_pl import GrowEvery
 
-LRS = (0.008, 0.016, 0.032, 0.064, 0.128)
+LRS = (0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
 EPOCHS = 15
 GROWTH_AT = 5
 EQUAL_WORK = 11

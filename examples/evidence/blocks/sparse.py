@@ -18,7 +18,7 @@ head is dense."""
 
 EPOCHS, WIDTH = {"mlp": 6, "cnn": 12}, {"mlp": 256, "cnn": 32}
 IMAGES = 1024
-LRS = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
+LRS = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 0.128)
 
 
 class Sparse(Net):
