@@ -2,6 +2,7 @@
 
 from examples.evidence.blocks import (
     compositions,
+    constant_lr,
     continual,
     freezing,
     how_much,
@@ -18,6 +19,7 @@ from examples.evidence.blocks import (
 BLOCKS = {
     "compositions": compositions.BLOCK,
     "recommendation": recommendation.BLOCK,
+    "constant_lr": constant_lr.BLOCK,
     "shock": shock.BLOCK,
     "stability": stability.BLOCK,
     "retention": retention.BLOCK,

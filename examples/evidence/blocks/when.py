@@ -14,7 +14,7 @@ from examples.evidence.nets import Kind
 from examples.evidence.training import ResetState
 from structurenet_pl import GrowEvery, GrowOnPlateau
 
-LRS = (0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
+LRS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
 EPOCHS = 16
 DEADLINE = 12
 """Epochs after which a network grows to its final size in any case, so that all end with the same size."""
