@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 
 from structurenet_pl.engine.package_callbacks import BeforeStep
 from structurenet_pl.lightning import LR_MONITORS, Callback, LightningModule, Trainer, has_hook
+from structurenet_pl.optim.schedulers import SchedulerRedirection
 
 
 class LastHook(Callback):
@@ -69,11 +70,7 @@ def lrs_matter_before_step(trainer: Trainer, driver: Callback) -> bool:
 
 
 def in_order(
-    trainer: Trainer,
-    driver: Callback,
-    last_hook: LastHook,
-    show_optimizers: Callable[[], None],
-    show_user_groups: Callable[[], None],
+    trainer: Trainer, driver: Callback, last_hook: LastHook, schedulers: SchedulerRedirection
 ) -> list[Callback]:
     """The callbacks of a Trainer: driver, lr monitors, all others, last hook, callbacks that save checkpoints.
 
@@ -81,9 +78,8 @@ def in_order(
         trainer: The Trainer.
         driver: The driver of the Trainer; other drivers are left out.
         last_hook: The callback that runs after the others.
-        show_optimizers: Called before the lr monitors log: they read the optimizers through the schedulers, which
-            otherwise refer to stand-ins with the user's groups.
-        show_user_groups: Called after the lr monitors have logged.
+        schedulers: Refer to stand-ins with the user's groups, and to the optimizers while the lr monitors log: these
+            read the optimizers through the schedulers.
     """
     savers = trainer.checkpoint_callbacks
     # helpers of an earlier fit are left out: they refer to the driver and the tables of that fit
@@ -93,5 +89,5 @@ def in_order(
     rest = [callback for callback in others if not isinstance(callback, LR_MONITORS)]
     if monitors:
         # grouped, because all other callbacks must find the user's groups behind the schedulers
-        monitors = [CallAtStarts(show_optimizers), *monitors, CallAtStarts(show_user_groups)]
+        monitors = [CallAtStarts(schedulers.show_optimizers), *monitors, CallAtStarts(schedulers.show_user_groups)]
     return [driver, *monitors, *rest, last_hook, *savers]

@@ -103,10 +103,7 @@ class Driver(RatesInFit, Callback):
         self._trainer = trainer
         self.tables, self.freezing, self.in_batch = LRTables(trainer), ComponentFreezer(trainer), False
         self._resumed = ResumedFit()
-        schedulers = self.tables.schedulers
-        trainer.callbacks = in_order(
-            trainer, self, self._last_hook, schedulers.show_optimizers, schedulers.show_user_groups
-        )
+        trainer.callbacks = in_order(trainer, self, self._last_hook, self.tables.schedulers)
         hide_empty_hooks(trainer.callbacks)
         thaw_leftovers(pl_module)
         self.update_structure(trainer, pl_module)
@@ -148,6 +145,7 @@ class Driver(RatesInFit, Callback):
         self._growth.waiting = resumed.waiting_growth(pl_module, trainer.global_rank)
         resumed.restore_rng(trainer.global_rank)
         self.refresh(trainer)
+        self._no_effect_warnings.at_first_lrs(trainer, self.factors, self.moment(trainer))
 
     def _check_fit(self, trainer: Trainer) -> None:
         """Raise all errors before an optimizer is changed, so that a refused fit leaves it as the user made it."""

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from structurenet_pl.distributed.sharding import register_shards
 from structurenet_pl.engine.idle_factors import Idleness, why_idle
-from structurenet_pl.engine.package_callbacks import patterns_of
+from structurenet_pl.engine.package_callbacks import arguments_of, patterns_of
 from structurenet_pl.learning_rates.factors import Factors
 from structurenet_pl.learning_rates.moment import Moment
 from structurenet_pl.lightning import Trainer, rank_zero_info, rank_zero_warn
@@ -75,6 +75,24 @@ class NoEffectWarnings:
         self._untrained = _names_in_no_optimizer(structure, trainer.optimizers)
         if self._untrained:
             rank_zero_info(f"structurenet_pl: in no optimizer, and so never trained: {self._untrained}")
+
+    def at_first_lrs(self, trainer: Trainer, factors: Factors, now: Moment) -> None:
+        """Warn of factors that are 1 for all components and cannot change: a pattern or role matches nothing."""
+        if isinstance(trainer.lightning_module, Growable):
+            return
+        for label in factors.without_effect:
+            factor = factors[label]
+            is_constant = factor.unit == "generation" and not factor.needs_gradients  # nothing grows in this fit
+            if not is_constant or label in self._already_warned:
+                continue
+            if why_idle(factor, now, factors.optimizer_of) is Idleness.NOTHING_TO_ACT_ON:
+                self._already_warned.append(label)
+                given = ", ".join(f"{name}={value!r}" for name, value in arguments_of(factor).items())
+                rank_zero_warn(
+                    f"{type(factor).__name__}({given}) changes no learning rate in this run: its factor is 1 for each "
+                    f"of the components {_names_and_roles(now.components)}. Correct its roles, patterns or values, or "
+                    "remove it."
+                )
 
     def at_fit_end(self, trainer: Trainer, factors: Factors, end: Moment) -> None:
         """Report factors that were always 1 and, in a growable module, patterns and untrained parameters."""
@@ -174,7 +192,7 @@ def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struc
     parts = [*structure.by_depth, *chain.from_iterable(structure.cohorts.values())]  # a cohort may have another role
     asked = dict.fromkeys(chain.from_iterable(where.values()))
     idle = [pattern for pattern in asked if not any(part.matches(pattern.removeprefix("!")) for part in parts)]
-    names = listed([f"{part.name} ({part.role})" if part.role else part.name for part in structure.by_depth])
+    names = _names_and_roles(structure.by_depth)
     for pattern in idle:
         calls = [f"{label}(where={pattern!r})" for label, patterns in where.items() if pattern in patterns]
         name = pattern.removeprefix("!")
@@ -189,6 +207,10 @@ def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struc
         )
     wanted = {label: wanted_and_left_out(patterns)[0] for label, patterns in where.items()}
     return [label for label, patterns in wanted.items() if patterns and set(patterns) <= set(idle)]
+
+
+def _names_and_roles(components: Iterable[Component]) -> str:
+    return listed([f"{part.name} ({part.role})" if part.role else part.name for part in components])
 
 
 def _largest_part(structure: Structure) -> str:

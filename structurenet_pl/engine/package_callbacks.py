@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from inspect import signature
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
 
@@ -61,10 +61,15 @@ def _arguments(trainer: Trainer) -> dict[str, str]:
     ]
     return {
         f"{type(callback).__name__} ({number})": json.dumps(
-            {key: vars(callback)[key] for key in signature(type(callback)).parameters if key in vars(callback)},
+            arguments_of(callback),
             # by name, because the repr of a function or an object holds an address that differs between processes
             default=lambda value: getattr(value, "__qualname__", type(value).__qualname__),
             skipkeys=True,
         )
         for number, callback in enumerate(acting)
     }
+
+
+def arguments_of(callback: object) -> dict[str, Any]:
+    """The arguments with which a callback was made, as far as it keeps them under their names."""
+    return {key: vars(callback)[key] for key in signature(type(callback)).parameters if key in vars(callback)}

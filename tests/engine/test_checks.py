@@ -161,16 +161,24 @@ def test_factor_that_was_always_1_says_why(caplog):
             return {"body.0": 1.0, "body.3": 1.0, "body.4": 1.0, "head": 1.0}[component.name]  # fails for a newborn
 
     callbacks = [
-        *(RoleLR(), SedimentaryDecay(), SedimentaryDecay([("a", 0, 1.0), ("b", 700, 0.1)], unit="step"), Named()),
+        *(
+            RoleLR({"scaffold": 0.2}),
+            SedimentaryDecay(),
+            SedimentaryDecay([("a", 0, 1.0), ("b", 700, 0.1)], unit="step"),
+            Named(),
+        ),
         *(Warmup(), GrowthResponder(), AgeDecay()),
     ]
     warned, informed = told(caplog, Plain(), callbacks, epochs=1)
     advice = "Check roles, patterns, durations and values, or remove it"
     nothing = f"its factor was 1 for every component at every step. {advice}"
     assert warned == [
-        f"each of RoleLR, Named {NEVER}: {nothing}.",
+        "RoleLR(factors={'scaffold': 0.2}, base_lr=None, where=None) changes no learning rate in this run: its factor "
+        "is 1 for each of the components body.0, body.3, body.4, head. Correct its roles, patterns or values, or "
+        "remove it.",
         f"each of SedimentaryDecay_1, SedimentaryDecay_2 {NEVER}: the run was too short for it: it differs from 1 "
         "later on.",
+        f"Named {NEVER}: {nothing}.",
     ]
     assert informed == [
         f"each of Warmup, GrowthResponder, AgeDecay {NEVER}: nothing has grown, and it acts only after growth."

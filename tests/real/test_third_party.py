@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore",  # what a project warns of is its own affair
         "error:::structurenet_pl",
-        "ignore:.*has changed no learning rate in this run",
+        "ignore:.*change[sd] no learning rate in this run",
         "ignore:component .* shares tensors with",
     ),
 ]
