@@ -39,6 +39,8 @@ class GroupLR:
         stratum_number: Number of this stratum, from 0; None for a role with a factor of its own.
         frozen: Whether the component is frozen; its lr has no effect then. It is frozen only if all of its cohorts have
             factor 0; a single cohort has lr 0.
+        trained: Whether a parameter of the group requires a gradient. None does in a frozen component, or where the
+            user has called ``requires_grad_(False)``.
     """
 
     component: Component
@@ -54,6 +56,7 @@ class GroupLR:
     stratum: str | None
     stratum_number: int | None
     frozen: bool
+    trained: bool
 
 
 def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[GroupLR]:
@@ -77,6 +80,7 @@ def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[Gr
     entries = []
     for row, (info, base, lr) in enumerate(rows):
         component = driver.structure.components.get(info.component)
+        trained = any(tensor.requires_grad for tensor in optimizer.param_groups[row]["params"])
         if component is None or lr is None:  # parameters outside the module, or a group without an lr
             continue
         for part in _parts_of(table, row, component, driver.structure, component.name in by_cohort):
@@ -101,6 +105,7 @@ def group_lrs(trainer: Trainer, driver: Driver, optimizer: Optimizer) -> list[Gr
                     stratum=decay.stratum(part.component, now) if decay else None,
                     stratum_number=decay.stratum_number(part.component, now) if decay else None,
                     frozen=component.name in driver.frozen.components,
+                    trained=trained,
                 )
             )
     return sorted(entries, key=lambda entry: driver.factors.rows[entry.component.name])

@@ -126,7 +126,8 @@ def one_row_for_equal_groups(entries: Sequence[GroupLR]) -> list[GroupLR]:
     alike: dict[tuple[Any, ...], list[GroupLR]] = {}
     for entry in entries:
         factors = tuple(entry.factors.items())
-        key = entry.component.name, entry.cohort, entry.base_lr, factors, entry.lr, entry.stratum, entry.frozen
+        effect = entry.lr, entry.stratum, entry.frozen, entry.trained
+        key = entry.component.name, entry.cohort, entry.base_lr, factors, effect
         alike.setdefault(key, []).append(entry)
     rows_of = Counter((component, cohort) for component, cohort, *_ in alike)
     rows = []
@@ -146,8 +147,8 @@ def equation(entry: GroupLR) -> str:
     Args:
         entry: The learning rate.
     """
-    if entry.frozen:
-        return "frozen"
+    if (reason := _why_it_rests(entry)) is not None:
+        return reason
     acting = [f" × {factor:.3g} {label}" for label, factor in entry.factors.items() if factor != 1]  # noqa: RUF001
     return f"lr {entry.lr:.3g} = {entry.base_lr:.3g}{''.join(acting)}" if acting else f"lr {entry.lr:.3g} = base lr"
 
@@ -168,8 +169,13 @@ def _columns(rows: Sequence[GroupLR]) -> list[Column]:
         Column("params", [f"{row.parameters:,}" for row in rows], numbers=True, turn=1),
         Column("base lr", [f"{row.base_lr:.3g}" for row in rows], numbers=True).unless_needed(turn=4),
         *(factor.unless_needed(turn=3) for factor in factors),
-        Column("effective lr", ["frozen" if row.frozen else f"{row.lr:.3g}" for row in rows], numbers=True),
+        Column("effective lr", [_why_it_rests(row) or f"{row.lr:.3g}" for row in rows], numbers=True),
     ]
+
+
+def _why_it_rests(entry: GroupLR) -> str | None:
+    """Why an lr has no effect, None if it has."""
+    return "frozen" if entry.frozen else None if entry.trained else "not trained"
 
 
 def _notes_on(left_out: Sequence[Column]) -> list[RenderableType]:

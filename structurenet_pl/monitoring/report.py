@@ -1,5 +1,7 @@
 """The public ``explain``: a printed table that says why each learning rate is what it is."""
 
+from collections.abc import Sequence
+
 from rich import get_console
 from rich.console import Console
 from rich.text import Text
@@ -11,6 +13,7 @@ from structurenet_pl.lightning import Trainer
 from structurenet_pl.monitoring.group_lrs import GroupLR, group_lrs
 from structurenet_pl.monitoring.rates_table import rates_table
 from structurenet_pl.monitoring.terminal import print_beside_bars
+from structurenet_pl.structure.listed_names import listed
 
 
 def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
@@ -29,9 +32,9 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
 
     Returns:
         An entry for each param group, with ``component``, ``title``, ``group``, ``age``, ``parameters``, ``base_lr``,
-        ``factors``, ``lr``, ``stratum`` and ``frozen``. A component that was widened has an entry for each cohort, such
-        as ``body.0`` and ``body.0@3`` for the entries that growth event 3 added, if their learning rates differ, or
-        have differed before in the record of a ``StrataMonitor``.
+        ``factors``, ``lr``, ``stratum``, ``frozen`` and ``trained``. A component that was widened has an entry for each
+        cohort, such as ``body.0`` and ``body.0@3`` for the entries that growth event 3 added, if their learning rates
+        differ, or have differed before in the record of a ``StrataMonitor``.
 
     Raises:
         ValueError: If no callback of this package has acted in the Trainer.
@@ -54,6 +57,7 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
         notes = [
             *shared_basis(driver.factors.basis, driver.factors.acting),
             *_frozen_share(driver.frozen, len(driver.structure.components)),
+            *_not_trained(entries),
         ]
         console = console or get_console()
         print_beside_bars(
@@ -64,6 +68,12 @@ def explain(trainer: Trainer, console: Console | None = None) -> list[GroupLR]:
             console=console,
         )
     return entries
+
+
+def _not_trained(entries: Sequence[GroupLR]) -> list[str]:
+    """A line on components without gradients that no callback has frozen, none if there are none."""
+    names = dict.fromkeys(entry.title for entry in entries if not entry.trained and not entry.frozen)
+    return [f"not trained, because requires_grad is False: {listed(list(names))}"] if names else []
 
 
 def _frozen_share(frozen: Frozen, component_count: int) -> list[str]:

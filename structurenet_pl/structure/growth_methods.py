@@ -19,6 +19,7 @@ Module = TypeVar("Module")
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 BY_USER = "user"
+DERIVE = "derive it from GrowableModule, or put GrowthMixin first among its bases"
 
 
 class GrowthMethod:
@@ -67,14 +68,8 @@ class GrowthMethod:
     def __call__(self, module: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Request the growth from the module."""
         request = GrowthRequest(self, self.bind_arguments(module, *args, **kwargs))
-        try:
-            request_growth = module.request_growth  # only this look-up in the try: growth may raise AttributeError, too
-        except AttributeError:
-            raise TypeError(
-                f"{type(module).__name__}.{self.name} is marked with @growth(), but the class cannot grow: derive it "
-                "from GrowableModule, or put GrowthMixin first among its bases"
-            ) from None
-        return request_growth(request)
+        _check_can_grow(module, self.name)
+        return module.request_growth(request)
 
     def bind_arguments(self, module: Any, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The arguments by name, with defaults, as plain values that the growth log can store.
@@ -201,17 +196,24 @@ def request_by_name(module: nn.Module, name: str, arguments: Mapping[str, Any]) 
 
     Raises:
         AttributeError: If the module has no growth method of this name.
-        TypeError: If the arguments do not fit the method.
+        TypeError: If the arguments do not fit the method, or the class cannot grow.
     """
     kind = type(module)
     method = getattr_static(kind, name, None)
     if not isinstance(method, GrowthMethod):
         known = [key for key in dir(kind) if isinstance(getattr(kind, key, None), GrowthMethod)]
-        raise AttributeError(
-            f"{kind.__name__} has no growth method {name!r}, expected one of {known}: mark the method with @growth() "
-            "in a GrowableModule."
-        )
+        expected = f"expected one of {known}: mark the method with @growth()."
+        if not known:
+            expected = f"nor any other: {DERIVE}, and mark the method with @growth()."
+        raise AttributeError(f"{kind.__name__} has no growth method {name!r}, {expected}")
+    _check_can_grow(module, name)
     return GrowthRequest(method, method.bind_arguments(module, **arguments))
+
+
+def _check_can_grow(module: nn.Module, name: str) -> None:
+    """Check that a module with a growth method has a base class that can carry it out."""
+    if not hasattr(module, "request_growth"):
+        raise TypeError(f"{type(module).__name__}.{name} is marked with @growth(), but the class cannot grow: {DERIVE}")
 
 
 def check_replayable(module: nn.Module, method: GrowthMethod) -> None:

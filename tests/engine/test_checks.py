@@ -22,6 +22,7 @@ from structurenet_pl import (
     SedimentaryDecay,
     Warmup,
     explain,
+    growth,
     recommended,
 )
 
@@ -100,9 +101,20 @@ def test_growth_method_that_is_none():
     )
     unchanged_after(
         AttributeError,
-        r"Plain has no growth method 'add_neck', expected one of \[\]",
+        "Plain has no growth method 'add_neck', nor any other: derive it from GrowableModule",
         Plain(),
         [GrowEvery("add_neck", 1)],
+    )
+
+
+def test_growth_method_of_a_class_that_cannot_grow():
+    class Bare(Plain):
+        @growth()
+        def deeper(self):
+            self.body.append(torch.nn.Linear(8, 8))
+
+    unchanged_after(
+        TypeError, "Bare.deeper is marked with @growth.*GrowthMixin first", Bare(), [GrowEvery("deeper", 1)]
     )
 
 

@@ -186,6 +186,21 @@ def test_explain_takes_what_was_just_written_as_the_base():
     assert {(rate.base_lr, rate.lr) for rate in write.rates} == {(0.03, 0.015)}
 
 
+@pytest.mark.parametrize("width", [120, 20])
+def test_components_that_the_user_keeps_from_training_are_marked(width):
+    class Backbone(Plain):
+        def __init__(self):
+            super().__init__()
+            self.body[0].requires_grad_(False)
+
+    trainer = fit(Backbone(), [Half()], epochs=1)
+    entries, lines = printed(trainer, width)
+    assert [entry.title for entry in entries if not entry.trained] == ["body.0"]
+    text = " ".join(" ".join(lines).split())
+    assert text.count("not trained") == 2  # in the table, and in a line below it
+    assert "not trained, because requires_grad is False: body.0" in text
+
+
 def test_explain_without_us():
     with pytest.raises(ValueError, match="give it an LR callback"):
         explain(Trainer(logger=False, enable_checkpointing=False))
