@@ -141,7 +141,8 @@ class GrowOnPlateau(GrowthTrigger):
 
     def on_growth(self, trainer: Trainer, pl_module: LightningModule, event: GrowthEvent) -> None:
         """Note that the requested growth has been carried out."""
-        if (event.method, event.arguments) == (self.growth, self.complete_arguments(pl_module)):
+        # not by arguments: the method may have decided them itself
+        if (event.method, event.asked_by) == (self.growth, type(self).__name__):
             self._state.owed = False
 
     def _monitored_value(self, trainer: Trainer) -> float:

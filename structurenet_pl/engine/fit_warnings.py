@@ -95,13 +95,13 @@ class NoEffectWarnings:
                 )
 
     def at_fit_end(self, trainer: Trainer, factors: Factors, end: Moment) -> None:
-        """Report factors that were always 1 and, in a growable module, patterns and untrained parameters."""
+        """Report factors that were always 1, parameters that were added and, in a growable module, patterns."""
         module = trainer.lightning_module
+        register_shards(module)  # the last validation may have left whole parameters, which no optimizer holds
+        structure = structure_of(module, patterns_of(trainer))
         if isinstance(module, Growable):
-            register_shards(module)  # the last validation may have left whole parameters, which no optimizer holds
-            structure = structure_of(module)
             self._warn_patterns(trainer, structure, factors)
-            _warn_added_without_growth(_names_in_no_optimizer(structure, trainer.optimizers), self._untrained)
+        _warn_added_without_growth(_names_in_no_optimizer(structure, trainer.optimizers), self._untrained)
         if not trainer.fast_dev_run:  # which is too short for most durations
             idle = [label for label in factors.without_effect if label not in self._already_warned]
             _report_idle({label: why_idle(factors[label], end, factors.optimizer_of) for label in idle})
@@ -153,7 +153,7 @@ def _warn_added_without_growth(at_end: Sequence[str], at_start: Sequence[str]) -
     if added := [name for name in at_end if name not in at_start]:
         rank_zero_warn(
             f"parameters {added} were added during the fit and stand in no optimizer, so they were not trained: add "
-            "them in a method marked with @growth()"
+            "them in a method of a GrowableModule that is marked with @growth()"
         )
 
 

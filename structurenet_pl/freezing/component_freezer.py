@@ -101,7 +101,8 @@ class ComponentFreezer:
             self.frozen = self._measure_frozen(structure, self.frozen.components)
 
     def thaw(self) -> None:
-        """Thaw all components until the next ``update``."""
+        """Thaw all components until the next ``update``, and count no work: growth copies modules with their hooks."""
+        self._work.stop()
         if self.frozen.components:
             module = self._trainer.lightning_module
             self._set_frozen(set())

@@ -105,8 +105,13 @@ class GrowthRequest:
 
     def with_returned_arguments(self, result: Any) -> "GrowthRequest":
         """The request with the arguments that the method decided itself, if its result is a dict of arguments."""
-        if not (isinstance(result, dict) and result and result.keys() <= self.arguments.keys()):
+        if not isinstance(result, dict) or result.keys().isdisjoint(self.arguments):
             return self
+        if unknown := sorted(result.keys() - self.arguments.keys(), key=str):
+            raise ValueError(
+                f"{self.method.name}() returned values for its arguments, and also for {unknown}, which are none: "
+                f"return a dict that names only arguments, {list(self.arguments)}, or a tuple."
+            )
         name = f"{self.method.name}() returned"
         returned = {key: plain_value(value, f"{name} {key}=...") for key, value in result.items()}
         return replace(self, arguments={**self.arguments, **returned})

@@ -26,7 +26,8 @@ from structurenet_pl.structure.tensor_mapping import shape_of
 LOG_KEY = "growth_log"
 WITH_THIS_CODE = (
     "Loading a checkpoint calls the growth methods of its log again, with the code of today: if that has changed, load "
-    "the checkpoint with the code that wrote it."
+    "the checkpoint with the code that wrote it. If a size depends on data or chance, have the method return it, as in "
+    "return {'width': width} for its argument 'width', so that the log holds it."
 )
 
 
@@ -144,7 +145,8 @@ def _return_to_founding(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> N
         raise ReplayError(
             f"the module has grown further than the checkpoint, which ends before event {len(log) + 1}, "
             f"{module.growth_log[len(log)].called}, and growth cannot be undone in a fit, or in a copy of the module "
-            "that grew. Load the checkpoint into a module that has not grown."
+            "that grew, as callbacks for weight averaging keep one. Load the checkpoint into a module that has not "
+            "grown, with a new Trainer."
         )
     founding.restore(module)
     set_founding(module, None)

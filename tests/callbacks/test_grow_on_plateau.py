@@ -7,10 +7,11 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from helpers import Net, assert_same, fit, loader, weights
-from structurenet_pl import Clock, GrowOnPlateau, Warmup
+from structurenet_pl import Clock, GrowOnPlateau, Warmup, growth
 
 NAN, INF = math.nan, math.inf
 
@@ -219,6 +220,26 @@ def test_growth_that_waits_for_the_update_is_not_lost():
     assert saved == {"best": 1.0, "waited": 0, "cooling": 0, "grown": 1, "owed": True}
     resumed = Scripted([1.0] * 6)
     fit(resumed, [trigger], epochs=1, ckpt_path="step=1.ckpt", **options)
+    assert len(resumed.growth_log) == 1
+
+
+def test_growth_that_decides_itself_is_not_owed_afterwards():
+    class Decides(Scripted):
+        @growth(role="neck")
+        def decide(self, width: int | None = None):
+            self.necks.append(nn.Linear(8, 8))
+            return {"width": width or 8}
+
+    net, trigger, save = (
+        Decides([1.0] * 6),
+        GrowOnPlateau("decide", "metric", patience=2, limit=1),
+        ModelCheckpoint("."),
+    )
+    fit(net, [trigger, save], epochs=5, data=loader(1), enable_checkpointing=True)
+    assert [event.called for event in net.growth_log] == ["decide(width=8)"]
+    assert not trigger.state_dict()["owed"]
+    resumed = Decides([1.0] * 6)
+    fit(resumed, [trigger, save], epochs=6, ckpt_path=save.best_model_path, data=loader(1), enable_checkpointing=True)
     assert len(resumed.growth_log) == 1
 
 

@@ -308,6 +308,25 @@ def test_swa_computes_the_statistics_of_frozen_norms_too():
     assert not torch.equal(module.body[0][1].running_var, torch.ones(8))
 
 
+@pytest.mark.skipif(not hasattr(callbacks, "EMAWeightAveraging"), reason="new in lightning 2.6")
+def test_an_average_is_copied_without_the_hooks_that_count_work():
+    class Replaces(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 2:  # when freezing has begun to count the next batch
+                pl_module.drop_patch()
+                pl_module.add_patch(at=1)
+
+    class Replaced(Grows):
+        @growth()
+        def drop_patch(self):
+            del self.patches[0]
+
+    average = callbacks.EMAWeightAveraging(decay=0.9)
+    freeze = ProgressiveFreeze([("all", 0, 1.0, 1.0, 0), ("frozen", 2, 0.0, 0.0, 0)], where="patches.0")
+    fit(Replaced(), [Replaces(), GrowEvery("add_patch", 1, limit=1, arguments={"at": 1}), freeze, average], epochs=4)
+    assert not any(part._forward_hooks for part in average._average_model.modules())
+
+
 def test_accumulated_gradients_are_not_lost_to_a_phase():
     """A phase counted in batches of the user's own: it may begin between two accumulated ones."""
 

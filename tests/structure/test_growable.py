@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from helpers import LRTrace, Net, Plain, assert_same, fit, loader, weights
+from helpers import Half, LRTrace, Net, Plain, assert_same, fit, loader, weights
 from structurenet_pl import Clock, GrowableModule, GrowEvery, GrowthMixin, growth
 from structurenet_pl.structure.growable import Growable
 
@@ -478,11 +478,14 @@ def test_an_argument_may_have_the_name_of_one_of_ours():
     assert other.growth_log[0].arguments == {"module": 3, "function": 2}
 
 
-def test_parts_added_past_growth_methods_are_warned_of():
-    class Sly(Net):
+@pytest.mark.parametrize("base", [Net, Plain])
+def test_parts_added_past_growth_methods_are_warned_of(base):
+    class Sly(base):
+        necks = ()
+
         def on_train_epoch_end(self):
-            if not len(self.necks):
-                self.necks.append(nn.Linear(8, 8))
+            if self.current_epoch == 0:
+                self.necks = nn.ModuleList([nn.Linear(8, 8)])
 
     with pytest.warns(UserWarning, match=r"'necks.0.weight'\] were added during the fit and stand in no optimizer"):
-        fit(Sly(), epochs=2)
+        fit(Sly(), [Half()], epochs=2)

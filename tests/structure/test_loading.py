@@ -346,7 +346,6 @@ def test_decisions_by_data_are_in_the_log():
     fresh.load_state_dict(net.state_dict())
     assert fresh.growth_log == net.growth_log
     assert fresh.blocks[1].out_features == 4
-    assert grown(("returns_something_else", {"width": 2})).growth_log[0].arguments == {"width": 2}
 
 
 def test_decisions_by_data_that_are_not_in_the_log_end_in_an_error_that_says_so():
@@ -356,6 +355,14 @@ def test_decisions_by_data_that_are_not_in_the_log_end_in_an_error_that_says_so(
     before = everything(net)
     with pytest.raises(RuntimeError, match=r"size mismatch for blocks.1.weight"):
         net.load_state_dict(state)
+    assert_as_before(net, before)
+
+
+def test_a_decision_beside_other_values_is_refused():
+    net = Sizes()
+    before = everything(net)
+    with pytest.raises(ValueError, match=r"returned values .* also for \['seconds'\], which are none"):
+        net.returns_something_else(width=2)
     assert_as_before(net, before)
 
 
