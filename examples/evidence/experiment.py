@@ -100,7 +100,8 @@ class Block:
         train: Returns the measures of a trial by name. ``"val"`` is what lrs are chosen by, higher is better.
         settings: Names of settings (data, network, schedule); the first is the one of a quick run.
         arms: Arms by name. All that are searched must have equally many lrs.
-        claims: Statements, fixed before anything ran.
+        claims: What the report tests. Claims are written before the full run; ``examples/evidence/__init__.py`` lists
+            the exceptions.
         measures: Names of the measures that the report prints, with what they mean.
         axes: Two measures to draw against each other; None draws the intervals of the claims only.
         seeds: Number of seeds of the full run.

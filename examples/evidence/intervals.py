@@ -50,7 +50,10 @@ def ratio(ours: Sequence[float], others: Sequence[float]) -> Estimate:
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean over settings, each with the same weight; degrees of freedom by Welch and Satterthwaite."""
+    """The mean over settings, for ratios the geometric mean, each with the same weight.
+
+    The degrees of freedom are those of Welch and Satterthwaite.
+    """
     variances = [estimate.error**2 for estimate in estimates]
     total = sum(variances)
     shares = sum(variance**2 / one.freedom for variance, one in zip(variances, estimates, strict=True))

@@ -28,8 +28,7 @@ class Finding(NamedTuple):
         low, high = self.estimate.interval(level)
         if self.claim.holds(low, high, self.bound):
             return "holds"
-        # the claim with its sides exchanged
-        return "**missed**" if low <= self.bound <= high else "**refuted**"
+        return "undecided" if low <= self.bound <= high else "**refuted**"
 
 
 def findings(block: Block, results: Results) -> list[Finding]:

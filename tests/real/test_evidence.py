@@ -131,7 +131,7 @@ def test_edge_is_marked(tmp_path):
     [
         ({"above": 0.5}, "holds"),
         ({"below": 0.5}, "**refuted**"),
-        ({"above": 1.0}, "**missed**"),
+        ({"above": 1.0}, "undecided"),
         ({"above": 1.5}, "**refuted**"),
     ],
 )
