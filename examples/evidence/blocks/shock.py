@@ -11,7 +11,7 @@ from examples.evidence.data import Part, split
 from examples.evidence.experiment import Arm, Block, Claim, Trial
 from examples.evidence.factors import GlobalWarmup
 from examples.evidence.founding import founded
-from examples.evidence.growth_probe import SHOCK_STEPS, GrowthProbe
+from examples.evidence.growth_probe import AFTER_RANDOM_LAYER, GrowthProbe
 from examples.evidence.nets import Kind, SmallNet
 from examples.evidence.training import ResetState, accuracy, fit
 from structurenet_pl import AgeDecay, GrowEvery, GrowthResponder, Warmup, growth, recommended, widen
@@ -23,11 +23,10 @@ GROWTH_EPOCH, EPOCHS = 20, 30
 GROWTHS = {
     "identity layer": ("add_identity", 0),
     "zero patch": ("add_patch", 0),
-    "random layer": ("add_random", 3),
+    "random layer": ("add_random", AFTER_RANDOM_LAYER),
     "widening": ("add_units", 0),
 }
-"""Growth method by setting, and the step after which the peak is looked for: what a random layer breaks at once is no
-lr's fault."""
+"""Growth method by setting, and the step after which the peak is looked for."""
 
 
 class ShockNet(SmallNet):
@@ -130,11 +129,7 @@ BLOCK = Block(
         Claim("3 + 7 keep the final accuracy within .01", "accuracy", "3 + 7", "uniform", above=-0.01),
     ),
     measures={
-        "peak": f"largest rise of the validation loss in the first {SHOCK_STEPS} steps; behind a random layer, after "
-        "step 3: what it breaks at once is no lr's fault",
-        "recovery": "steps from growth until the validation loss is back within 2 %, from its peak on; censored",
-        "recovered": "share of runs in which it came back",
-        "drift": "relative distance of all old weights from their values at growth, at the end",
+        **GrowthProbe.MEASURES,
         "drop": "accuracy before growth, less that at the end of the network without what was added",
         "accuracy": "test accuracy at the end",
     },

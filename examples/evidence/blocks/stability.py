@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lightning.pytorch import Callback
 
+from examples.evidence.blocks import growing
 from examples.evidence.data import split
 from examples.evidence.experiment import Arm, Block, Claim, Trial
 from examples.evidence.factors import AfterGrowth
 from examples.evidence.founding import founded
-from examples.evidence.growth_probe import SHOCK_STEPS, GrowthProbe
+from examples.evidence.growth_probe import GrowthProbe
 from examples.evidence.nets import SmallNet
-from examples.evidence.training import accuracy, fit
+from examples.evidence.training import fit
 from structurenet_pl import AgeDecay, GrowEvery, SedimentaryDecay
 
 BASE_LRS = {"mlp": 1e-3, "cnn": 4e-3}
@@ -20,8 +21,6 @@ BATCH_SIZES = {"digits": 64, "mnist": 192}
 PHASE = 20
 """Epochs before, between and after two growths. At an age of 20 epochs parts become sediment in the seed's strategy 12.
 """
-RANDOM_LAYER = 3
-"""Steps after growth for which the peak is not looked at: what a random layer breaks at once is no lr's fault."""
 
 NOT_HEAD = ["scaffold", "new"]
 UNIFORM = {"uniform": 1.0, "uniform / 3": 0.333, "uniform / 10": 0.1, "uniform / 20": 0.05}
@@ -42,9 +41,7 @@ def train(trial: Trial) -> Mapping[str, float]:
     probe, trigger = GrowthProbe(data.val), GrowEvery("add_random", every=PHASE, limit=2)
     factors = [AfterGrowth(trial.lr), *STRATEGIES.get(trial.arm, tuple)()]
     fit(net, data.train, 3 * PHASE, [probe, trigger, *factors], BATCH_SIZES[name], file)
-    found = {"val": accuracy(net, data.val), "accuracy": accuracy(net, data.test), **probe.measures(RANDOM_LAYER)}
-    net.old_path = True
-    return found | {"old_path": accuracy(net, data.test)}
+    return growing.measure(net, data, probe)
 
 
 def claims(arm: str) -> tuple[Claim, ...]:
@@ -71,13 +68,6 @@ BLOCK = Block(
     settings=("digits mlp", "digits cnn", "mnist mlp"),
     arms={name: Arm((share,)) for name, share in UNIFORM.items()} | {name: Arm((1.0,)) for name in STRATEGIES},
     claims=claims("3, head active") + claims("12, head active"),
-    measures={
-        "drift": "relative distance of all old weights from their values at growth, at the next growth or at the end",
-        "recovery": "steps from growth until the validation loss is back within 2 %, from its peak on; censored",
-        "recovered": "share of growths after which it came back",
-        "peak": f"largest rise of the validation loss after step {RANDOM_LAYER} and before step {SHOCK_STEPS}",
-        "old_path": "test accuracy without the grown layers: what the old parts still know",
-        "accuracy": "test accuracy at the end",
-    },
+    measures=growing.MEASURES,
     axes=("drift", "recovery"),
 )
