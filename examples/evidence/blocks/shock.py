@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from examples.evidence.before_growth import checkpoint_before_growth
 from examples.evidence.data import Part, split
 from examples.evidence.experiment import Arm, Block, Claim, Trial
 from examples.evidence.factors import GlobalWarmup
-from examples.evidence.founding import founded
 from examples.evidence.growth_probe import AFTER_RANDOM_LAYER, GrowthProbe
 from examples.evidence.nets import Kind, SmallNet
 from examples.evidence.training import ResetState, accuracy, fit
@@ -100,7 +100,7 @@ def train(trial: Trial) -> Mapping[str, float]:
     kind, name = trial.setting.split(" ", 1)
     method, after = GROWTHS[name]
     before = combined if trial.arm == "combined" else tuple
-    file = founded(ShockNet, DATA, kind, trial.lr, trial.seed, GROWTH_EPOCH - 1, BATCH_SIZE, before)
+    file = checkpoint_before_growth(ShockNet, DATA, kind, trial.lr, trial.seed, GROWTH_EPOCH, BATCH_SIZE, before)
     data = split(DATA, trial.seed)
     net = ShockNet(kind, data.side, trial.lr)
     probe, start = GrowthProbe(data.val), BeforeGrowth(data.test)

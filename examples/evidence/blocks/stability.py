@@ -4,30 +4,24 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lightning.pytorch import Callback
 
+from examples.evidence.before_growth import BASE_LRS, PHASE, checkpoint_before_growth
 from examples.evidence.blocks import growing
 from examples.evidence.data import split
 from examples.evidence.experiment import Arm, Block, Claim, Trial
 from examples.evidence.factors import AfterGrowth
-from examples.evidence.founding import founded
 from examples.evidence.growth_probe import GrowthProbe
 from examples.evidence.nets import SmallNet
 from examples.evidence.training import fit
 from structurenet_pl import AgeDecay, GrowEvery, SedimentaryDecay
 
-BASE_LRS = {"mlp": 1e-3, "cnn": 4e-3}
-"""That of the seed; a CNN with few channels needs a higher one with Adam."""
 BATCH_SIZES = {"digits": 64, "mnist": 192}
 """About as many steps in an epoch of either."""
-PHASE = 20
-"""Epochs before, between and after two growths. At an age of 20 epochs parts become sediment in the seed's strategy 12.
-"""
 
-NOT_HEAD = ["scaffold", "new"]
 UNIFORM = {"uniform": 1.0, "uniform / 3": 0.333, "uniform / 10": 0.1, "uniform / 20": 0.05}
 STRATEGIES: Mapping[str, Callable[[], Sequence[Callback]]] = {
-    "3, head active": lambda: [AgeDecay(where=NOT_HEAD)],
-    "12, head active": lambda: [SedimentaryDecay(where=NOT_HEAD)],
-    "old parts frozen, head active": lambda: [AgeDecay(0.0, where=NOT_HEAD)],
+    "3, head active": lambda: [AgeDecay(where="!head")],
+    "12, head active": lambda: [SedimentaryDecay(where="!head")],
+    "old parts frozen, head active": lambda: [AgeDecay(0.0, where="!head")],
 }
 
 
@@ -35,7 +29,7 @@ def train(trial: Trial) -> Mapping[str, float]:
     """Train for 20 epochs at the base lr; put a random layer before the head, twice; train on at the arm's lrs."""
     name, kind = trial.setting.split()
     base = BASE_LRS[kind]
-    file = founded(SmallNet, name, kind, base, trial.seed, PHASE - 1, BATCH_SIZES[name])
+    file = checkpoint_before_growth(SmallNet, name, kind, base, trial.seed, PHASE, BATCH_SIZES[name])
     data = split(name, trial.seed)
     net = SmallNet(kind, data.side, base)
     probe, trigger = GrowthProbe(data.val), GrowEvery("add_random", every=PHASE, limit=2)
