@@ -48,20 +48,13 @@ class ShockNet(SmallNet):
         """Give the first block about half as many units more, with random weights, in pairs that cancel at first."""
         widen(self.blocks[0][0], self.blocks[1][0], self.width + self.width // 4 * 2, scheme="pair")
 
-    def features(self, images: Tensor) -> Tensor:
-        x = self.stem(images.flatten(1) if self.kind == "mlp" else images)
-        if self.kind == "cnn":
-            x = nn.functional.max_pool2d(x, 2)
-        first, second = self.blocks
-        wide = first(x)
+    def block_output(self, number: int, x: Tensor) -> Tensor:
+        out = super().block_output(number, x)
+        if number != 0:
+            return out
         if self.old_path:
-            wide = torch.cat([wide[:, : self.width], torch.zeros_like(wide[:, self.width :])], 1)
-        else:
-            wide = sum((patch(x) for patch in self.patches), wide)
-        x = second(wide)
-        for block in () if self.old_path else self.grown:
-            x = block(x)
-        return x if self.kind == "mlp" else x.mean((2, 3))
+            return torch.cat([out[:, : self.width], torch.zeros_like(out[:, self.width :])], 1)
+        return sum((patch(x) for patch in self.patches), out)
 
 
 class BeforeGrowth(Callback):
