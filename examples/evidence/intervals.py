@@ -29,6 +29,11 @@ class Estimate:
         return math.exp(self.mean) if self.log else self.mean
 
 
+def bonferroni_level(count: int) -> float:
+    """The level at which so many intervals cover their true values together with 95 %."""
+    return 1 - 0.05 / count
+
+
 def mean_of(values: Sequence[float]) -> Estimate:
     """The mean of at least two values."""
     return Estimate(fmean(values), stdev(values) / math.sqrt(len(values)), len(values) - 1)

@@ -79,7 +79,7 @@ def old_path_claim(arm: str) -> Claim:
         f"{arm}: .25 more on the old path than a uniform rate of equal accuracy on the new domain",
         "old_path",
         arm,
-        equal=("new", tuple(UNIFORM)),
+        matched_on=("new", tuple(UNIFORM)),
         above=0.25,
         settings=ROTATED,
     )

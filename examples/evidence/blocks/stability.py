@@ -46,7 +46,7 @@ def claims(arm: str) -> tuple[Claim, ...]:
             f"{arm}: recovers 100 steps sooner than a uniform rate of equal drift",
             "recovery",
             arm,
-            equal=("drift", tuple(UNIFORM)),
+            matched_on=("drift", tuple(UNIFORM)),
             below=-100.0,
         ),
         Claim(f"{arm}: final accuracy within .01 of uniform", "accuracy", arm, "uniform", above=-0.01),

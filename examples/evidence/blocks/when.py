@@ -97,7 +97,7 @@ BLOCK = Block(
             "accuracy",
             "plateau, patience 2",
             below=0.0,
-            equal=("work", (*CLOCKS, "static")),
+            matched_on=("work", (*CLOCKS, "static")),
         ),
         better("early growth beats late growth", "every 2 epochs", "every 6 epochs"),
         better("carried state beats reset", "every 4 epochs", "every 4 epochs, state reset"),
