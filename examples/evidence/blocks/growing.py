@@ -1,4 +1,4 @@
-"""What three experiments share: how networks that get two random layers are trained and measured."""
+"""What experiments with two random layers share: how networks are measured and, in two of the three, trained."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
