@@ -85,19 +85,17 @@ class Cost:
     Attributes:
         messages: Number of messages.
         received: Bytes that the rank receives as reports, as broadcast tensors, and as gathered tensors.
-        largest: Bytes of the largest message.
         peak: Largest number of bytes of new tensors at a time.
         seconds: CPU time.
     """
 
     messages: int
     received: Mapping[str, int]
-    largest: int
     peak: int
     seconds: float
 
 
-class Watch(TorchDispatchMode):
+class MessageAndMemoryCounter(TorchDispatchMode):
     """Counts the messages of the operations inside it, and the memory of the tensors that they make.
 
     Raises:
@@ -106,7 +104,7 @@ class Watch(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._messages, self._largest, self._received = 0, 0, dict.fromkeys(RECEIVED.values(), 0)
+        self._messages, self._received = 0, dict.fromkeys(RECEIVED.values(), 0)
         self._bytes = self._peak = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
         self._start = time.process_time()
@@ -114,8 +112,7 @@ class Watch(TorchDispatchMode):
     @property
     def cost(self) -> Cost:
         """The cost so far."""
-        seconds = time.process_time() - self._start
-        return Cost(self._messages, self._received, self._largest, self._peak, seconds)
+        return Cost(self._messages, self._received, self._peak, time.process_time() - self._start)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -139,7 +136,6 @@ class Watch(TorchDispatchMode):
         shares = {id(leaf): leaf.nbytes for leaf in _tensors(values)}
         size = sum(shares.values()) if RECEIVED[name] == "reports" else max(shares.values(), default=0)
         self._messages += 1
-        self._largest = max(self._largest, size)
         self._received[RECEIVED[name]] += size
 
     def _hold(self, storage: Any, before: list[Any]) -> None:
@@ -158,22 +154,22 @@ def _tensors(values: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
-class WatchedGrowth(GrowEvery):
+class CountedGrowth(GrowEvery):
     """Grows once, and notes what that costs."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         grown = len(pl_module.growth_log)
-        with Watch() as watch:
+        with MessageAndMemoryCounter() as counter:
             super().on_train_batch_end(trainer, pl_module, *args)
         if len(pl_module.growth_log) > grown:
-            self.cost = watch.cost
+            self.cost = counter.cost
 
 
 def simulate(ranks: int, width: int, blocks: int) -> dict[str, Cost]:
     """The cost of a growth by a block, and of one by units of a block, for one of many ranks."""
     torch.distributed.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
     triggers = {
-        name: WatchedGrowth(name, every=number, unit="step", limit=1)
+        name: CountedGrowth(name, every=number, unit="step", limit=1)
         for number, name in enumerate(("deeper", "wider"), 1)
     }
     trainer = Trainer(

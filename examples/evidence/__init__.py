@@ -15,9 +15,9 @@ A run that was stopped goes on where it was: each finished trial is a row of a C
   at the edge of its search space is marked in the report.
 - *Results*: on test data, paired by seed: two arms with the same seed have the same split and the same initial weights.
 - *Claims* stand in the code, with their bounds. A claim holds in a setting if the whole interval lies on the right side
-  of the bound; it is refuted if the whole interval lies on the wrong side; otherwise it is missed. The mean over
-  settings gives each setting the same weight. Intervals are Student's, and so wide that all of one experiment cover
-  their true values together with 95 % (Bonferroni). Ratios are those of two means.
+  of the bound; it is refuted if the whole interval lies on the wrong side; otherwise it is undecided. Ratios are those
+  of two means. The mean over settings, for ratios the geometric mean, gives each setting the same weight. Intervals are
+  Student's, and so wide that all of one experiment cover their true values together with 95 % (Bonferroni).
 - *Recovery*: a run that does not recover before the next growth or the end counts with the length of that time, so that
   the mean is that of the restricted recovery time; the share that recovered stands beside it.
 

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.evidence", description=__doc__)
     parser.add_argument("--blocks", default=",".join(BLOCKS), help="names, separated by commas (default: all)")
-    parser.add_argument("--seeds", type=int, help="number of seeds (default: each block's own, at least 8)")
+    parser.add_argument("--seeds", type=int, help="number of seeds (default: that of each block)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="time budget; the same command goes on")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one for each core)")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of tables, figures and report")

@@ -26,6 +26,10 @@ class Part(NamedTuple):
     images: Tensor
     labels: Tensor
 
+    def first(self, count: int) -> "Part":
+        """The first images, with their labels."""
+        return Part(self.images[:count], self.labels[:count])
+
 
 class Data(NamedTuple):
     """One data set, split by a seed."""

@@ -53,8 +53,8 @@ class Claim:
         below: Upper bound of the difference, or of the ratio.
         ratio: Compare the ratio of the means in place of their difference.
         share: The baseline is multiplied by this first: a ratio for measures that may be 0, with a bound of 0.
-        equal: Name of a measure and arms with fixed lrs: the baseline is interpolated between those two of them whose
-            mean of the measure is closest to that of the arm, so that both are equal in it.
+        matched_on: Name of a measure, and names of arms: the baseline is interpolated between the two of them whose
+            means of this measure are next to that of the arm, so that both are equal in it.
         settings: Names of settings; all if empty.
         each: Bound for every setting alone, next to that of the mean over settings. None asks each setting for the
             same as the mean.
@@ -68,7 +68,7 @@ class Claim:
     below: float | None = None
     ratio: bool = False
     share: float = 1.0
-    equal: tuple[str, tuple[str, ...]] | None = None
+    matched_on: tuple[str, tuple[str, ...]] | None = None
     settings: tuple[str, ...] = ()
     each: float | None = None
 
@@ -80,6 +80,13 @@ class Claim:
     def bound(self) -> float:
         """The bound for the mean over settings."""
         return self.above if self.above is not None else self.below
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Names of the arms that the arm is compared with."""
+        if self.matched_on:
+            return self.matched_on[1]
+        return (self.baseline,) if self.baseline else ()
 
     def holds(self, low: float, high: float, bound: float) -> bool:
         """Whether an interval lies on the right side."""
@@ -100,7 +107,8 @@ class Block:
         train: Returns the measures of a trial by name. ``"val"`` is what lrs are chosen by, higher is better.
         settings: Names of settings (data, network, schedule); the first is the one of a quick run.
         arms: Arms by name. All that are searched must have equally many lrs.
-        claims: Statements, fixed before anything ran.
+        claims: What the report tests. Claims are written before the full run; ``examples/evidence/__init__.py`` lists
+            the exceptions.
         measures: Names of the measures that the report prints, with what they mean.
         axes: Two measures to draw against each other; None draws the intervals of the claims only.
         seeds: Number of seeds of the full run.
@@ -121,8 +129,7 @@ class Block:
         if len({len(arm.lrs) for arm in self.arms.values() if arm.searched}) > 1:
             raise ValueError("every arm that is searched must have the same number of trials")
         for claim in self.claims:
-            others = claim.equal[1] if claim.equal else (claim.baseline,) if claim.baseline else ()
-            if missing := {claim.arm, *others} - set(self.arms):
+            if missing := {claim.arm, *claim.others} - set(self.arms):
                 raise ValueError(f"claim {claim.text!r} is about arms that do not exist: {sorted(missing)}")
             if missing := set(claim.settings) - set(self.settings):
                 raise ValueError(f"claim {claim.text!r} is about settings that do not exist: {sorted(missing)}")

@@ -7,18 +7,19 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from examples.evidence.experiment import Block
-from examples.evidence.intervals import mean_of
+from examples.evidence.findings import Finding
+from examples.evidence.intervals import bonferroni_level, mean_of
 from examples.evidence.results import Results
 
 COLUMNS = 4
 
 
-def draw(name: str, block: Block, results: Results, findings: Sequence, file: Path) -> None:
+def draw(name: str, block: Block, results: Results, found: Sequence[Finding], file: Path) -> None:
     """Draw the figure, if there is something to draw."""
     if block.axes:
         figure = frontier(block, results)
-    elif findings:
-        figure = forest(findings)
+    elif found:
+        figure = forest(found)
     else:
         return
     figure.suptitle(name.replace("_", " "))
@@ -60,15 +61,15 @@ def frontier(block: Block, results: Results) -> Figure:
     return figure
 
 
-def forest(findings: Sequence) -> Figure:
+def forest(found: Sequence[Finding]) -> Figure:
     """The interval of each claim in each setting, its bound as a tick."""
-    claims = list(dict.fromkeys(finding.claim for finding in findings))
-    level = 1 - 0.05 / len(findings)
-    figure = Figure(figsize=(9, 1.2 + 0.28 * len(findings) + 0.7 * len(claims)), layout="constrained")
-    sizes = [sum(finding.claim is claim for finding in findings) for claim in claims]
+    claims = list(dict.fromkeys(finding.claim for finding in found))
+    level = bonferroni_level(len(found))
+    figure = Figure(figsize=(9, 1.2 + 0.28 * len(found) + 0.7 * len(claims)), layout="constrained")
+    sizes = [sum(finding.claim is claim for finding in found) for claim in claims]
     panels = figure.subplots(len(claims), 1, squeeze=False, height_ratios=[size + 1 for size in sizes]).flat
     for panel, claim in zip(panels, claims, strict=True):
-        shown = [finding for finding in findings if finding.claim is claim]
+        shown = [finding for finding in found if finding.claim is claim]
         for place, finding in enumerate(reversed(shown)):
             low, high = finding.estimate.interval(level)
             color = "C0" if finding.claim.holds(low, high, finding.bound) else "C3"

@@ -1,8 +1,9 @@
 """Measure what growth does to a network: shock, recovery and drift."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,6 +17,9 @@ RECOVERED = 1.02
 
 SHOCK_STEPS = 50
 """Steps after growth in which the peak of the loss is looked for."""
+
+AFTER_RANDOM_LAYER = 3
+"""Step after which the peak is looked for in this case: a random layer raises the loss at once, whatever the lr."""
 
 
 @dataclass
@@ -38,7 +42,10 @@ class Phase:
         return max(value for step, value in self.losses.items() if after < step <= SHOCK_STEPS) - self.before
 
     def recovery(self, after: int = 0) -> tuple[int, bool]:
-        """Steps from growth until the loss is back, counted from the peak on; and whether it came back at all."""
+        """Steps from growth to the first loss, from the peak on, that counts as recovered; and whether there is one.
+
+        Without one, the steps are those of the whole phase.
+        """
         worst = max((value, step) for step, value in self.losses.items() if after < step <= SHOCK_STEPS)[1]
         for step, value in self.losses.items():
             if step >= worst and value <= RECOVERED * self.before:
@@ -54,8 +61,18 @@ class GrowthProbe(Callback):
             every fifth later.
     """
 
+    MEASURES: ClassVar[Mapping[str, str]] = {
+        "drift": "relative distance of all old weights from their values at growth, at the next growth or at the end",
+        "recovery": f"steps from growth to the first validation loss, from its peak on, of at most {RECOVERED} times "
+        "that before growth; without one, all steps up to the next growth or the end",
+        "recovered": "share of growths after which there was such a loss",
+        "peak": f"largest rise of the validation loss in the first {SHOCK_STEPS} steps after growth; not in the first "
+        f"{AFTER_RANDOM_LAYER} after a random layer, which raises the loss at once, whatever the lr",
+    }
+    """What ``measures`` returns, and what it means, as the report prints it."""
+
     def __init__(self, part: Part) -> None:
-        self.part = Part(*(column[:400] for column in part))
+        self.part = part.first(400)
         self.phases: list[Phase] = []
         self._before = float("nan")
         self._shapes: dict[str, torch.Size] = {}
@@ -98,10 +115,10 @@ class GrowthProbe(Callback):
             phase.drift = (moved / sum(weight.square().sum() for weight in phase.old.values())).sqrt().item()
 
     def measures(self, after: int = 0) -> dict[str, float]:
-        """Means over all growths: loss ``peak``, ``recovery`` steps, share ``recovered``, and ``drift``.
+        """``MEASURES``, as means over all growths.
 
         Args:
-            after: The peak is looked for after this step: what a random layer breaks at once is no lr's fault.
+            after: The peak is looked for after this step.
         """
         recoveries = [phase.recovery(after) for phase in self.phases]
         return {

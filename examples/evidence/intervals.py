@@ -29,6 +29,11 @@ class Estimate:
         return math.exp(self.mean) if self.log else self.mean
 
 
+def bonferroni_level(count: int) -> float:
+    """The level at which so many intervals cover their true values together with 95 %."""
+    return 1 - 0.05 / count
+
+
 def mean_of(values: Sequence[float]) -> Estimate:
     """The mean of at least two values."""
     return Estimate(fmean(values), stdev(values) / math.sqrt(len(values)), len(values) - 1)
@@ -50,7 +55,10 @@ def ratio(ours: Sequence[float], others: Sequence[float]) -> Estimate:
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean over settings, each with the same weight; degrees of freedom by Welch and Satterthwaite."""
+    """The mean over settings, for ratios the geometric mean, each with the same weight.
+
+    The degrees of freedom are those of Welch and Satterthwaite.
+    """
     variances = [estimate.error**2 for estimate in estimates]
     total = sum(variances)
     shares = sum(variance**2 / one.freedom for variance, one in zip(variances, estimates, strict=True))

@@ -11,6 +11,12 @@ Kind = Literal["mlp", "cnn"]
 Schedule = Literal["constant", "cosine"]
 
 
+def init_he(layer: nn.Linear | nn.Conv2d) -> None:
+    """Initialise a layer for ReLU (He)."""
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+
+
 class Net(GrowableModule):
     """Scaffold (stem and two blocks), grown blocks, head.
 
@@ -51,8 +57,8 @@ class Net(GrowableModule):
         layer = (
             nn.Linear(self.width, self.width) if self.kind == "mlp" else nn.Conv2d(self.width, self.width, 3, padding=1)
         )
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
+        # not in a reset_parameters, as that of HeLinear: the results have these random numbers
+        init_he(layer)
         return layer
 
     def configure_components(self) -> dict[str, str]:
@@ -73,9 +79,15 @@ class Net(GrowableModule):
         x = self.stem(images.flatten(1) if self.kind == "mlp" else images)
         if self.kind == "cnn":
             x = nn.functional.max_pool2d(x, 2)
-        for block in (*self.blocks, *(() if self.old_path else self.grown)):
+        for number in range(len(self.blocks)):
+            x = self.block_output(number, x)
+        for block in () if self.old_path else self.grown:
             x = block(x)
         return x if self.kind == "mlp" else x.mean((2, 3))
+
+    def block_output(self, number: int, x: Tensor) -> Tensor:
+        """What one of the blocks of the scaffold makes of its input."""
+        return self.blocks[number](x)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
@@ -94,7 +106,7 @@ class Net(GrowableModule):
 
 
 class SmallNet(Net):
-    """The same with 96 units, or with 10 channels, for experiments with many arms."""
+    """The same with 10 channels in the CNN, for experiments with many arms."""
 
     def __init__(self, kind: Kind, side: int, lr: float) -> None:
-        super().__init__(kind, side, lr, width={"mlp": 96, "cnn": 10}[kind])
+        super().__init__(kind, side, lr, width=10 if kind == "cnn" else None)

@@ -4,114 +4,50 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
-from typing import NamedTuple
 
-from examples.evidence.experiment import Block, Claim
+from examples.evidence.experiment import Block
 from examples.evidence.figures import draw
-from examples.evidence.intervals import Estimate, difference, mean_of, pooled, ratio
+from examples.evidence.findings import Finding, findings
+from examples.evidence.intervals import bonferroni_level, mean_of
 from examples.evidence.results import Results
-
-
-class Finding(NamedTuple):
-    """One interval: a claim in one setting, or for the mean over all."""
-
-    claim: Claim
-    setting: str
-    estimate: Estimate
-    bound: float
-    seeds: int
-    note: str = ""
-
-    def verdict(self, level: float) -> str:
-        """What the interval at this level says."""
-        low, high = self.estimate.interval(level)
-        if self.claim.holds(low, high, self.bound):
-            return "holds"
-        # the claim with its sides exchanged
-        return "**missed**" if low <= self.bound <= high else "**refuted**"
-
-
-def findings(block: Block, results: Results) -> list[Finding]:
-    """All intervals of a block, without settings for which not two seeds are there."""
-    found = []
-    for claim in block.claims:
-        one = [
-            finding
-            for setting in claim.settings or block.settings
-            if (finding := _in_setting(block, results, claim, setting)) is not None
-        ]
-        if len(one) > 1:
-            estimate = pooled([finding.estimate for finding in one])
-            found.append(Finding(claim, f"mean of {len(one)}", estimate, claim.bound, min(f.seeds for f in one)))
-        found += one
-    return found
-
-
-def _in_setting(block: Block, results: Results, claim: Claim, setting: str) -> Finding | None:
-    others = claim.equal[1] if claim.equal else (claim.baseline,) if claim.baseline else ()
-    seeds = results.seeds(block, setting, [claim.arm, *others])
-    if len(seeds) < 2:
-        return None
-
-    def values(arm: str, measure: str = claim.measure) -> list[float]:
-        return results.by_seed(block, setting, arm, measure, seeds)
-
-    bound, note, ours = claim.bound if claim.each is None else claim.each, "", values(claim.arm)
-    if claim.equal:
-        measure, arms = claim.equal
-        baseline, note = _interpolated(fmean(values(claim.arm, measure)), arms, measure, values, claim.measure)
-    elif claim.baseline:
-        baseline = values(claim.baseline)
-    else:
-        return Finding(claim, setting, mean_of(ours), bound, len(seeds))
-    compared = (ratio if claim.ratio else difference)(ours, [claim.share * value for value in baseline])
-    return Finding(claim, setting, compared, bound, len(seeds), note)
-
-
-def _interpolated(target, arms, measure, values, wanted) -> tuple[list[float], str]:
-    """The wanted measure by seed, between the two arms around the target; at the end of the range, that of one arm."""
-    ordered = sorted((fmean(values(arm, measure)), arm) for arm in arms)
-    below = [pair for pair in ordered if pair[0] <= target]
-    above = [pair for pair in ordered if pair[0] > target]
-    if not below or not above:
-        at, arm = ordered[-1] if below else ordered[0]
-        return values(arm, wanted), f"against {arm}: {measure} {at:.3g}, wanted {target:.3g}"
-    (low, first), (high, second) = below[-1], above[0]
-    share = (target - low) / (high - low)
-    mixed = [one + share * (two - one) for one, two in zip(values(first, wanted), values(second, wanted), strict=True)]
-    return mixed, f"between {first} and {second}"
 
 
 def section(name: str, block: Block, results: Results, found: Sequence[Finding]) -> str:
     """The part of the report on one block, with its findings."""
-    level = 1 - 0.05 / max(1, len(found))
     lines = [f"## {_title(name)}", "", block.question, ""]
     if found:
-        kind = f"Intervals cover 95 % of all {len(found)} together ({100 * level:.2f} % each, Bonferroni)."
-        lines += [
-            kind,
-            "",
-            "| claim | setting | seeds | estimate | interval | wanted | verdict |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for finding in found:
-            low, high = finding.estimate.interval(level)
-            sign = ">" if finding.claim.above is not None else "<"
-            cells = (
-                finding.claim.text,
-                finding.setting + (f" ({finding.note})" if finding.note else ""),
-                str(finding.seeds),
-                f"{finding.estimate.value:.3g}",
-                f"{low:.3g} to {high:.3g}",
-                f"{sign} {finding.bound:g}",
-                finding.verdict(level),
-            )
-            lines.append(f"| {' | '.join(cells)} |")
-        lines += ["", f"![{name}]({name}.png)", ""]
+        lines += [*_claims_table(found), "", f"![{name}]({name}.png)", ""]
     lines += [f"- `{measure}`: {meaning}" for measure, meaning in block.measures.items()]
-    lines += [
+    return "\n".join([*lines, "", *_arms_table(block, results), ""])
+
+
+def _claims_table(found: Sequence[Finding]) -> list[str]:
+    level = bonferroni_level(len(found))
+    coverage = f"Intervals cover 95 % of all {len(found)} together ({100 * level:.2f} % each, Bonferroni)."
+    lines = [
+        coverage,
         "",
+        "| claim | setting | seeds | estimate | interval | wanted | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for finding in found:
+        low, high = finding.estimate.interval(level)
+        sign = ">" if finding.claim.above is not None else "<"
+        cells = (
+            finding.claim.text,
+            finding.setting + (f" ({finding.note})" if finding.note else ""),
+            str(finding.seeds),
+            f"{finding.estimate.value:.3g}",
+            f"{low:.3g} to {high:.3g}",
+            f"{sign} {finding.bound:g}",
+            finding.verdict(level),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _arms_table(block: Block, results: Results) -> list[str]:
+    lines = [
         f"| setting | arm | lr | seeds | {' | '.join(block.measures)} |",
         "|---" * (4 + len(block.measures)) + "|",
     ]
@@ -127,7 +63,7 @@ def section(name: str, block: Block, results: Results, found: Sequence[Finding])
                 lines.append(f"| {setting} | {arm} | {lr} | {len(seeds)} | {' | '.join(cells)} |")
     if edges:
         lines += ["", f"{edges} chosen lrs lie at the edge of their search space: a better one may lie outside."]
-    return "\n".join([*lines, ""])
+    return lines
 
 
 def _title(name: str) -> str:

@@ -230,16 +230,12 @@ def test_growth_that_decides_itself_is_not_owed_afterwards():
             self.necks.append(nn.Linear(8, 8))
             return {"width": width or 8}
 
-    net, trigger, save = (
-        Decides([1.0] * 6),
-        GrowOnPlateau("decide", "metric", patience=2, limit=1),
-        ModelCheckpoint("."),
-    )
-    fit(net, [trigger, save], epochs=5, data=loader(1), enable_checkpointing=True)
+    net, trigger = Decides([1.0] * 6), GrowOnPlateau("decide", "metric", patience=2, limit=1)
+    fit(net, [trigger], epochs=5, data=loader(1)).save_checkpoint("grown.ckpt")
     assert [event.called for event in net.growth_log] == ["decide(width=8)"]
     assert not trigger.state_dict()["owed"]
     resumed = Decides([1.0] * 6)
-    fit(resumed, [trigger, save], epochs=6, ckpt_path=save.best_model_path, data=loader(1), enable_checkpointing=True)
+    fit(resumed, [trigger], epochs=6, ckpt_path="grown.ckpt", data=loader(1))
     assert len(resumed.growth_log) == 1
 
 

@@ -6,21 +6,18 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from examples.evidence.before_growth import BASE_LRS, PHASE, checkpoint_before_growth
 from examples.evidence.data import Part, split
 from examples.evidence.experiment import Arm, Block, Claim, Trial
 from examples.evidence.factors import AfterGrowth
-from examples.evidence.founding import founded
 from examples.evidence.nets import SmallNet
 from examples.evidence.training import accuracy, fit
 from structurenet_pl import AgeDecay, GrowEvery, SedimentaryDecay
 
-BASE_LRS = {"mlp": 1e-3, "cnn": 4e-3}
-"""That of the seed; a CNN with few channels needs a higher one with Adam."""
 DATA, BATCH_SIZE = "digits", 128
-PHASE = 20
-"""Epochs in each domain. At this age parts become sediment in the seed's strategy 12."""
 QUARTER_TURNS = (0, 1, 3)
-"""Domains: upright images, then turned to the left, then to the right. (A 6 upside down would be a 9.)"""
+"""Domains, one for each phase: upright images, then turned to the left, then to the right. (A 6 upside down would be a
+9.)"""
 
 UNIFORM = {"uniform x 2": 2.0, "uniform": 1.0, "uniform / 3": 0.333, "uniform / 10": 0.1}
 FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -53,10 +50,10 @@ class ThreeDomains(OneDomain):
 def train(trial: Trial) -> Mapping[str, float]:
     """Train on upright images; twice, put an identity layer before the head and go on with another domain."""
     kind, *control = trial.setting.split(", ")
-    base, make = BASE_LRS[kind], OneDomain if control else ThreeDomains
-    file = founded(make, DATA, kind, base, trial.seed, PHASE - 1, BATCH_SIZE)
+    base, net_class = BASE_LRS[kind], OneDomain if control else ThreeDomains
+    file = checkpoint_before_growth(net_class, DATA, kind, base, trial.seed, PHASE, BATCH_SIZE)
     data = split(DATA, trial.seed)
-    net = make(kind, data.side, base)
+    net = net_class(kind, data.side, base)
     trigger = GrowEvery("add_identity", every=PHASE, limit=2)
     factors = [AfterGrowth(trial.lr), *STRATEGIES.get(trial.arm, tuple)()]
     fit(net, data.train, 3 * PHASE, [trigger, *factors], BATCH_SIZE, file)
@@ -82,7 +79,7 @@ def old_path_claim(arm: str) -> Claim:
         f"{arm}: .25 more on the old path than a uniform rate of equal accuracy on the new domain",
         "old_path",
         arm,
-        equal=("new", tuple(UNIFORM)),
+        matched_on=("new", tuple(UNIFORM)),
         above=0.25,
         settings=ROTATED,
     )

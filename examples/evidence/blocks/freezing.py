@@ -7,7 +7,7 @@ from statistics import fmean
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from examples.evidence.data import Part, split
+from examples.evidence.data import split
 from examples.evidence.experiment import Arm, Block, Claim, Trial, better
 from examples.evidence.nets import Kind, Net
 from examples.evidence.training import accuracy, fit
@@ -63,9 +63,8 @@ def train(trial: Trial) -> Mapping[str, float]:
     data = split(name, trial.seed)
     net, saved = Deep(kind, data.side, trial.lr), SavedWork()
     epochs = round(EPOCHS[kind] * (FEWER if trial.arm == "fewer epochs" else 1))
-    part = Part(*(column[:IMAGES] for column in data.train))
     start = time.process_time()
-    fit(net, part, epochs, [ARMS[trial.arm](epochs), saved], BATCH)
+    fit(net, data.train.first(IMAGES), epochs, [ARMS[trial.arm](epochs), saved], BATCH)
     seconds = time.process_time() - start
     return {
         "val": accuracy(net, data.val),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from lightning.pytorch import Callback
 
-from examples.evidence.blocks.widening import MEASURES, WIDTHS, WideningNet, train_and_measure
+from examples.evidence.blocks.widening import MEASURES, RESCALED_PAIRS, WIDTHS, WideningNet, train_and_measure
 from examples.evidence.data import split
 from examples.evidence.experiment import Arm, Block, Claim, Trial, better
 from examples.evidence.training import ResetState
@@ -28,8 +28,7 @@ def train(trial: Trial) -> Mapping[str, float]:
     if not trial.arm.startswith("scratch"):
         times, _, reset = trial.arm.partition(", state ")
         widths = [final // int(times.removeprefix("times ")), final]
-        growth = {"scheme": "pair", "rescale": True}
-        callbacks = [GrowEvery("wider", every=GROWTH_AT, limit=1, arguments=growth)]
+        callbacks = [GrowEvery("wider", every=GROWTH_AT, limit=1, arguments=RESCALED_PAIRS)]
         callbacks += [ResetState()] if reset else []
     net = WideningNet(kind, data.side, trial.lr, "cosine", widths)
     measures, _ = train_and_measure(net, name, data, epochs, callbacks)

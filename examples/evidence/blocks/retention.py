@@ -89,7 +89,7 @@ def train(trial: Trial) -> Mapping[str, float]:
 
 def _keeps_more(arm: str) -> Claim:
     text = f"{arm} keeps more than the uniform rate of equal target accuracy"
-    return Claim(text, "source", arm, above=0.0, equal=("target", tuple(UNIFORMS)))
+    return Claim(text, "source", arm, above=0.0, matched_on=("target", tuple(UNIFORMS)))
 
 
 BLOCK = Block(

@@ -7,11 +7,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from examples.evidence.before_growth import checkpoint_before_growth
 from examples.evidence.data import Part, split
 from examples.evidence.experiment import Arm, Block, Claim, Trial
 from examples.evidence.factors import GlobalWarmup
-from examples.evidence.founding import founded
-from examples.evidence.growth_probe import SHOCK_STEPS, GrowthProbe
+from examples.evidence.growth_probe import AFTER_RANDOM_LAYER, GrowthProbe
 from examples.evidence.nets import Kind, SmallNet
 from examples.evidence.training import ResetState, accuracy, fit
 from structurenet_pl import AgeDecay, GrowEvery, GrowthResponder, Warmup, growth, recommended, widen
@@ -23,11 +23,10 @@ GROWTH_EPOCH, EPOCHS = 20, 30
 GROWTHS = {
     "identity layer": ("add_identity", 0),
     "zero patch": ("add_patch", 0),
-    "random layer": ("add_random", 3),
+    "random layer": ("add_random", AFTER_RANDOM_LAYER),
     "widening": ("add_units", 0),
 }
-"""Growth method by setting, and the step after which the peak is looked for: what a random layer breaks at once is no
-lr's fault."""
+"""Growth method by setting, and the step after which the peak is looked for."""
 
 
 class ShockNet(SmallNet):
@@ -49,20 +48,13 @@ class ShockNet(SmallNet):
         """Give the first block about half as many units more, with random weights, in pairs that cancel at first."""
         widen(self.blocks[0][0], self.blocks[1][0], self.width + self.width // 4 * 2, scheme="pair")
 
-    def features(self, images: Tensor) -> Tensor:
-        x = self.stem(images.flatten(1) if self.kind == "mlp" else images)
-        if self.kind == "cnn":
-            x = nn.functional.max_pool2d(x, 2)
-        first, second = self.blocks
-        wide = first(x)
+    def block_output(self, number: int, x: Tensor) -> Tensor:
+        out = super().block_output(number, x)
+        if number != 0:
+            return out
         if self.old_path:
-            wide = torch.cat([wide[:, : self.width], torch.zeros_like(wide[:, self.width :])], 1)
-        else:
-            wide = sum((patch(x) for patch in self.patches), wide)
-        x = second(wide)
-        for block in () if self.old_path else self.grown:
-            x = block(x)
-        return x if self.kind == "mlp" else x.mean((2, 3))
+            return torch.cat([out[:, : self.width], torch.zeros_like(out[:, self.width :])], 1)
+        return sum((patch(x) for patch in self.patches), out)
 
 
 class BeforeGrowth(Callback):
@@ -101,7 +93,7 @@ def train(trial: Trial) -> Mapping[str, float]:
     kind, name = trial.setting.split(" ", 1)
     method, after = GROWTHS[name]
     before = combined if trial.arm == "combined" else tuple
-    file = founded(ShockNet, DATA, kind, trial.lr, trial.seed, GROWTH_EPOCH - 1, BATCH_SIZE, before)
+    file = checkpoint_before_growth(ShockNet, DATA, kind, trial.lr, trial.seed, GROWTH_EPOCH, BATCH_SIZE, before)
     data = split(DATA, trial.seed)
     net = ShockNet(kind, data.side, trial.lr)
     probe, start = GrowthProbe(data.val), BeforeGrowth(data.test)
@@ -130,11 +122,7 @@ BLOCK = Block(
         Claim("3 + 7 keep the final accuracy within .01", "accuracy", "3 + 7", "uniform", above=-0.01),
     ),
     measures={
-        "peak": f"largest rise of the validation loss in the first {SHOCK_STEPS} steps; behind a random layer, after "
-        "step 3: what it breaks at once is no lr's fault",
-        "recovery": "steps from growth until the validation loss is back within 2 %, from its peak on; censored",
-        "recovered": "share of runs in which it came back",
-        "drift": "relative distance of all old weights from their values at growth, at the end",
+        **GrowthProbe.MEASURES,
         "drop": "accuracy before growth, less that at the end of the network without what was added",
         "accuracy": "test accuracy at the end",
     },

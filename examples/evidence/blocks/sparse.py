@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from examples.evidence.data import Part, split
+from examples.evidence.data import split
 from examples.evidence.experiment import Arm, Block, Claim, Trial, better
 from examples.evidence.nets import Kind, Net
 from examples.evidence.training import accuracy, fit
@@ -53,8 +53,7 @@ def train(trial: Trial) -> Mapping[str, float]:
     init, method = trial.arm.split(", ")
     data = split(name, trial.seed)
     net = Sparse(kind, data.side, trial.lr, by_fan_in=init == "sparse init")
-    part = Part(*(column[:IMAGES] for column in data.train))
-    fit(net, part, EPOCHS[kind], [DensityScaler()] if method == "11" else [])
+    fit(net, data.train.first(IMAGES), EPOCHS[kind], [DensityScaler()] if method == "11" else [])
     return {"val": accuracy(net, data.val), "accuracy": accuracy(net, data.test)}
 
 

@@ -4,31 +4,24 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lightning.pytorch import Callback
 
+from examples.evidence.before_growth import BASE_LRS, PHASE, checkpoint_before_growth
+from examples.evidence.blocks import growing
 from examples.evidence.data import split
 from examples.evidence.experiment import Arm, Block, Claim, Trial
 from examples.evidence.factors import AfterGrowth
-from examples.evidence.founding import founded
-from examples.evidence.growth_probe import SHOCK_STEPS, GrowthProbe
+from examples.evidence.growth_probe import GrowthProbe
 from examples.evidence.nets import SmallNet
-from examples.evidence.training import accuracy, fit
+from examples.evidence.training import fit
 from structurenet_pl import AgeDecay, GrowEvery, SedimentaryDecay
 
-BASE_LRS = {"mlp": 1e-3, "cnn": 4e-3}
-"""That of the seed; a CNN with few channels needs a higher one with Adam."""
 BATCH_SIZES = {"digits": 64, "mnist": 192}
 """About as many steps in an epoch of either."""
-PHASE = 20
-"""Epochs before, between and after two growths. At an age of 20 epochs parts become sediment in the seed's strategy 12.
-"""
-RANDOM_LAYER = 3
-"""Steps after growth for which the peak is not looked at: what a random layer breaks at once is no lr's fault."""
 
-NOT_HEAD = ["scaffold", "new"]
 UNIFORM = {"uniform": 1.0, "uniform / 3": 0.333, "uniform / 10": 0.1, "uniform / 20": 0.05}
 STRATEGIES: Mapping[str, Callable[[], Sequence[Callback]]] = {
-    "3, head active": lambda: [AgeDecay(where=NOT_HEAD)],
-    "12, head active": lambda: [SedimentaryDecay(where=NOT_HEAD)],
-    "old parts frozen, head active": lambda: [AgeDecay(0.0, where=NOT_HEAD)],
+    "3, head active": lambda: [AgeDecay(where="!head")],
+    "12, head active": lambda: [SedimentaryDecay(where="!head")],
+    "old parts frozen, head active": lambda: [AgeDecay(0.0, where="!head")],
 }
 
 
@@ -36,15 +29,13 @@ def train(trial: Trial) -> Mapping[str, float]:
     """Train for 20 epochs at the base lr; put a random layer before the head, twice; train on at the arm's lrs."""
     name, kind = trial.setting.split()
     base = BASE_LRS[kind]
-    file = founded(SmallNet, name, kind, base, trial.seed, PHASE - 1, BATCH_SIZES[name])
+    file = checkpoint_before_growth(SmallNet, name, kind, base, trial.seed, PHASE, BATCH_SIZES[name])
     data = split(name, trial.seed)
     net = SmallNet(kind, data.side, base)
     probe, trigger = GrowthProbe(data.val), GrowEvery("add_random", every=PHASE, limit=2)
     factors = [AfterGrowth(trial.lr), *STRATEGIES.get(trial.arm, tuple)()]
     fit(net, data.train, 3 * PHASE, [probe, trigger, *factors], BATCH_SIZES[name], file)
-    found = {"val": accuracy(net, data.val), "accuracy": accuracy(net, data.test), **probe.measures(RANDOM_LAYER)}
-    net.old_path = True
-    return found | {"old_path": accuracy(net, data.test)}
+    return growing.measure(net, data, probe)
 
 
 def claims(arm: str) -> tuple[Claim, ...]:
@@ -55,7 +46,7 @@ def claims(arm: str) -> tuple[Claim, ...]:
             f"{arm}: recovers 100 steps sooner than a uniform rate of equal drift",
             "recovery",
             arm,
-            equal=("drift", tuple(UNIFORM)),
+            matched_on=("drift", tuple(UNIFORM)),
             below=-100.0,
         ),
         Claim(f"{arm}: final accuracy within .01 of uniform", "accuracy", arm, "uniform", above=-0.01),
@@ -71,13 +62,6 @@ BLOCK = Block(
     settings=("digits mlp", "digits cnn", "mnist mlp"),
     arms={name: Arm((share,)) for name, share in UNIFORM.items()} | {name: Arm((1.0,)) for name in STRATEGIES},
     claims=claims("3, head active") + claims("12, head active"),
-    measures={
-        "drift": "relative distance of all old weights from their values at growth, at the next growth or at the end",
-        "recovery": "steps from growth until the validation loss is back within 2 %, from its peak on; censored",
-        "recovered": "share of growths after which it came back",
-        "peak": f"largest rise of the validation loss after step {RANDOM_LAYER} and before step {SHOCK_STEPS}",
-        "old_path": "test accuracy without the grown layers: what the old parts still know",
-        "accuracy": "test accuracy at the end",
-    },
+    measures=growing.MEASURES,
     axes=("drift", "recovery"),
 )

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from examples.evidence.blocks.widening import MEASURES, WIDTHS, WideningNet, train_and_measure
+from examples.evidence.blocks.widening import MEASURES, RESCALED_PAIRS, WIDTHS, WideningNet, train_and_measure
 from examples.evidence.data import Part, split
 from examples.evidence.experiment import Arm, Block, Claim, Trial, better
 from examples.evidence.nets import Kind
@@ -23,7 +23,6 @@ MIN_DELTA: Mapping[Kind, float] = {"mlp": 0.02, "cnn": 0.1}
 """What counts as an improvement of the validation loss. The CNN improves for longer: at .02 it would not grow before
 the deadline."""
 
-GROWTH = {"scheme": "pair", "rescale": True}
 CLOCKS = ("every 2 epochs", "every 4 epochs", "every 6 epochs")
 
 
@@ -50,17 +49,17 @@ class GrowByDeadline(Callback):
         if trainer.current_epoch + 1 == DEADLINE:
             self.trigger.limit = 0
             while pl_module.width < pl_module.widths[-1]:
-                pl_module.wider(**GROWTH)
+                pl_module.wider(**RESCALED_PAIRS)
 
 
 def _callbacks(arm: str, kind: Kind, limit: int) -> list[Callback]:
     arm, _, reset = arm.partition(", state ")
     others: list[Callback] = [ResetState()] if reset else []
     if arm in CLOCKS:
-        return [GrowEvery("wider", every=int(arm.split()[1]), limit=limit, arguments=GROWTH), *others]
+        return [GrowEvery("wider", every=int(arm.split()[1]), limit=limit, arguments=RESCALED_PAIRS), *others]
     if arm.startswith("plateau"):
         patience = int(arm.split()[-1])
-        plateau = GrowOnPlateau("wider", "val_loss", patience, MIN_DELTA[kind], limit=limit, arguments=GROWTH)
+        plateau = GrowOnPlateau("wider", "val_loss", patience, MIN_DELTA[kind], limit=limit, arguments=RESCALED_PAIRS)
         return [plateau, GrowByDeadline(plateau), *others]
     return others
 
@@ -72,8 +71,8 @@ def train(trial: Trial) -> Mapping[str, float]:
     # under a schedule that ends at 0, late growth would have another disadvantage
     net = ValidatedNet(kind, data.side, trial.lr, "constant", widths[-1:] if trial.arm == "static" else widths)
     net.part = data.val
-    measures, course = train_and_measure(net, name, data, EPOCHS, _callbacks(trial.arm, kind, len(widths) - 1))
-    return measures | {"grown_at": sum(course.growths) / max(1, len(course.growths))}
+    measures, growths = train_and_measure(net, name, data, EPOCHS, _callbacks(trial.arm, kind, len(widths) - 1))
+    return measures | {"grown_at": sum(growths) / max(1, len(growths))}
 
 
 BLOCK = Block(
@@ -98,7 +97,7 @@ BLOCK = Block(
             "accuracy",
             "plateau, patience 2",
             below=0.0,
-            equal=("work", (*CLOCKS, "static")),
+            matched_on=("work", (*CLOCKS, "static")),
         ),
         better("early growth beats late growth", "every 2 epochs", "every 6 epochs"),
         better("carried state beats reset", "every 4 epochs", "every 4 epochs, state reset"),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,9 +12,12 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from examples.evidence.data import Data, Part
-from examples.evidence.nets import Kind, Net, Schedule
+from examples.evidence.nets import Kind, Net, Schedule, init_he
 from examples.evidence.training import accuracy, fit
 from structurenet_pl import growth, widen
+
+RESCALED_PAIRS: Mapping[str, Any] = {"scheme": "pair", "rescale": True}
+"""Arguments of ``wider``: new units in pairs that cancel, and old weights at the size that the new width asks for."""
 
 WIDTHS: Mapping[Kind, tuple[int, ...]] = {"mlp": (24, 34, 48, 68, 96), "cnn": (4, 6, 8, 12, 16)}
 """Units or channels of a network that doubles its width twice, in four steps."""
@@ -35,20 +39,19 @@ MEASURES = {
 }
 
 
-class HeLinear(nn.Linear):
-    """A Linear initialised for ReLU, so that ``widen`` draws new units like those of a fresh network."""
+class HeInit:
+    """Initialise a layer for ReLU, so that ``widen`` draws new units like those of a fresh network."""
 
     def reset_parameters(self) -> None:
-        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
-        nn.init.zeros_(self.bias)
+        init_he(self)
 
 
-class HeConv(nn.Conv2d):
+class HeLinear(HeInit, nn.Linear):
+    """A Linear initialised for ReLU."""
+
+
+class HeConv(HeInit, nn.Conv2d):
     """A convolution initialised for ReLU."""
-
-    def reset_parameters(self) -> None:
-        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
-        nn.init.zeros_(self.bias)
 
 
 class WideningNet(Net):
@@ -97,29 +100,29 @@ class WideningNet(Net):
             widen(layer, following, self.width, noise=noise, scheme=scheme, rescale=rescale)
 
 
-class Course(Callback):
-    """Count the work of a fit, and follow its validation accuracy; growth has to be at the end of an epoch."""
+class WorkAndTarget(Callback):
+    """Count the work of a fit, and note what it was at the target accuracy; growth has to be at the end of an epoch."""
 
     def __init__(self, part: Part, target: float) -> None:
         self.part, self.target = part, target
-        self.work = 0
+        self.work = self._work_per_image = 0
         self.work_to_target: int | None = None
         self.growths: list[int] = []
         """Epochs after which the network has grown."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the multiply-adds of a training step of the present network."""
+        """Count the multiply-adds of one image in the present network, forward and backward."""
         self.growths += [trainer.current_epoch] * (len(pl_module.growth_log) - len(self.growths))
-        images, labels = (column[:1] for column in self.part)
+        images, labels = self.part.first(1)
         with FlopCounterMode(display=False) as counter:
             # the trainer's own gradients stay as they are
             torch.autograd.grad(cross_entropy(pl_module(images), labels), list(pl_module.parameters()))
-        self._step = counter.get_total_flops() // 2
+        self._work_per_image = counter.get_total_flops() // 2
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Sequence, batch_idx: int
     ) -> None:
-        self.work += self._step * len(batch[1])
+        self.work += self._work_per_image * len(batch[1])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.work_to_target is None and accuracy(pl_module, self.part) >= self.target:
@@ -128,18 +131,18 @@ class Course(Callback):
 
 def train_and_measure(
     net: WideningNet, name: str, data: Data, epochs: int, callbacks: Iterable[Callback] = ()
-) -> tuple[Mapping[str, float], Course]:
-    """Train a network on a data set, given by name and split; return the measures and the course."""
-    course = Course(data.val, TARGETS[name])
+) -> tuple[Mapping[str, float], list[int]]:
+    """Train a network on a data set, given by name and split; return the measures, and the epochs of its growths."""
+    counted = WorkAndTarget(data.val, TARGETS[name])
     start = time.process_time()
-    fit(net, data.train, epochs, [course, *callbacks], BATCH_SIZES[net.kind])
+    fit(net, data.train, epochs, [counted, *callbacks], BATCH_SIZES[net.kind])
     seconds = time.process_time() - start
-    to_target = course.work if course.work_to_target is None else course.work_to_target
+    to_target = counted.work if counted.work_to_target is None else counted.work_to_target
     return {
         "val": accuracy(net, data.val),
         "accuracy": accuracy(net, data.test),
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        "work": course.work / 1e9,
+        "work": counted.work / 1e9,
         "work_to_target": to_target / 1e9,
         "seconds": seconds,
-    }, course
+    }, counted.growths

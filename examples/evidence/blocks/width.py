@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from examples.evidence.blocks.widening import MEASURES, WIDTHS, WideningNet, train_and_measure
+from examples.evidence.blocks.widening import MEASURES, RESCALED_PAIRS, WIDTHS, WideningNet, train_and_measure
 from examples.evidence.data import split
 from examples.evidence.experiment import Arm, Block, Claim, Trial, better
 from examples.evidence.training import ResetState
@@ -19,7 +19,6 @@ EQUAL_WORK = 10
 
 NET2NET: Mapping[str, Any] = {"scheme": "copy"}
 PAIRS: Mapping[str, Any] = {"scheme": "pair"}
-RESCALED: Mapping[str, Any] = {"scheme": "pair", "rescale": True}
 
 
 def by_stage() -> list[Callback]:
@@ -36,11 +35,11 @@ GROWING: Mapping[str, tuple[Mapping[str, Any], Callable[[], list[Callback]]]] = 
     "Net2Net": (NET2NET, list),
     "Net2Net, state reset": (NET2NET, lambda: [ResetState()]),
     "pairs": (PAIRS, list),
-    "pairs, rescaled": (RESCALED, list),
+    "pairs, rescaled": (RESCALED_PAIRS, list),
     "pairs, lr by stage": (PAIRS, by_stage),
-    "both": (RESCALED, by_stage),
-    "both, state reset": (RESCALED, lambda: [*by_stage(), ResetState()]),
-    "pairs, rescaled, warm-up of all": (RESCALED, warm_up_all),
+    "both": (RESCALED_PAIRS, by_stage),
+    "both, state reset": (RESCALED_PAIRS, lambda: [*by_stage(), ResetState()]),
+    "pairs, rescaled, warm-up of all": (RESCALED_PAIRS, warm_up_all),
 }
 """Arguments of the growth, and the callbacks."""
 
