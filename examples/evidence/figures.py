@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from examples.evidence.experiment import Block
-from examples.evidence.findings import Finding
+from examples.evidence.findings import HOLDS, REFUTED, UNDECIDED, Finding
 from examples.evidence.intervals import bonferroni_level, mean_of
 from examples.evidence.results import Results
 
 COLUMNS = 4
+LEGEND_LINE = 0.23  # inches
+VERDICTS = {HOLDS: "C0", UNDECIDED: "0.55", REFUTED: "C3"}
 
 
 def draw(name: str, block: Block, results: Results, found: Sequence[Finding], file: Path) -> None:
@@ -33,7 +36,8 @@ def frontier(block: Block, results: Results) -> Figure:
     ]
     columns = min(COLUMNS, max(1, len(settings)))
     rows = max(1, math.ceil(len(settings) / columns))
-    figure = Figure(figsize=(4 * columns + 2.5, 3.4 * rows + 0.4), layout="constrained")
+    height = max(3.4 * rows + 0.4, LEGEND_LINE * len(block.arms) + 0.5)
+    figure = Figure(figsize=(4 * columns + 2.5, height), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     handles = {}
     for panel, setting in zip(panels, settings, strict=False):
@@ -62,7 +66,7 @@ def frontier(block: Block, results: Results) -> Figure:
 
 
 def forest(found: Sequence[Finding]) -> Figure:
-    """The interval of each claim in each setting, its bound as a tick."""
+    """The interval of each claim in each setting, coloured by the verdict, with the bound as a tick."""
     claims = list(dict.fromkeys(finding.claim for finding in found))
     level = bonferroni_level(len(found))
     figure = Figure(figsize=(9, 1.2 + 0.28 * len(found) + 0.7 * len(claims)), layout="constrained")
@@ -72,12 +76,17 @@ def forest(found: Sequence[Finding]) -> Figure:
         shown = [finding for finding in found if finding.claim is claim]
         for place, finding in enumerate(reversed(shown)):
             low, high = finding.estimate.interval(level)
-            color = "C0" if finding.claim.holds(low, high, finding.bound) else "C3"
+            color = VERDICTS[finding.verdict(level)]
             panel.plot([low, high], [place, place], color=color)
             panel.plot(finding.estimate.value, place, "o", color=color)
             panel.plot(finding.bound, place, "|", color="0.2", markersize=14)
         panel.set_yticks(range(len(shown)), [finding.setting for finding in reversed(shown)])
         panel.set_title(claim.text, fontsize=10, loc="left")
+        kind = "ratio" if claim.ratio else "difference" if claim.others else "value"
+        panel.set_xlabel(f"{claim.measure}: {kind}", fontsize=8)
         panel.margins(y=0.6 / len(shown) + 0.1)
         panel.grid(alpha=0.3, axis="x")
+    handles = [Line2D([], [], color=color, marker="o", label=verdict.strip("*")) for verdict, color in VERDICTS.items()]
+    handles.append(Line2D([], [], color="0.2", marker="|", markersize=14, linestyle="", label="bound"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
     return figure

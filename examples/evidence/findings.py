@@ -8,6 +8,8 @@ from examples.evidence.experiment import Block, Claim
 from examples.evidence.intervals import Estimate, difference, mean_of, pooled, ratio
 from examples.evidence.results import Results
 
+HOLDS, UNDECIDED, REFUTED = "holds", "undecided", "**refuted**"  # as the report prints them
+
 
 class Finding(NamedTuple):
     """One interval: a claim in one setting, or for the mean over all."""
@@ -23,8 +25,8 @@ class Finding(NamedTuple):
         """What the interval at this level says."""
         low, high = self.estimate.interval(level)
         if self.claim.holds(low, high, self.bound):
-            return "holds"
-        return "undecided" if low <= self.bound <= high else "**refuted**"
+            return HOLDS
+        return UNDECIDED if low <= self.bound <= high else REFUTED
 
 
 def findings(block: Block, results: Results) -> list[Finding]:
