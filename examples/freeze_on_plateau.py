@@ -1,8 +1,12 @@
 """Freeze a small CNN block by block from the input on, one more block whenever the validation loss stops improving.
 
 `FreezeOnPlateau` is a user-defined factor: 0 for components to freeze, else 1. With `freezes = True` the package
-freezes components with factor 0. The callback keeps its counts in its state, so a run that is stopped and resumed
-freezes the same blocks at the same epochs as an uninterrupted run:
+freezes components with factor 0:
+
+    python examples/freeze_on_plateau.py
+
+The callback keeps its counts in its state, so a run that is stopped and resumed freezes the same blocks at the same
+epochs as an uninterrupted run:
 
     python examples/freeze_on_plateau.py --epochs 8
     python examples/freeze_on_plateau.py --resume

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from structurenet_pl.callbacks.growth_trigger import GrowthTrigger
-from structurenet_pl.lightning import LightningModule, Trainer
+from structurenet_pl.lightning import LightningModule, Trainer, rank_zero_info
 from structurenet_pl.structure.arguments import check_at_least
 
 
@@ -70,6 +70,15 @@ class GrowEvery(GrowthTrigger):
         """Grow if the number of finished epochs is a multiple of ``every``."""
         if self.unit == "epoch":  # in this hook, current_epoch still is the index of the epoch that ends
             self._grow_if_due(pl_module, trainer.current_epoch, trainer.current_epoch + 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so if the run was too short for the first growth."""
+        time = trainer.global_step if self.unit == "step" else trainer.current_epoch
+        if not self.due(0, time) and not trainer.fast_dev_run:
+            rank_zero_info(
+                f"structurenet_pl: the first {self.growth} is due after {self.every} {self.unit}s, and the run had "
+                f"{time}"
+            )
 
     def due(self, before: int, after: int) -> int:
         """Return how many growths fall due while the time moves from ``before`` to ``after``, both in ``unit``.

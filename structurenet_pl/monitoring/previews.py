@@ -90,9 +90,12 @@ def preview(
     left_out = [factor for factor in factors if factor not in known_factors]
     left_out += [trigger for trigger in triggers if trigger not in simulated]
     if left_out:
+        by_clock = any(isinstance(callback, ClockTrigger) for callback in left_out)
+        by_training = any(not isinstance(callback, ClockTrigger) for callback in left_out)
+        reasons = ["only training can give gradients, densities and metrics."] * by_training
+        reasons += ["Growth by the clock needs a module that grows, preview(module=...)."] * by_clock
         rank_zero_warn(
-            f"the preview is without {', '.join(type(callback).__name__ for callback in left_out)}: only training can "
-            "give gradients, densities and metrics, and GrowEvery needs preview(module=...)"
+            f"the preview is without {', '.join(type(callback).__name__ for callback in left_out)}: {' '.join(reasons)}"
         )
 
     patterns = merge_patterns(*(callback.patterns for callback in callbacks if isinstance(callback, PackageCallback)))
@@ -136,8 +139,8 @@ def _saved_text(saved: Saved, run: str) -> str:
         return f"freezing saves {saved.work:.0%} of the multiply-adds of {run}"
     if saved.updates is not None:
         return (
-            f"freezing leaves out {saved.updates:.0%} of the updates of single parameters in {run}; give preview an "
-            "example_input to know how many multiply-adds that saves"
+            f"freezing skips {saved.updates:.0%} of the parameter updates of {run}; give preview an example_input to "
+            "know how many multiply-adds that saves"
         )
     return (
         "give preview the module as it is before the run, and an example_input, to know how many multiply-adds "

@@ -107,6 +107,17 @@ def test_growth_method_that_is_none():
     )
 
 
+@pytest.mark.parametrize(("every", "unit"), [(3, "epoch"), (9, "step")])
+def test_growth_that_is_due_after_the_run_is_told(caplog, every, unit):
+    message = f"the first add_neck is due after {every} {unit}s, and the run had {2 if unit == 'epoch' else 8}"
+    with caplog.at_level(logging.INFO):
+        fit(Net(), [GrowEvery("add_neck", every, unit)], epochs=2)
+        assert message in caplog.text
+        caplog.clear()
+        fit(Net(), [GrowEvery("add_neck", every - 1, unit)], epochs=2)
+        assert "is due after" not in caplog.text
+
+
 def test_growth_method_of_a_class_that_cannot_grow():
     class Bare(Plain):
         @growth()

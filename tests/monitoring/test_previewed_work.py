@@ -132,7 +132,7 @@ def test_what_is_known_is_said(said):
     sizes = [sum(tensor.numel() for tensor in part.parameters()) for part in (*net.body, net.head)]
     left_out = (2 * sum(sizes[:2]) + 55 * sum(sizes[:3])) / (60 * sum(sizes))
     assert said()[1:] == [
-        f"freezing leaves out {left_out:.0%} of the updates of single parameters in 60 epochs; give preview an "
+        f"freezing skips {left_out:.0%} of the parameter updates of 60 epochs; give preview an "
         "example_input to know how many multiply-adds that saves"
     ]
 
