@@ -15,7 +15,7 @@ from structurenet_pl.structure.diff import compare
 from structurenet_pl.structure.events import Clock, GrowthEvent
 from structurenet_pl.structure.founding import Founding, founding_of, set_founding
 from structurenet_pl.structure.growth_methods import GrowthRequest, SecondMoments
-from structurenet_pl.structure.inventory import BeforeGrowth, Inventory
+from structurenet_pl.structure.inventory import Inventory, NetworkState
 from structurenet_pl.structure.module_structure import (
     HasGrowthLog,
     all_patterns,
@@ -127,8 +127,8 @@ class Grown:
 
     request: GrowthRequest
     event: GrowthEvent
-    before: BeforeGrowth
-    after: BeforeGrowth
+    before: NetworkState
+    after: NetworkState
     successors: Mapping[nn.Parameter, Successor | None]
     copied: Mapping[Tensor, Copied]
     result: Any
@@ -137,7 +137,7 @@ class Grown:
     def structure(self) -> Structure:
         """The structure after the growth, with patterns."""
         module = self.after.module
-        return cached_structure(module, self.after.inventory.names, self.after.specs, all_patterns(module))
+        return cached_structure(module, self.after.inventory.by_every_name, self.after.specs, all_patterns(module))
 
     @property
     def whole_event(self) -> GrowthEvent:
@@ -157,7 +157,7 @@ def grow_and_log(
 
     An error leaves the module half grown: call it within ``restore_structure_on_error``.
     """
-    grown = run_growth_method(before_growth(module), request, clock, settle)
+    grown = run_growth_method(current_state(module), request, clock, settle)
     event = grown.whole_event
     replace_last_event(module, event)
     method = request.method
@@ -167,18 +167,18 @@ def grow_and_log(
     )
 
 
-def before_growth(module: HasGrowthLog) -> BeforeGrowth:
-    """A module before a growth.
+def current_state(module: HasGrowthLog) -> NetworkState:
+    """The module as it is now, before a growth.
 
     Raises:
         ValueError: If a parameter stands in no component.
     """
-    before = BeforeGrowth(module, Inventory(module), specs_of(module))
-    _ = before.structure  # made here, because it refuses what was added outside a growth method
-    return before
+    state = NetworkState(module, Inventory(module), specs_of(module))
+    _ = state.structure  # made here, because it refuses what was added outside a growth method
+    return state
 
 
-def run_growth_method(before: BeforeGrowth, request: GrowthRequest, clock: Clock, settle: Settle) -> Grown:
+def run_growth_method(before: NetworkState, request: GrowthRequest, clock: Clock, settle: Settle) -> Grown:
     """Run a growth method, find what it has changed, and log the event.
 
     An error leaves the module half grown: call it within ``restore_structure_on_error``.
@@ -187,7 +187,7 @@ def run_growth_method(before: BeforeGrowth, request: GrowthRequest, clock: Clock
     if module._founders is None:
         module._founders = specs  # from here on, inference from the grown module would give other components
     module._is_growing = True
-    discard_notes(chain(before.inventory.named.values(), module.buffers()))
+    discard_notes(chain(before.inventory.by_first_name.values(), module.buffers()))
     # a validation loop runs in inference mode, and parameters born in it could never be trained
     with torch.inference_mode(False), torch.enable_grad():
         result = request.method.function(module, **request.arguments)
@@ -202,5 +202,5 @@ def run_growth_method(before: BeforeGrowth, request: GrowthRequest, clock: Clock
     specs = apply_event(specs, event)
     cache_specs(module, specs)
     module._is_growing = False  # an error leaves it True until the snapshot is restored
-    copied = pop_copied(chain(after.named.values(), module.buffers()))
-    return Grown(request, event, before, BeforeGrowth(module, after, specs), successors, copied, result)
+    copied = pop_copied(chain(after.by_first_name.values(), module.buffers()))
+    return Grown(request, event, before, NetworkState(module, after, specs), successors, copied, result)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from structurenet_pl.structure.events import GrowthEvent, dump_log, load_log
 from structurenet_pl.structure.founding import founding_of, holds, set_founding
-from structurenet_pl.structure.grow import Settle, before_growth, restore_structure_on_error, run_growth_method
+from structurenet_pl.structure.grow import Settle, current_state, restore_structure_on_error, run_growth_method
 from structurenet_pl.structure.growth_handler import growth_handler_of
 from structurenet_pl.structure.growth_methods import GrowthRequest, request_by_name
-from structurenet_pl.structure.inventory import BeforeGrowth
+from structurenet_pl.structure.inventory import NetworkState
 from structurenet_pl.structure.module_structure import (
     HasGrowthLog,
     clear_structure_cache,
@@ -151,7 +151,7 @@ def _return_to_founding(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> N
     clear_structure_cache(module)
 
 
-def _repeat(module: HasGrowthLog, event: GrowthEvent, before: BeforeGrowth | None, settle: Settle) -> BeforeGrowth:
+def _repeat(module: HasGrowthLog, event: GrowthEvent, before: NetworkState | None, settle: Settle) -> NetworkState:
     """Repeat one event of a checkpoint.
 
     The structure of the whole network is not computed for an event that does not need it: a log would take quadratic
@@ -172,7 +172,7 @@ def _repeat(module: HasGrowthLog, event: GrowthEvent, before: BeforeGrowth | Non
     of_checkpoint = f"event {event.clock.generation} of the checkpoint, {event.called},"
     request = _request_again(module, event)
     try:
-        grown = run_growth_method(before or before_growth(module), request, event.clock, settle)
+        grown = run_growth_method(before or current_state(module), request, event.clock, settle)
         # other events affect only neighbours, which are taken from the checkpoint
         is_whole = not grown.successors and request.method.adjacent is None
         now = _outcome(grown.event if is_whole else grown.whole_event)
