@@ -131,7 +131,7 @@ class GrowthQueue:
         driver.freezing.thaw()  # a growth method must see the flags that the user has set; frozen anew below
         with (
             all_ranks_or_none(trainer, request) as agreement,
-            one_growth(module, request, self._clock_of_growth, agreement.settle) as (change, result),
+            one_growth(module, request, self._clock_of_growth, agreement.after_method) as (change, result),
             driver.tables.carry_growth(change, driver.factors.split_1d),
         ):
             agreement.compare_and_rewrap(change)

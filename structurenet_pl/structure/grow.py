@@ -30,7 +30,11 @@ from structurenet_pl.structure.rollback import Snapshot
 from structurenet_pl.structure.tensor_mapping import Copied, Successor, discard_notes, pop_copied
 
 Arguments = Mapping[str, Any]
-Settle = Callable[[Arguments], None]  # is called with the arguments when a growth method has returned
+AfterMethod = Callable[[Arguments], None]  # is called with the arguments when a growth method has returned
+
+
+def do_nothing(arguments: Arguments) -> None:
+    """For growth with nothing left to do when its method has returned."""
 
 
 class OtherArgumentsError(RuntimeError):
@@ -69,10 +73,7 @@ class Change:
 
 @contextmanager
 def one_growth(
-    module: HasGrowthLog,
-    request: GrowthRequest,
-    clock: Clock,
-    settle: Settle = lambda arguments: None,
+    module: HasGrowthLog, request: GrowthRequest, clock: Clock, after_method: AfterMethod = do_nothing
 ) -> Iterator[tuple[Change, Any]]:
     """Carry out one growth and log it; undo it if the growth method or the body of the ``with`` raises.
 
@@ -83,17 +84,20 @@ def one_growth(
         module: The module.
         request: The call of the growth method.
         clock: The time of the growth.
-        settle: Called with the arguments when the growth method has returned. It may replace new tensors by others of
-            the same shape (by sharded ones), or raise ``OtherArgumentsError``: then the growth is undone and carried
-            out again with the arguments of all ranks.
+        after_method: Called with the arguments when the growth method has returned. It may replace new tensors by
+            others of the same shape (by sharded ones), or raise ``OtherArgumentsError``: then the growth is undone and
+            carried out again with the arguments of all ranks.
     """
     with restore_structure_on_error(module) as snapshot:
         try:
-            change, result = grow_and_log(module, request, clock, settle)
+            grown = grow_and_log(current_state(module), request, clock, after_method)
         except OtherArgumentsError as other:
             snapshot.restore()
-            change, result = grow_and_log(module, replace(request, arguments=other.arguments), clock, settle)
-        yield change, result
+            request = replace(request, arguments=other.arguments)
+            grown = grow_and_log(current_state(module), request, clock, after_method)
+        change = grown.change
+        replace_last_event(module, change.event)
+        yield change, grown.result
 
 
 @contextmanager
@@ -146,25 +150,13 @@ class Grown:
         event = replace(self.event, parameters=counts)
         return with_affected_components(event, self.request, self.before.structure, self.structure, self.successors)
 
-
-def grow_and_log(
-    module: HasGrowthLog,
-    request: GrowthRequest,
-    clock: Clock,
-    settle: Settle = lambda arguments: None,
-) -> tuple[Change, Any]:
-    """Carry out one growth and log it. Gives the change and the result of the growth method.
-
-    An error leaves the module half grown: call it within ``restore_structure_on_error``.
-    """
-    grown = run_growth_method(current_state(module), request, clock, settle)
-    event = grown.whole_event
-    replace_last_event(module, event)
-    method = request.method
-    return (
-        Change(event, grown.structure, grown.successors, grown.copied, method.second_moments, method.like),
-        grown.result,
-    )
+    @property
+    def change(self) -> Change:
+        """What the growth changed, with the whole event."""
+        method = self.request.method
+        return Change(
+            self.whole_event, self.structure, self.successors, self.copied, method.second_moments, method.like
+        )
 
 
 def current_state(module: HasGrowthLog) -> NetworkState:
@@ -178,8 +170,8 @@ def current_state(module: HasGrowthLog) -> NetworkState:
     return state
 
 
-def run_growth_method(before: NetworkState, request: GrowthRequest, clock: Clock, settle: Settle) -> Grown:
-    """Run a growth method, find what it has changed, and log the event.
+def grow_and_log(before: NetworkState, request: GrowthRequest, clock: Clock, after_method: AfterMethod) -> Grown:
+    """Run a growth method, find what it has changed, and log the event, without the components that it affects.
 
     An error leaves the module half grown: call it within ``restore_structure_on_error``.
     """
@@ -192,7 +184,7 @@ def run_growth_method(before: NetworkState, request: GrowthRequest, clock: Clock
     with torch.inference_mode(False), torch.enable_grad():
         result = request.method.function(module, **request.arguments)
         request = request.with_returned_arguments(result)
-        settle(request.arguments)
+        after_method(request.arguments)
         numbered = replace(clock, generation=len(module.growth_log) + 1)
         after = Inventory(module)
         event, successors = compare(before, after, request, numbered)

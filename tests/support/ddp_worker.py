@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from helpers import Net, example_factors, loader
 from structurenet_pl import AgeDecay, GrowEvery, GrowOnPlateau, LRFactor, Warmup, came_from, growth, widen
 from structurenet_pl.distributed import communication
-from structurenet_pl.distributed.growth_agreement import GrowthAgreement
+from structurenet_pl.distributed.growth_agreement import AgreementOfRanks
 from structurenet_pl.structure import sharded_tensors
 from structurenet_pl.structure.sharded_tensors import shard
 
@@ -239,11 +239,11 @@ class Untouched:
     """DDP stays as it was before the growth, and nobody checks."""
 
     def __enter__(self):
-        self.before = GrowthAgreement.compare_and_rewrap
-        GrowthAgreement.compare_and_rewrap = lambda meeting, change: meeting._share(None)
+        self.before = AgreementOfRanks.compare_and_rewrap
+        AgreementOfRanks.compare_and_rewrap = lambda meeting, change: meeting._share(None)
 
     def __exit__(self, *error):
-        GrowthAgreement.compare_and_rewrap = self.before
+        AgreementOfRanks.compare_and_rewrap = self.before
 
 
 # name: module, callbacks, arguments of DDPStrategy, arguments of the Trainer
