@@ -17,8 +17,9 @@ from structurenet_pl.distributed.communication import (
     gather_where_different,
     max_over_ranks,
 )
-from structurenet_pl.distributed.ddp import is_ddp, is_sharded_module, rewrap, units_of
+from structurenet_pl.distributed.ddp import rewrap
 from structurenet_pl.distributed.sharding import ShardedUnits, tensors_may_mix
+from structurenet_pl.distributed.supported_strategies import is_ddp, is_sharded_module, sharded_units_of
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.optim.state_kinds import tensors_in
 from structurenet_pl.structure.grow import Change, OtherArgumentsError
@@ -74,7 +75,7 @@ class AgreementOfRanks(GrowthAgreement):
         self._trainer, self._request = trainer, request
         self._wrapper, self._module = trainer.strategy.model, trainer.strategy.lightning_module
         self._old_buffers = set(self._module.buffers())
-        self._units = units_of(trainer) if is_sharded_module(trainer) else None
+        self._units = sharded_units_of(trainer) if is_sharded_module(trainer) else None
         self._reports_done = False  # whether the other ranks wait for no further report
         reports = self._share({"the growth asked for": str(request)} | self._checksums_by_name())
         check_equal_reports(reports, f"before {request}")

@@ -3,9 +3,9 @@
 from typing import Any, cast
 
 from structurenet_pl.distributed.communication import all_ranks_wait
-from structurenet_pl.distributed.ddp import check_strategy, ranks_train_together
 from structurenet_pl.distributed.growth_agreement import all_ranks_or_none
 from structurenet_pl.distributed.sharding import register_shards
+from structurenet_pl.distributed.supported_strategies import check_strategy, ranks_train_together
 from structurenet_pl.engine.averaged_copies import AveragedCopies
 from structurenet_pl.engine.rates_in_fit import RatesInFit
 from structurenet_pl.learning_rates.lr_tables import LRTables

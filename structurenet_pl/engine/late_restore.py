@@ -7,9 +7,9 @@ says, and the optimizers must hold the user's own groups: torch finds the state 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from structurenet_pl.distributed.ddp import is_sharded_module, units_of
 from structurenet_pl.distributed.sharded_checkpoints import ShardedCheckpoint
 from structurenet_pl.distributed.sharding import tensors_may_mix
+from structurenet_pl.distributed.supported_strategies import is_sharded_module, sharded_units_of
 from structurenet_pl.learning_rates.lr_tables import CHECKPOINT_KEY
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.structure.grow import AfterMethod
@@ -78,5 +78,5 @@ class LateRestore:
 
 def _follow_with_units(trainer: Trainer) -> AfterMethod:
     """For one event that all ranks repeat: divides its new parameters among them. Values are loaded later."""
-    units = units_of(trainer)
+    units = sharded_units_of(trainer)
     return lambda arguments: units.follow()
