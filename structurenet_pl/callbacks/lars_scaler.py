@@ -16,7 +16,7 @@ from structurenet_pl.optim.probe import normalises_gradients
 from structurenet_pl.optim.weight_decay import coupled_weight_decay
 from structurenet_pl.structure.arguments import check_at_least, check_positive
 from structurenet_pl.structure.events import Component
-from structurenet_pl.structure.sharded_tensors import is_sharded, shard, sum_over_shards
+from structurenet_pl.structure.sharded_tensors import local_entries, norms_of_whole
 
 
 class LARSScaler(LRFactor):
@@ -139,17 +139,15 @@ class LARSScaler(LRFactor):
         for (decay, maximize, *_), weights in alike.items():
             self._scale_gradients(weights, decay, maximize)
 
-    def _scale_gradients(self, whole_weights: list[Tensor], decay: float, maximize: bool) -> None:
+    def _scale_gradients(self, parameters: list[Tensor], decay: float, maximize: bool) -> None:
         """Scale gradients in place, each by the trust ratio of its tensor."""
-        weights = [shard(weight) for weight in whole_weights]
-        grads = [shard(_gradient_values(weight)) for weight in whole_weights]
+        weights = [local_entries(parameter) for parameter in parameters]
+        grads = [local_entries(_gradient_values(parameter)) for parameter in parameters]
         # torch's _foreach functions are private, but torch's own optimizers use them: one kernel for all tensors.
         # Nothing here may read a value on the host (such as float() or an `if` on a tensor), for it would wait for the
         # device in each step.
         norms = torch.stack(torch._foreach_norm(weights + grads))
-        if any(map(is_sharded, whole_weights)):
-            norms = sum_over_shards(norms.square(), whole_weights * 2).sqrt()
-        weight_norms, grad_norms = norms.tensor_split(2)
+        weight_norms, grad_norms = norms_of_whole(norms.view(2, -1), parameters).unbind()
         ratios = self.trust_coefficient * weight_norms / (grad_norms + decay * weight_norms + self.eps)
         if self.clip is not None:
             ratios = ratios.clamp(max=self.clip)

@@ -7,8 +7,9 @@ wrapped anew; for FSDP2 see below. Ranks compare settings of callbacks at the st
 growth, and learning rates at the start and end of each epoch. Where they differ, every rank raises an error that names
 the difference, and no rank has grown. If a process is gone, the others name the moment at which they missed it.
 
-Without growth no message is sent in a training step, but for one reduction by a factor that reads norms of sharded
-tensors (``LARSScaler``).
+In a training step messages are sent only by growth, by a freeze or a thaw, by ``LARSScaler`` under FSDP2 (a reduction
+for each optimizer; with ``mode="grad"`` for each weight decay), and by ``StrataMonitor(norms=True)`` if it logs the
+step.
 
 **FSDP2**: ``ModelParallelStrategy``, and ``fully_shard`` in ``configure_model``. Lightning may call that method more
 than once::

@@ -1,12 +1,14 @@
 """One growth on several processes: all ranks grow alike, or all of them raise and none has grown."""
 
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from operator import inv
 from typing import Any
 
 import torch
+from torch import nn
 
 from structurenet_pl.distributed.checksums import checksums
 from structurenet_pl.distributed.communication import (
@@ -15,8 +17,9 @@ from structurenet_pl.distributed.communication import (
     gather_where_different,
     max_over_ranks,
 )
-from structurenet_pl.distributed.ddp import is_ddp, is_sharded_module, rewrap, units_of
-from structurenet_pl.distributed.sharding import tensors_may_mix
+from structurenet_pl.distributed.ddp import rewrap
+from structurenet_pl.distributed.sharding import ShardedUnits, tensors_may_mix
+from structurenet_pl.distributed.supported_strategies import is_ddp, is_sharded_module, sharded_units_of
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.optim.state_kinds import tensors_in
 from structurenet_pl.structure.grow import Change, OtherArgumentsError
@@ -24,10 +27,30 @@ from structurenet_pl.structure.growth_methods import GrowthRequest
 from structurenet_pl.structure.sharded_tensors import is_sharded
 
 
-class SingleProcess:
+class GrowthAgreement(ABC):
+    """The comparisons of all ranks in the course of one growth."""
+
+    @abstractmethod
+    def after_method(self, arguments: Mapping[str, Any]) -> None:
+        """When the growth method has returned: agree on its arguments and, under FSDP2, shard new parameters.
+
+        Raises:
+            OtherArgumentsError: If this rank has chosen other arguments than rank 0.
+        """
+
+    @abstractmethod
+    def compare_and_rewrap(self, change: Change) -> None:
+        """Compare what all ranks did, wrap the grown module in a new DDP, and give all ranks the values of rank 0."""
+
+    @abstractmethod
+    def confirm_reactions(self) -> None:
+        """Wait until ``on_growth`` has returned on every rank."""
+
+
+class AgreementOfOne(GrowthAgreement):
     """The agreement of a single process, which has no other ranks to compare with."""
 
-    def settle(self, arguments: Mapping[str, Any]) -> None:
+    def after_method(self, arguments: Mapping[str, Any]) -> None:
         """Do nothing."""
 
     def compare_and_rewrap(self, change: Change) -> None:
@@ -37,8 +60,8 @@ class SingleProcess:
         """Do nothing."""
 
 
-class GrowthAgreement(SingleProcess):
-    """The comparisons of all ranks in the course of one growth.
+class AgreementOfRanks(GrowthAgreement):
+    """The agreement of several ranks.
 
     Every rank sends the same sequence of reports. A rank that raises sends its error in place of the next report, so
     that no other rank waits for ever.
@@ -52,33 +75,21 @@ class GrowthAgreement(SingleProcess):
         self._trainer, self._request = trainer, request
         self._wrapper, self._module = trainer.strategy.model, trainer.strategy.lightning_module
         self._old_buffers = set(self._module.buffers())
-        self._units = units_of(trainer) if is_sharded_module(trainer) else None
+        self._units = sharded_units_of(trainer) if is_sharded_module(trainer) else None
         self._reports_done = False  # whether the other ranks wait for no further report
         reports = self._share({"the growth asked for": str(request)} | self._checksums_by_name())
         check_equal_reports(reports, f"before {request}")
 
-    def settle(self, arguments: Mapping[str, Any]) -> None:
-        """Have all ranks use the arguments that rank 0 has chosen, by data or at random.
+    def after_method(self, arguments: Mapping[str, Any]) -> None:
+        """Agree on arguments and, under FSDP2, shard new parameters.
 
-        Under FSDP2, then give new parameters the values of rank 0, and divide them among the ranks. If ranks have other
-        new parameters, these stay whole: the comparison that follows finds the difference.
-
-        Raises:
-            OtherArgumentsError: If this rank has chosen other arguments than rank 0.
+        If ranks have other new parameters, these stay whole: the comparison that follows finds the difference.
         """
         new = self._units.new_parameters() if self._units is not None else {}
         shapes = {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in new.items()}
-        own = dict(arguments)
-        reports = self._share((own, shapes))
-        if own != reports[0][0]:
-            raise OtherArgumentsError(own, reports[0][0])
-        if any(others != own for others, _ in reports):
-            reports = self._share((own, shapes))  # of ranks that have called the growth method again
+        reports = self._agree_on_arguments(dict(arguments), shapes)
         if self._units is not None and all(report == reports[0] for report in reports):
-            for tensor in new.values():
-                if not is_sharded(tensor):  # initialised at random on each rank
-                    torch.distributed.broadcast(tensor.detach(), 0)
-            self._units.follow()
+            _shard_new_parameters(new.values(), self._units)
 
     def compare_and_rewrap(self, change: Change) -> None:
         """Compare what all ranks did, wrap the grown module in a new DDP, and give all ranks the values of rank 0."""
@@ -109,6 +120,23 @@ class GrowthAgreement(SingleProcess):
         if not self._reports_done:
             self._reports_done = True
             gather_where_different((f"{type(error).__name__}: {error}", None), f"in {self._request}")
+
+    def _agree_on_arguments(self, own: dict[str, Any], shapes: dict[str, str]) -> list[Any]:
+        """Have all ranks use the arguments that rank 0 has chosen, by data or at random.
+
+        Args:
+            own: The arguments of this rank.
+            shapes: The shapes of its new parameters, which are sent in the same message.
+
+        Returns:
+            Arguments and shapes of all ranks, sorted by rank.
+        """
+        reports = self._share((own, shapes))
+        if own != reports[0][0]:
+            raise OtherArgumentsError(own, reports[0][0])
+        if any(others != own for others, _ in reports):
+            reports = self._share((own, shapes))  # of ranks that have called the growth method again
+        return reports
 
     def _share(self, report: Any) -> list[Any]:
         """The reports of all ranks, sorted by rank.
@@ -159,13 +187,21 @@ class GrowthAgreement(SingleProcess):
         return description
 
 
+def _shard_new_parameters(new: Iterable[nn.Parameter], units: ShardedUnits) -> None:
+    """Give new parameters the values of rank 0, and divide them among the ranks."""
+    for tensor in new:
+        if not is_sharded(tensor):  # initialised at random on each rank
+            torch.distributed.broadcast(tensor.detach(), 0)
+    units.follow()
+
+
 @contextmanager
-def all_ranks_or_none(trainer: Trainer, request: GrowthRequest) -> Iterator[SingleProcess]:
+def all_ranks_or_none(trainer: Trainer, request: GrowthRequest) -> Iterator[GrowthAgreement]:
     """Have the body of the ``with`` succeed on every rank, or raise on every rank. On one process it runs as it is."""
     if not (is_ddp(trainer) or is_sharded_module(trainer)):
-        yield SingleProcess()
+        yield AgreementOfOne()
         return
-    agreement = GrowthAgreement(trainer, request)
+    agreement = AgreementOfRanks(trainer, request)
     try:
         # a growth method may index and add sharded tensors as if they were whole, with plain tensors
         with tensors_may_mix() if is_sharded_module(trainer) else nullcontext():

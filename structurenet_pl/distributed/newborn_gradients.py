@@ -24,10 +24,10 @@ def compare_first_gradients(name: str, parameter: nn.Parameter) -> None:
 
     def compare(parameter: torch.Tensor) -> None:
         handle.remove()
-        gradient = parameter.grad
-        if gradient is None:  # a hook that runs before this one may have taken it away
-            return
-        largest, negated_smallest = ends = torch.stack([gradient, -gradient])
+        # a hook that runs before this one may have taken the gradient away, and the other processes wait for this one
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        ends = torch.stack([gradient, -gradient])
+        largest, negated_smallest = ends  # views, which all_reduce changes in place
         torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
         if (largest + negated_smallest).norm() > TOLERANCE * ends.amax(0).norm():
             raise MisconfigurationException(

@@ -80,7 +80,7 @@ class ShardedCheckpoint:
             optimizer: The optimizer, with the groups of the user.
             module: The module that holds its parameters.
             layout: The names of the parameters in each group when the checkpoint was written in a file; if they are not
-                known, the parameters of the optimizer must be in the order of then.
+                known, the parameters of the optimizer must have the order that they had then.
         """
         names = {tensor: name for name, tensor in module.named_parameters()}
         current = [[names.get(tensor) for tensor in group["params"]] for group in optimizer.param_groups]
@@ -97,16 +97,16 @@ class ShardedCheckpoint:
                 for key, name in zip(group["params"], written, strict=True)
                 if key in saved["state"]
             }
-        numbers = {tensor: number for number, tensor in enumerate(_tensors(optimizer))}
+        place_of = {tensor: place for place, tensor in enumerate(_tensors(optimizer))}
         optimizer.load_state_dict(
             {
                 "state": {
-                    number: _sharded_state(by_name[names[tensor]], tensor, names[tensor])
-                    for tensor, number in numbers.items()
+                    place: _sharded_state(by_name[names[tensor]], tensor, names[tensor])
+                    for tensor, place in place_of.items()
                     if names.get(tensor) in by_name
                 },
                 "param_groups": [
-                    {**saved_group, "params": [numbers[tensor] for tensor in group["params"]]}
+                    {**saved_group, "params": [place_of[tensor] for tensor in group["params"]]}
                     for saved_group, group in zip(groups, optimizer.param_groups, strict=True)
                 ],
             }
@@ -142,12 +142,21 @@ def numbered_as_by_torch(
         state: The state that Lightning is about to write.
         module: The module.
         layout: The names of the parameters in each group.
+
+    Raises:
+        ValueError: If the state has another number of parameters than the groups.
     """
     number_in_module = {name: number for number, (name, _) in enumerate(module.named_parameters())}
     names = [name for group in layout for name in group]
     written = [number for group in state.get("param_groups", ()) for number in group["params"]]
-    if not all(isinstance(number, int) for number in written) or len(written) != len(names):
+    if not written or not all(isinstance(number, int) for number in written):
         return state
+    if len(written) != len(names):
+        raise ValueError(
+            f"Lightning saves the state of an optimizer with {len(written)} parameters, expected the {len(names)} "
+            "parameters of its groups: numbered in another order, they would get the states of others. Save a folder "
+            "(save_distributed_checkpoint=True), which has names."
+        )
     numbers = iter(range(len(names)))
     return {
         "state": {

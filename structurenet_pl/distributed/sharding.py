@@ -37,7 +37,8 @@ def holds_shards(module: nn.Module) -> bool:
 
 def tensors_may_mix() -> AbstractContextManager[None]:
     """A context in which operations take sharded and whole tensors together, as a growth method may."""
-    from torch.distributed.tensor.experimental import implicit_replication  # here: a torch may be without distributed
+    # here, because it is experimental: the package must be importable with every torch
+    from torch.distributed.tensor.experimental import implicit_replication
 
     return implicit_replication()
 
@@ -178,21 +179,32 @@ class ShardedUnits:
         for tensor, info in zip(new, _get_param_module_infos(new, state._modules), strict=True) if new else ():
             group, before = was_in.get((info.module, info.param_name), (next(iter(groups), None), None))
             if group is None:
+                # a unit that had no parameters of its own keeps no settings: take those of the first unit
                 like = next(iter(self._managed))
-                settings = like.mesh_info, like.mesh_info, like.device, None, like.mp_policy, like.offload_policy
-                groups.append(FSDPParamGroup([tensor], state._modules, *settings))
+                groups.append(
+                    FSDPParamGroup(
+                        [tensor],
+                        state._modules,
+                        mesh_info=like.mesh_info,
+                        post_forward_mesh_info=like.mesh_info,
+                        device=like.device,
+                        shard_placement_fn=None,
+                        mp_policy=like.mp_policy,
+                        offload_policy=like.offload_policy,
+                    )
+                )
                 continue
             placement = None if before is None else before.fsdp_placement
             group.fsdp_params.append(
                 FSDPParam(
                     tensor,
                     info,
-                    group.mesh_info,
-                    group.post_forward_mesh_info,
-                    group.device,
-                    None if placement is None else partial(_given, placement),
-                    group.mp_policy,
-                    group.offload_policy,
+                    mesh_info=group.mesh_info,
+                    post_forward_mesh_info=group.post_forward_mesh_info,
+                    device=group.device,
+                    shard_placement_fn=None if placement is None else partial(_given, placement),
+                    mp_policy=group.mp_policy,
+                    offload_policy=group.offload_policy,
                 )
             )
         groups[:] = [group for group in groups if group.fsdp_params]
@@ -213,7 +225,8 @@ def _shard_like(part: nn.Module, like: nn.Module) -> None:
         if not state._fsdp_param_groups or next(target.parameters(), None) is None:
             continue
         group = state._fsdp_param_groups[0]
-        placements = {name: one.fsdp_placement for one in group.fsdp_params for name in [_name_in(unit, one)]}
+        own = {tensor: name for name, tensor in unit.named_parameters()}
+        placements = {own.get(one.sharded_param): one.fsdp_placement for one in group.fsdp_params}
         names = {tensor: name for name, tensor in target.named_parameters()}
         after = group.post_forward_mesh_info
         fully_shard(
@@ -227,8 +240,3 @@ def _shard_like(part: nn.Module, like: nn.Module) -> None:
             mp_policy=group.mp_policy,
             offload_policy=group.offload_policy,
         )
-
-
-def _name_in(unit: nn.Module, one: Any) -> str | None:
-    """The name of a managed parameter in its unit."""
-    return next((name for name, tensor in unit.named_parameters() if tensor is one.sharded_param), None)

@@ -5,6 +5,7 @@ A fit, with the work of the driver in each hook::
     setup                        order the callbacks, find the components, handle the growth of the module
     on_load_checkpoint           keep what the checkpoint holds for this package
     on_fit_start                 check the fit, split param groups by component; then Lightning loads optimizer states
+    LateRestore                  under ModelParallelStrategy: grow, load, call on_load_checkpoint, on_fit_start again
     on_train_start               refresh lrs, because Lightning has restored its clock
     for each epoch:
         on_train_epoch_start     redirect new schedulers, find the components anew, carry out growth that all ranks
@@ -21,27 +22,27 @@ One training step, and the way of an lr from the scheduler to the weights::
     on_train_batch_start         redirect new schedulers; evaluate factors whose unit of time has moved; each table
                                  writes base lr x product into group["lr"]; freeze and thaw; in_batch = True
     training_step, backward
-    on_before_optimizer_step     evaluate the factors that read gradients; the table writes lrs again
+    on_before_optimizer_step     evaluate the factors that read gradients; the table writes lrs again (*)
       other callbacks            on_before_optimizer_step may write an lr, which the table takes as the new base lr
-    before_step (LastHook)       the table writes lrs again, here and above only where somebody has one of these hooks;
-                                 call before_step of the package's own callbacks
+    before_step (LastHook)       the table writes lrs again (*); call before_step of the package's own callbacks
     on_before_optimizer_step     of the module; then Lightning clips gradients
     optimizer.step               the table's own hook takes lrs and settings written since; the optimizer reads them
     scheduler.step               writes a new base lr into the user's param group; the table writes lrs again
     on_train_batch_end           after an update or the last batch: in_batch = False, growth; factors, freeze and thaw
 
-In manual optimization, ``ManualSteps`` does the work of on_before_optimizer_step and before_step in torch's hook.
+(*) Only if a callback or the module has a hook between gradients and update; above also if a factor reads gradients. In
+manual optimization, ``ManualSteps`` does the work of on_before_optimizer_step and before_step in torch's hook.
 
 One growth, from the call of a growth method to the next step::
 
     GrowthQueue.grow             wait for a safe moment, if this is none
     GrowthQueue._carry_out       at the safe moment:
         ComponentFreezer.thaw    give all parameters the flags that the user has set
-        all_ranks_or_none        compare the ranks before the growth              | if any of these
-        one_growth               call the method, find the change, log the event  | raises, module,
-        LRTables.carry_growth    adapt optimizer states and param groups          | optimizers and log
-        compare_and_rewrap       compare what the ranks did, wrap DDP anew        | are as before,
-        AveragedCopies.apply     replace averaged copies                          | on every rank
+        all_ranks_or_none        compare the ranks before the growth                                   | if any of these
+        one_growth               call the method, agree on arguments, shard new tensors, log the event | raises, module,
+        LRTables.carry_growth    adapt optimizer states and param groups                               | optimizers, log
+        compare_and_rewrap       compare what the ranks did, wrap DDP anew                             | are as before,
+        AveragedCopies.apply     replace averaged copies                                               | on every rank
         update_structure         evaluate the factors for the new components
         refresh_and_freeze       write lrs, freeze and thaw
         on_growth                of each callback, then of the module
@@ -100,9 +101,8 @@ class Driver(RatesInFit, Callback):
         """Order the callbacks, find the components, and handle the growth of the module."""
         if stage != "fit":
             return
-        self._trainer = trainer
+        self._trainer, self._resumed = trainer, ResumedFit()
         self.tables, self.freezing, self.in_batch = LRTables(trainer), ComponentFreezer(trainer), False
-        self._resumed = ResumedFit()
         trainer.callbacks = in_order(trainer, self, self._last_hook, self.tables.schedulers)
         hide_empty_hooks(trainer.callbacks)
         thaw_leftovers(pl_module)

@@ -196,13 +196,16 @@ def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struc
     for pattern in idle:
         calls = [f"{label}(where={pattern!r})" for label, patterns in where.items() if pattern in patterns]
         name = pattern.removeprefix("!")
-        verb, preposition, whose = ("act", "on", _largest_part(structure))
-        if name != pattern:
-            verb, preposition, whose = ("leave", "out", structure.by_depth[-1].name)
-        subject = f"{calls[0]} {verb}s" if len(calls) == 1 else f"{', '.join(calls)} {verb}"
-        example = f'Components({{"{whose}": "{name}"}})'
+        subject, is_one = ", ".join(calls), len(calls) == 1
+        if name == pattern:
+            finding = f"{subject} {'acts' if is_one else 'act'} on nothing"
+            example_pattern = _largest_part(structure)
+        else:
+            finding = f"{subject} {'leaves' if is_one else 'leave'} nothing out"
+            example_pattern = structure.by_depth[-1].name
+        example = f'Components({{"{example_pattern}": "{name}"}})'
         rank_zero_warn(
-            f"{subject} {preposition} nothing: {name!r} is neither the role nor a name pattern of any of the "
+            f"{finding}: {name!r} is neither the role nor a name pattern of any of the "
             f"components {names}. If it is a role, give it to components, as in {example}; else correct it."
         )
     wanted = {label: wanted_and_left_out(patterns)[0] for label, patterns in where.items()}

@@ -3,9 +3,9 @@
 from typing import Any, cast
 
 from structurenet_pl.distributed.communication import all_ranks_wait
-from structurenet_pl.distributed.ddp import check_strategy, ranks_train_together
 from structurenet_pl.distributed.growth_agreement import all_ranks_or_none
 from structurenet_pl.distributed.sharding import register_shards
+from structurenet_pl.distributed.supported_strategies import check_strategy, ranks_train_together
 from structurenet_pl.engine.averaged_copies import AveragedCopies
 from structurenet_pl.engine.rates_in_fit import RatesInFit
 from structurenet_pl.learning_rates.lr_tables import LRTables
@@ -131,7 +131,7 @@ class GrowthQueue:
         driver.freezing.thaw()  # a growth method must see the flags that the user has set; frozen anew below
         with (
             all_ranks_or_none(trainer, request) as agreement,
-            one_growth(module, request, self._clock_of_growth, agreement.settle) as (change, result),
+            one_growth(module, request, self._clock_of_growth, agreement.after_method) as (change, result),
             driver.tables.carry_growth(change, driver.factors.split_1d),
         ):
             agreement.compare_and_rewrap(change)

@@ -7,12 +7,12 @@ says, and the optimizers must hold the user's own groups: torch finds the state 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from structurenet_pl.distributed.ddp import is_sharded_module, units_of
 from structurenet_pl.distributed.sharded_checkpoints import ShardedCheckpoint
 from structurenet_pl.distributed.sharding import tensors_may_mix
+from structurenet_pl.distributed.supported_strategies import is_sharded_module, sharded_units_of
 from structurenet_pl.learning_rates.lr_tables import CHECKPOINT_KEY
 from structurenet_pl.lightning import Trainer
-from structurenet_pl.structure.grow import Settle
+from structurenet_pl.structure.grow import AfterMethod
 from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.replay_log import LOG_KEY, log_from_tensor, replay
 
@@ -57,7 +57,7 @@ class LateRestore:
         if isinstance(module, Growable):
             log = saved.tensor(LOG_KEY)
             with tensors_may_mix():
-                replay(module, () if log is None else log_from_tensor(log), lambda: _settle_replayed(trainer))
+                replay(module, () if log is None else log_from_tensor(log), lambda: _follow_with_units(trainer))
         strategy.setup_optimizers(trainer)  # for the module as it has grown, with the groups of the user
         driver.update_structure(trainer, module)
         ours = saved.rest.get(CHECKPOINT_KEY, {})
@@ -76,7 +76,7 @@ class LateRestore:
         return saved.rest
 
 
-def _settle_replayed(trainer: Trainer) -> Settle:
-    """What settles one event that all ranks repeat: new parameters are divided, and get their values later."""
-    units = units_of(trainer)
+def _follow_with_units(trainer: Trainer) -> AfterMethod:
+    """For one event that all ranks repeat: divides its new parameters among them. Values are loaded later."""
+    units = sharded_units_of(trainer)
     return lambda arguments: units.follow()

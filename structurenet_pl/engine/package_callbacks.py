@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch.optim import Optimizer
 
 from structurenet_pl.distributed.communication import check_equal_reports, gather_from_all_ranks
-from structurenet_pl.distributed.ddp import ranks_train_together
+from structurenet_pl.distributed.supported_strategies import ranks_train_together
 from structurenet_pl.learning_rates.factors import Factor
 from structurenet_pl.lightning import LightningModule, Trainer
 from structurenet_pl.structure.role_patterns import Given, Patterns, merge_patterns

@@ -98,7 +98,10 @@ class RatesInFit:
             self.freezing.update(self.structure, self.factors.frozen)
 
     def follow_time(self, trainer: Trainer) -> None:
-        """Do the same if a factor has moved. Lrs of others are found at the next refresh, before anybody reads them."""
+        """Write lrs if a factor has changed; outside a batch, freeze and thaw.
+
+        Lrs that other code has written are collected at the next refresh, before the optimizer reads them.
+        """
         if self.factors.evaluate_at(self._clock(trainer), self._moment_at):
             self.refresh(trainer)
         if not self.in_batch:

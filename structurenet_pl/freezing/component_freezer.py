@@ -6,7 +6,8 @@ from typing import Literal, Protocol
 
 from torch import nn
 
-from structurenet_pl.distributed.ddp import reason_against_structural_change, rewrap_after_freezing
+from structurenet_pl.distributed.ddp import rewrap_after_freezing
+from structurenet_pl.distributed.supported_strategies import reason_against_structural_change
 from structurenet_pl.freezing.norm_layers import HeldNorms, norm_layers, release_copies
 from structurenet_pl.freezing.state_offload import StateOffload
 from structurenet_pl.freezing.training_work import TrainingWork

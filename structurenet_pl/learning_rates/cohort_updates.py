@@ -11,7 +11,7 @@ from structurenet_pl.optim.probe import update_can_be_scaled
 from structurenet_pl.optim.split_groups import SplitGroups
 from structurenet_pl.optim.wrappers import with_inner
 from structurenet_pl.structure.cohorts import Block, block_count, blocks, generation_of_entries
-from structurenet_pl.structure.sharded_tensors import generations_of_shard, shard
+from structurenet_pl.structure.sharded_tensors import generations_of_shard, local_entries
 
 # of one tensor; with more, as after old and new entries were shuffled, the whole tensor is scaled entry by entry
 MAX_BLOCKS = 32
@@ -72,7 +72,9 @@ class CohortUpdates:
         elif self.kept:
             return  # an optimizer may call its closure twice, and move the weights in between
         parts = [
-            (shard(tensor.detach())[block], share) for tensor, block, share in self._parts if tensor.grad is not None
+            (local_entries(tensor.detach())[block], share)
+            for tensor, block, share in self._parts
+            if tensor.grad is not None
         ]
         self.kept = [(entries, entries.clone(), share) for entries, share in parts]
 
@@ -124,14 +126,14 @@ class CohortUpdates:
                     continue
                 generations = generations_of_shard(tensor, structure.generations[tensor])
                 if block_count(generations) > MAX_BLOCKS:
-                    self._shuffled.append((row, tensor, generation_of_entries(shard(tensor), generations)))
+                    self._shuffled.append((row, tensor, generation_of_entries(local_entries(tensor), generations)))
                 else:
                     self._blocks += [(row, tensor, block, generation) for block, generation in blocks(generations)]
 
 
 def _share_of_entries(tensor: Tensor, born_in: Tensor, shares: Mapping[int, float]) -> Tensor:
     """The share of each entry of a tensor on this process."""
-    result = torch.ones_like(shard(tensor))
+    result = torch.ones_like(local_entries(tensor))
     for generation, share in shares.items():
         result[born_in == generation] = share
     return result

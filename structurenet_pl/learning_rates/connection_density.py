@@ -1,14 +1,15 @@
 """The share of the connections of a component that exist, for factors of sparse networks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from structurenet_pl.structure.events import Component, lineage
 from structurenet_pl.structure.partition import Structure
-from structurenet_pl.structure.sharded_tensors import shard, sum_over_shards
+from structurenet_pl.structure.sharded_tensors import local_entries, sum_over_shards
 
 
 class Densities:
@@ -45,17 +46,19 @@ class Densities:
         return dict(self._module.named_buffers())
 
     def _measure(self, parameters: Mapping[str, nn.Parameter]) -> float | None:
-        tensors = set(parameters.values())
-        counts = [
-            (self._existing_connections(name, tensor, tensors), tensor.numel())
-            for name, tensor in parameters.items()
-            if tensor.ndim > 1
-        ]
-        existing, possible = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+        own = set(parameters.values())
+        tensors = {name: tensor for name, tensor in parameters.items() if tensor.ndim > 1}
+        declared = [self._declared_connections(name, tensor, own) for name, tensor in tensors.items()]
+        undeclared = [tensor for tensor, count in zip(tensors.values(), declared, strict=True) if count is None]
+        nonzeros = iter(_count_nonzeros(undeclared))
+        existing = sum(next(nonzeros) if count is None else count for count in declared)
+        possible = sum(tensor.numel() for tensor in tensors.values())
         return existing / possible if possible else None
 
-    def _existing_connections(self, name: str, tensor: nn.Parameter, component: AbstractSet[nn.Parameter]) -> float:
-        """The number of connections of a tensor, by the first source that knows: mask, ``get_density``, non-zeros."""
+    def _declared_connections(
+        self, name: str, tensor: nn.Parameter, component: AbstractSet[nn.Parameter]
+    ) -> float | None:
+        """The number of connections of a tensor by its mask, else by ``get_density``, None if it has neither."""
         # torch.nn.utils.prune renames the parameter to weight_orig and registers the buffer weight_mask
         mask = self._buffers.get(name.removesuffix("_orig") + "_mask")
         if mask is not None:
@@ -66,5 +69,13 @@ class Densities:
             # a module with parameters of other components speaks of these, too
             if callable(get_density) and component >= set(module.parameters()):
                 return float(get_density()) * tensor.numel()
-        present = shard(tensor.detach()).count_nonzero()
-        return round(float(sum_over_shards(present.double()[None], [tensor])))
+        return None
+
+
+def _count_nonzeros(tensors: Sequence[nn.Parameter]) -> list[int]:
+    """The number of non-zero entries of each tensor, with one wait for the device."""
+    if not tensors:
+        return []
+    counts = [local_entries(tensor.detach()).count_nonzero() for tensor in tensors]
+    counts_here = torch.stack([count.to(counts[0].device) for count in counts])  # a split module has several devices
+    return list(map(round, sum_over_shards(counts_here.double(), tensors).tolist()))

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from structurenet_pl.learning_rates.moment import Norms
 from structurenet_pl.optim.weight_decay import coupled_weight_decay
 from structurenet_pl.structure.events import Component
-from structurenet_pl.structure.sharded_tensors import is_sharded, shard, shard_count, sum_over_shards
+from structurenet_pl.structure.sharded_tensors import local_entries, norms_of_whole, shard_count
 
 Key = TypeVar("Key", bound=Hashable)  # of a part of the network
 WEIGHTS, GRADS, UPDATES = range(3)  # the kinds of norms in a step
@@ -57,7 +57,7 @@ class GradientNorms:
             return {}
         # private in torch, as is every torch._foreach function here: one kernel for all tensors instead of one for each
         tensors = [*(weight for weight, _ in measured), *(_dense(weight.grad) for weight, _ in measured)]
-        numbers = _read(torch._foreach_norm(list(map(shard, tensors))), tensors)
+        numbers = _read(torch._foreach_norm(list(map(local_entries, tensors))), tensors)
         rows: dict[str, list[tuple[int, Norms]]] = {}
         for (weight, decay), weight_norm, grad_norm in zip(
             measured, numbers[: len(measured)], numbers[len(measured) :], strict=True
@@ -71,7 +71,7 @@ class PartNorms(Metric):
     """Euclidean norms over the tensors of each part of the network, of several kinds such as weights and gradients.
 
     Under DDP all ranks measure the same norms. Where each rank steps on gradients of its own, the result is the root
-    mean square over the ranks. Of sharded tensors it is the norm of the whole tensor.
+    mean square over the ranks. Of sharded tensors the result is the norm of the whole tensor.
 
     Args:
         kinds: The number of kinds.
@@ -93,7 +93,7 @@ class PartNorms(Metric):
             kind: The number of their kind.
             tensors: The tensors, or the entries of them that this process holds.
             parts: The number of the part that each tensor belongs to.
-            shards: The number of parts that each tensor is divided into.
+            shards: How many shards each tensor is divided into.
         """
         if tensors:
             norms = torch.stack([norm.to(self.squares) for norm in torch._foreach_norm(list(map(_dense, tensors)))])
@@ -121,7 +121,7 @@ class Entries(NamedTuple):
 
     def of(self, values: Tensor) -> Tensor:
         """These entries of the tensor, its gradient or its update, as far as this process holds them."""
-        return _dense(shard(values)) if self.mask is None else shard(values).to_dense()[self.mask]
+        return _dense(local_entries(values)) if self.mask is None else local_entries(values).to_dense()[self.mask]
 
     @property
     def size(self) -> int:
@@ -189,8 +189,7 @@ def _read(numbers: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[float]:
     stacks = [torch.stack([numbers[place] for place in alike]) for alike in places.values()]
     values = torch.cat([stack.to(stacks[0].device, torch.float64) for stack in stacks])
     order = list(chain.from_iterable(places.values()))
-    if any(map(is_sharded, tensors)):
-        values = sum_over_shards(values.square(), [tensors[place] for place in order]).sqrt()
+    values = norms_of_whole(values, [tensors[place] for place in order])
     by_place = dict(zip(order, values.tolist(), strict=True))
     return [by_place[place] for place in range(len(numbers))]
 

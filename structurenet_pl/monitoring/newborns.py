@@ -15,7 +15,7 @@ from structurenet_pl.monitoring.terminal import print_beside_bars
 from structurenet_pl.structure.cohorts import entry_counts, generation_of_entries
 from structurenet_pl.structure.events import GrowthEvent
 from structurenet_pl.structure.partition import Structure
-from structurenet_pl.structure.sharded_tensors import generations_of_shard, shard
+from structurenet_pl.structure.sharded_tensors import generations_of_shard, local_entries
 
 LOGGED_STEPS = 10  # logged steps after which the verdict on a newborn is passed
 
@@ -84,7 +84,7 @@ class Newborn:
             others = [Entries(tensor) for tensor in around if tensor in held]
         for tensor in tensors if self.widened else ():
             if generations := structure.generations.get(tensor):
-                here = shard(tensor.detach())
+                here = local_entries(tensor.detach())
                 born_in = generation_of_entries(here, generations_of_shard(tensor, generations)).expand(here.shape)
                 counts = entry_counts(generations)
                 older = sum(count for generation, count in counts.items() if generation < self.generation)

@@ -1,6 +1,6 @@
 """Checks at the start of a fit: can the monitor write and draw what it is to write and draw?"""
 
-from structurenet_pl.distributed.ddp import can_follow
+from structurenet_pl.distributed.supported_strategies import layout_is_known
 from structurenet_pl.lightning import MisconfigurationException, Trainer, rank_zero_info, rank_zero_warn
 from structurenet_pl.monitoring.tensorboard import can_draw, tensorboard_loggers
 
@@ -17,7 +17,7 @@ def check_outputs(trainer: Trainer, norms: bool) -> None:
     """
     if not trainer.loggers:
         rank_zero_warn("StrataMonitor has no logger to write to: give the Trainer one, or leave the callback out")
-    if norms and not can_follow(trainer):
+    if norms and not layout_is_known(trainer):
         raise MisconfigurationException(
             f"StrataMonitor(norms=True) is not supported under {type(trainer.strategy).__name__}, which splits "
             "tensors over processes: set norms=False, or use DDP or FSDP2 (ModelParallelStrategy)."

@@ -1,4 +1,4 @@
-"""Learning rates as a table that fits the width of a console: what says least is left out first."""
+"""Learning rates as a table that fits the width of a console: what says least is dropped first."""
 
 import re
 from collections import Counter
@@ -27,13 +27,13 @@ class Column:
         name: Its name.
         cells: Its text in each row.
         numbers: Whether the texts are numbers, which stand at the right.
-        turn: Columns are left out of a narrow table by their turn, the lowest first; None: never.
+        drop_order: Columns with a lower number are dropped first from a table that is too wide; None: never.
     """
 
     name: str
     cells: Sequence[str]
     numbers: bool = False
-    turn: int | None = None
+    drop_order: int | None = None
 
     @cached_property
     def heading(self) -> list[str]:
@@ -55,9 +55,9 @@ class Column:
         """Whether all rows have the same text."""
         return len(set(self.cells)) == 1
 
-    def unless_needed(self, turn: int) -> "Column":
-        """The same column, to be left out by its turn if all rows have the same text."""
-        return replace(self, turn=turn) if self.uniform else self
+    def droppable_if_uniform(self, drop_order: int) -> "Column":
+        """The same column; it may be dropped if all rows have the same text."""
+        return replace(self, drop_order=drop_order) if self.uniform else self
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class FixedTable:
 def rates_table(entries: Sequence[GroupLR], console: Console) -> list[RenderableType]:
     """The learning rates as a table no wider than the console, followed by a line on what had no room in it.
 
-    A narrow table leaves out the numbers of parameters, the depths, factors and base lrs that are the same for all,
+    A narrow table drops the numbers of parameters, the depths, factors and base lrs that are the same for all,
     strata and ages, in this order, until it fits. If it does not fit even then, each learning rate is written in words,
     on as many lines as it needs.
 
@@ -104,13 +104,13 @@ def rates_table(entries: Sequence[GroupLR], console: Console) -> list[Renderable
     """
     rows = one_row_for_equal_groups(entries)
     columns = [column for column in _columns(rows) if any(column.cells)]
-    turns = sorted({column.turn for column in columns if column.turn is not None})
-    for last in (0, *turns):
-        left_out = [column for column in columns if column.turn is not None and column.turn <= last]
-        shown = [column for column in columns if column not in left_out]
+    orders = sorted({column.drop_order for column in columns if column.drop_order is not None})
+    for last in (0, *orders):
+        dropped = [column for column in columns if column.drop_order is not None and column.drop_order <= last]
+        shown = [column for column in columns if column not in dropped]
         table = FixedTable(shown)
         if table.width <= console.width:
-            return [table, *_notes_on(left_out)]
+            return [table, *_notes_on(dropped)]
     return [line for row in rows for line in _in_words(row)]
 
 
@@ -163,12 +163,12 @@ def _columns(rows: Sequence[GroupLR]) -> list[Column]:
     return [
         Column("component", [row.group for row in rows]),
         Column("role", [row.component.role or "" for row in rows]),
-        Column("stratum", [row.stratum or "" for row in rows], turn=5),
-        Column("depth", [str(row.component.depth) for row in rows], numbers=True, turn=2),
-        Column("age (epochs)", [str(row.age.epoch) for row in rows], numbers=True, turn=6),
-        Column("params", [f"{row.parameters:,}" for row in rows], numbers=True, turn=1),
-        Column("base lr", [f"{row.base_lr:.3g}" for row in rows], numbers=True).unless_needed(turn=4),
-        *(factor.unless_needed(turn=3) for factor in factors),
+        Column("stratum", [row.stratum or "" for row in rows], drop_order=5),
+        Column("depth", [str(row.component.depth) for row in rows], numbers=True, drop_order=2),
+        Column("age (epochs)", [str(row.age.epoch) for row in rows], numbers=True, drop_order=6),
+        Column("params", [f"{row.parameters:,}" for row in rows], numbers=True, drop_order=1),
+        Column("base lr", [f"{row.base_lr:.3g}" for row in rows], numbers=True).droppable_if_uniform(drop_order=4),
+        *(factor.droppable_if_uniform(drop_order=3) for factor in factors),
         Column("effective lr", [_why_it_rests(row) or f"{row.lr:.3g}" for row in rows], numbers=True),
     ]
 
@@ -178,10 +178,10 @@ def _why_it_rests(entry: GroupLR) -> str | None:
     return "frozen" if entry.frozen else None if entry.trained else "not trained"
 
 
-def _notes_on(left_out: Sequence[Column]) -> list[RenderableType]:
-    """What columns without room would say: one line for those with the same text in all rows, and one for the rest."""
-    uniform = [f"{column.name} {column.cells[0]}" for column in left_out if column.uniform]
-    others = [column.name for column in left_out if not column.uniform]
+def _notes_on(dropped: Sequence[Column]) -> list[RenderableType]:
+    """What dropped columns would say: one line for those with the same text in all rows, and one for the rest."""
+    uniform = [f"{column.name} {column.cells[0]}" for column in dropped if column.uniform]
+    others = [column.name for column in dropped if not column.uniform]
     notes = [("all components: ", uniform), ("in a wider terminal: ", others)]
     return [Text(f"{words}{', '.join(names)}") for words, names in notes if names]
 

@@ -58,6 +58,7 @@ class GroupSettings:
         self._getters: list[Callable[[Group], Any]] = []
         self._sizes: list[int] = []
         self._values: list[Any] = []
+        self._comparable = False  # also later, if a setting is a tensor: written in place, it stays the same object
 
     def mark_passed_on(self) -> None:
         """Note that the pieces have all settings of the user's groups."""
@@ -106,7 +107,7 @@ class GroupSettings:
     def _are_as_collected(self, groups: Sequence[Group]) -> bool:
         """Whether the settings of these groups, the first of ``_remember``, are certainly the same as then."""
         n = len(groups)
-        if list(map(len, groups)) != self._sizes[:n]:
+        if not self._comparable or list(map(len, groups)) != self._sizes[:n]:
             return False
         try:
             # equal objects are compared by identity first, in C
@@ -116,12 +117,12 @@ class GroupSettings:
 
     def _remember(self, groups: Sequence[Group]) -> None:
         keys = [[key for key in group if key not in NOT_SETTINGS] for group in groups]
-        self._getters = [itemgetter(*(some or NOT_SETTINGS[:1])) for some in keys]  # which needs a key
+        # itemgetter needs a key, and every group has "params"
+        self._getters = [itemgetter(*(some or ["params"])) for some in keys]
+        self._sizes = list(map(len, groups))
         self._values = [get(group) for get, group in zip(self._getters, groups, strict=True)]
         pairs = zip(groups, keys, strict=True)
-        # a tensor may be written in place, and stays the same object
-        holds_tensors = any(isinstance(group[key], Tensor) for group, some in pairs for key in some)
-        self._sizes = [] if holds_tensors else list(map(len, groups))
+        self._comparable = not any(isinstance(group[key], Tensor) for group, some in pairs for key in some)
 
     def settings_of_single_pieces(self) -> dict[str, Group]:
         """The settings that somebody has written to single pieces only, by name of the piece."""

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from structurenet_pl.lightning import MisconfigurationException
 from structurenet_pl.optim.split_groups import SplitGroups
-from structurenet_pl.structure.sharded_tensors import shard
+from structurenet_pl.structure.sharded_tensors import local_entries
 
 ENTRIES_PER_TENSOR = 16  # compared before and after the update
 MIN_COMPARABLE_LR = 0.1  # of the lowest lr among moved pieces; with a lower lr a movement may be lost to rounding
@@ -158,4 +158,4 @@ def _entries_to_compare(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]
 
 
 def _first_entries(tensor: Tensor) -> Tensor:
-    return shard(tensor.detach()).reshape(-1)[:ENTRIES_PER_TENSOR].clone()
+    return local_entries(tensor.detach()).reshape(-1)[:ENTRIES_PER_TENSOR].clone()

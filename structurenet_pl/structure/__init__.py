@@ -30,6 +30,6 @@ existing tensors that the method changed in place.
 
 **How one growth travels.** ``GrowthMethod.__call__`` (growth_methods) makes a request -> ``Growable.request_growth``
 (growable) -> in a fit the growth handler, which waits for a safe moment -> ``one_growth`` (grow), which undoes it after
-an error -> ``run_growth_method`` (grow) runs the user's method -> ``compare`` (diff) finds what is different -> the
-event is logged, and ``Change`` (grow) tells optimizer, learning rates and averaged copies what to do.
+an error -> ``grow_and_log`` (grow) runs the user's method, ``compare`` (diff) finds what is different, and the event
+is logged -> ``Change`` (grow) tells optimizer, learning rates and averaged copies what to do.
 """

@@ -40,7 +40,7 @@ def generations_after(
         birth = before.components[before.owner[tensor]].born.generation
         sources = old.get(tensor) or tuple((birth,) * size for size in successor.old_shape)
         generations = tuple(
-            # with the generation of new entries as the last, which is where their position, -1, leads
+            # the place of a new entry is NEW_ENTRY, -1, which selects the last element: the generation of this growth
             tuple(map((*source, generation).__getitem__, places))
             for places, source in zip(successor.origin, sources, strict=True)
         )

@@ -10,7 +10,7 @@ from torch import nn
 from structurenet_pl.structure.component_inference import CONTAINERS
 from structurenet_pl.structure.events import Clock, GrowthEvent, lineage
 from structurenet_pl.structure.growth_methods import GrowthRequest
-from structurenet_pl.structure.inventory import BeforeGrowth, Inventory
+from structurenet_pl.structure.inventory import Inventory, NetworkState
 from structurenet_pl.structure.tensor_mapping import (
     Successor,
     common_device_and_dtype,
@@ -25,7 +25,7 @@ Touched = Mapping[str, Mapping[str, nn.Parameter]]  # component -> its tensors b
 
 
 def compare(
-    before: BeforeGrowth, after: Inventory, request: GrowthRequest, clock: Clock
+    before: NetworkState, after: Inventory, request: GrowthRequest, clock: Clock
 ) -> tuple[GrowthEvent, dict[nn.Parameter, Successor | None]]:
     """Describe the growth of a module as an event, and adapt new tensors to the old ones.
 
@@ -60,8 +60,8 @@ def compare(
         tensor.requires_grad = old.requires_grad
     new = {
         name: tensor
-        for name, tensor in after.named.items()
-        if before.inventory.names.get(name) is not tensor
+        for name, tensor in after.by_first_name.items()
+        if before.inventory.by_every_name.get(name) is not tensor
         and tensor not in before.inventory
         and tensor not in predecessors
     }
@@ -69,7 +69,7 @@ def compare(
     born = {
         path if path not in before.specs else f"{path}@{clock.generation}": path for path in _newborn_paths(module, new)
     }
-    _match_device_and_dtype(module, born.values(), before.inventory.named.values())
+    _match_device_and_dtype(module, born.values(), before.inventory.by_first_name.values())
     removed = [
         name
         for name in components
@@ -98,13 +98,13 @@ def compare(
     return event, successors
 
 
-def _touched(before: BeforeGrowth, after: Inventory) -> Touched:
+def _touched(before: NetworkState, after: Inventory) -> Touched:
     """The components with a tensor that was replaced, reshaped, moved, removed, or declared by ``came_from``."""
     old = before.inventory
     changed = {
         name
-        for name, tensor in old.named.items()
-        if after.named.get(name) is not tensor or after.shapes[name] != old.shapes[name]
+        for name, tensor in old.by_first_name.items()
+        if after.by_first_name.get(name) is not tensor or after.shapes[name] != old.shapes[name]
     }
     changed |= {old.name_of(tensor) for tensor in declared_parameters() if tensor in old}
     if not changed:
@@ -114,7 +114,7 @@ def _touched(before: BeforeGrowth, after: Inventory) -> Touched:
 
 
 def _successors(
-    before: BeforeGrowth,
+    before: NetworkState,
     after: Inventory,
     touched: Touched,
     old_paths: Mapping[str, str],
@@ -131,13 +131,13 @@ def _successors(
         for name, old in tensors.items():
             if old in after and shape_of(old) == shapes[name] and not is_declared(old):
                 continue
-            new = old if old in after else after.named.get(path + name[len(old_path) :])
+            new = old if old in after else after.by_first_name.get(path + name[len(old_path) :])
             is_removed = new is None or (new is not old and new in before.inventory) or supplanted
             result[old] = None if is_removed else successor_of(name, shapes[name], cast(nn.Parameter, new))
     return result
 
 
-def _current_paths(before: BeforeGrowth, after: Inventory, touched: Touched) -> dict[str, str]:
+def _current_paths(before: NetworkState, after: Inventory, touched: Touched) -> dict[str, str]:
     """The path of each component now: that of its tensors, else that of its module, else its old path.
 
     Raises:
@@ -194,7 +194,7 @@ def _newborn_paths(module: nn.Module, new: Mapping[str, nn.Parameter]) -> list[s
     return list(paths)
 
 
-def _explicit_depth(request: GrowthRequest, before: BeforeGrowth) -> tuple[int | None, str | None]:
+def _explicit_depth(request: GrowthRequest, before: NetworkState) -> tuple[int | None, str | None]:
     """The explicit depth of the new components, and the component at this depth; None where not given."""
     depth = request.method.depth
     if isinstance(depth, str):  # the name of the argument

@@ -1,4 +1,4 @@
-"""Puts the entries of an old tensor to their places in a tensor of another shape."""
+"""Puts the entries of an old tensor into their places in a tensor of another shape."""
 
 import itertools
 import math
@@ -29,34 +29,42 @@ def embed(old: Tensor, successor: Successor, dims: Sequence[bool], fill: Tensor)
     runs = [_runs(positions) for positions in origin]
     if math.prod(map(len, runs)) <= MAX_COPIES:
         for block in itertools.product(*runs):
-            to, at = result, old
+            target, source = result, old
             for dim, run in enumerate(block):
-                to, at = to.narrow(dim, run.to, run.length), at.narrow(dim, run.at, run.length)
-            to.copy_(at)
-    else:  # in no order
-        kept = [[(to, at) for to, at in enumerate(positions) if at != NEW_ENTRY] for positions in origin]
+                target = target.narrow(dim, run.target, run.length)
+                source = source.narrow(dim, run.source, run.length)
+            target.copy_(source)
+    else:  # scattered entries, in too many runs
+        kept = [[(target, source) for target, source in enumerate(places) if source != NEW_ENTRY] for places in origin]
         targets, sources = ([[pair[end] for pair in along] for along in kept] for end in (0, 1))
         result[_grid(targets, old.device)] = old[_grid(sources, old.device)]
     return result
 
 
 class Run(NamedTuple):
-    """Neighbouring entries that were neighbours in the old tensor, too: they are copied as a slice."""
+    """Neighbouring entries that were neighbours in the old tensor, too: they are copied as a slice.
 
-    to: int
-    at: int
+    Args:
+        target: The first of their positions in the new tensor.
+        source: The first of their positions in the old tensor.
+        length: Their number.
+    """
+
+    target: int
+    source: int
     length: int
 
 
 @lru_cache(maxsize=16)  # the tensors of an optimizer state share their positions with the parameter
 def _runs(positions: tuple[int, ...]) -> list[Run]:
     """The runs among the new entries with these old positions, without entries that are new."""
-    at = np.array(positions, dtype=np.int64)
-    to = np.flatnonzero(at != NEW_ENTRY)
-    at = at[to]
-    starts = np.flatnonzero((np.diff(to, prepend=-2) != 1) | (np.diff(at, prepend=-2) != 1))
-    lengths = np.diff(starts, append=len(to))
-    return [Run(*run) for run in zip(to[starts].tolist(), at[starts].tolist(), lengths.tolist(), strict=True)]
+    origin = np.array(positions, dtype=np.int64)
+    targets = np.flatnonzero(origin != NEW_ENTRY)
+    sources = origin[targets]
+    starts = np.flatnonzero((np.diff(targets, prepend=-2) != 1) | (np.diff(sources, prepend=-2) != 1))
+    lengths = np.diff(starts, append=len(targets))
+    columns = targets[starts].tolist(), sources[starts].tolist(), lengths.tolist()
+    return [Run(*run) for run in zip(*columns, strict=True)]
 
 
 def _grid(positions: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ from structurenet_pl.structure.diff import compare
 from structurenet_pl.structure.events import Clock, GrowthEvent
 from structurenet_pl.structure.founding import Founding, founding_of, set_founding
 from structurenet_pl.structure.growth_methods import GrowthRequest, SecondMoments
-from structurenet_pl.structure.inventory import BeforeGrowth, Inventory
+from structurenet_pl.structure.inventory import Inventory, NetworkState
 from structurenet_pl.structure.module_structure import (
     HasGrowthLog,
     all_patterns,
@@ -30,7 +30,11 @@ from structurenet_pl.structure.rollback import Snapshot
 from structurenet_pl.structure.tensor_mapping import Copied, Successor, discard_notes, pop_copied
 
 Arguments = Mapping[str, Any]
-Settle = Callable[[Arguments], None]  # is called with the arguments when a growth method has returned
+AfterMethod = Callable[[Arguments], None]  # is called with the arguments when a growth method has returned
+
+
+def do_nothing(arguments: Arguments) -> None:
+    """For growth with nothing left to do when its method has returned."""
 
 
 class OtherArgumentsError(RuntimeError):
@@ -69,10 +73,7 @@ class Change:
 
 @contextmanager
 def one_growth(
-    module: HasGrowthLog,
-    request: GrowthRequest,
-    clock: Clock,
-    settle: Settle = lambda arguments: None,
+    module: HasGrowthLog, request: GrowthRequest, clock: Clock, after_method: AfterMethod = do_nothing
 ) -> Iterator[tuple[Change, Any]]:
     """Carry out one growth and log it; undo it if the growth method or the body of the ``with`` raises.
 
@@ -83,17 +84,20 @@ def one_growth(
         module: The module.
         request: The call of the growth method.
         clock: The time of the growth.
-        settle: Called with the arguments when the growth method has returned. It may replace new tensors by others of
-            the same shape (by sharded ones), or raise ``OtherArgumentsError``: then the growth is undone and carried
-            out again with the arguments of all ranks.
+        after_method: Called with the arguments when the growth method has returned. It may replace new tensors by
+            others of the same shape (by sharded ones), or raise ``OtherArgumentsError``: then the growth is undone and
+            carried out again with the arguments of all ranks.
     """
     with restore_structure_on_error(module) as snapshot:
         try:
-            change, result = grow_and_log(module, request, clock, settle)
+            grown = grow_and_log(current_state(module), request, clock, after_method)
         except OtherArgumentsError as other:
             snapshot.restore()
-            change, result = grow_and_log(module, replace(request, arguments=other.arguments), clock, settle)
-        yield change, result
+            request = replace(request, arguments=other.arguments)
+            grown = grow_and_log(current_state(module), request, clock, after_method)
+        change = grown.change
+        replace_last_event(module, change.event)
+        yield change, grown.result
 
 
 @contextmanager
@@ -127,8 +131,8 @@ class Grown:
 
     request: GrowthRequest
     event: GrowthEvent
-    before: BeforeGrowth
-    after: BeforeGrowth
+    before: NetworkState
+    after: NetworkState
     successors: Mapping[nn.Parameter, Successor | None]
     copied: Mapping[Tensor, Copied]
     result: Any
@@ -137,7 +141,7 @@ class Grown:
     def structure(self) -> Structure:
         """The structure after the growth, with patterns."""
         module = self.after.module
-        return cached_structure(module, self.after.inventory.names, self.after.specs, all_patterns(module))
+        return cached_structure(module, self.after.inventory.by_every_name, self.after.specs, all_patterns(module))
 
     @property
     def whole_event(self) -> GrowthEvent:
@@ -146,40 +150,28 @@ class Grown:
         event = replace(self.event, parameters=counts)
         return with_affected_components(event, self.request, self.before.structure, self.structure, self.successors)
 
-
-def grow_and_log(
-    module: HasGrowthLog,
-    request: GrowthRequest,
-    clock: Clock,
-    settle: Settle = lambda arguments: None,
-) -> tuple[Change, Any]:
-    """Carry out one growth and log it. Gives the change and the result of the growth method.
-
-    An error leaves the module half grown: call it within ``restore_structure_on_error``.
-    """
-    grown = run_growth_method(before_growth(module), request, clock, settle)
-    event = grown.whole_event
-    replace_last_event(module, event)
-    method = request.method
-    return (
-        Change(event, grown.structure, grown.successors, grown.copied, method.second_moments, method.like),
-        grown.result,
-    )
+    @property
+    def change(self) -> Change:
+        """What the growth changed, with the whole event."""
+        method = self.request.method
+        return Change(
+            self.whole_event, self.structure, self.successors, self.copied, method.second_moments, method.like
+        )
 
 
-def before_growth(module: HasGrowthLog) -> BeforeGrowth:
-    """A module before a growth.
+def current_state(module: HasGrowthLog) -> NetworkState:
+    """The module as it is now, before a growth.
 
     Raises:
         ValueError: If a parameter stands in no component.
     """
-    before = BeforeGrowth(module, Inventory(module), specs_of(module))
-    _ = before.structure  # made here, because it refuses what was added outside a growth method
-    return before
+    state = NetworkState(module, Inventory(module), specs_of(module))
+    _ = state.structure  # made here, because it refuses what was added outside a growth method
+    return state
 
 
-def run_growth_method(before: BeforeGrowth, request: GrowthRequest, clock: Clock, settle: Settle) -> Grown:
-    """Run a growth method, find what it has changed, and log the event.
+def grow_and_log(before: NetworkState, request: GrowthRequest, clock: Clock, after_method: AfterMethod) -> Grown:
+    """Run a growth method, find what it has changed, and log the event, without the components that it affects.
 
     An error leaves the module half grown: call it within ``restore_structure_on_error``.
     """
@@ -187,12 +179,12 @@ def run_growth_method(before: BeforeGrowth, request: GrowthRequest, clock: Clock
     if module._founders is None:
         module._founders = specs  # from here on, inference from the grown module would give other components
     module._is_growing = True
-    discard_notes(chain(before.inventory.named.values(), module.buffers()))
+    discard_notes(chain(before.inventory.by_first_name.values(), module.buffers()))
     # a validation loop runs in inference mode, and parameters born in it could never be trained
     with torch.inference_mode(False), torch.enable_grad():
         result = request.method.function(module, **request.arguments)
         request = request.with_returned_arguments(result)
-        settle(request.arguments)
+        after_method(request.arguments)
         numbered = replace(clock, generation=len(module.growth_log) + 1)
         after = Inventory(module)
         event, successors = compare(before, after, request, numbered)
@@ -202,5 +194,5 @@ def run_growth_method(before: BeforeGrowth, request: GrowthRequest, clock: Clock
     specs = apply_event(specs, event)
     cache_specs(module, specs)
     module._is_growing = False  # an error leaves it True until the snapshot is restored
-    copied = pop_copied(chain(after.named.values(), module.buffers()))
-    return Grown(request, event, before, BeforeGrowth(module, after, specs), successors, copied, result)
+    copied = pop_copied(chain(after.by_first_name.values(), module.buffers()))
+    return Grown(request, event, before, NetworkState(module, after, specs), successors, copied, result)

@@ -25,27 +25,31 @@ class Inventory:
 
     Attributes:
         modules: Its modules by path, also by second paths, in order of definition.
-        names: Its parameters by name, also by second names, in order of definition.
-        named: Its parameters by their first names.
+        by_every_name: Its parameters by name, also by second names, in order of definition.
+        by_first_name: Its parameters by their first names.
         shapes: Shapes of its parameters by their first names, None for lazy ones.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.modules = modules_by_all_paths(module)
-        self.names = parameters_by_all_names(self.modules)
+        self.by_every_name = parameters_by_all_names(self.modules)
         # by id, because the hash of a tensor is a call of Python code; from the last to the first name, so that the
         # first wins
-        self._first_names = dict(zip(map(id, reversed(self.names.values())), reversed(self.names), strict=True))
-        is_shared = len(self._first_names) < len(self.names)
-        self.named: Mapping[str, nn.Parameter] = (
-            {name: tensor for name, tensor in self.names.items() if self._first_names[id(tensor)] == name}
+        self._first_names = dict(
+            zip(map(id, reversed(self.by_every_name.values())), reversed(self.by_every_name), strict=True)
+        )
+        is_shared = len(self._first_names) < len(self.by_every_name)
+        self.by_first_name: Mapping[str, nn.Parameter] = (
+            {name: tensor for name, tensor in self.by_every_name.items() if self._first_names[id(tensor)] == name}
             if is_shared
-            else self.names
+            else self.by_every_name
         )
         # one object for equal shapes: with thousands of objects more, the garbage collection takes as long as the rest
         known: dict[torch.Size | None, torch.Size | None] = {}
         self.shapes = {
-            name: known.setdefault(shape, shape) for name, tensor in self.named.items() for shape in [shape_of(tensor)]
+            name: known.setdefault(shape, shape)
+            for name, tensor in self.by_first_name.items()
+            for shape in [shape_of(tensor)]
         }
 
     def __contains__(self, tensor: Tensor) -> bool:
@@ -62,8 +66,8 @@ class Inventory:
 
 
 @dataclass(frozen=True, eq=False)
-class BeforeGrowth:
-    """A module before a growth.
+class NetworkState:
+    """A module at a moment: before a growth or after it.
 
     Args:
         module: The module.
@@ -77,9 +81,9 @@ class BeforeGrowth:
 
     @cached_property
     def structure(self) -> Structure:
-        """Its structure, without names given by patterns. To be asked for before the growth is logged.
+        """Its structure, without names given by patterns. To be asked for before the next growth is logged.
 
         It is made only if it is needed: a log is loaded event by event, and most events only add components.
         """
         # without patterns: they may be of another Trainer, and an event must be the same under any patterns
-        return cached_structure(self.module, self.inventory.names, self.specs, {})
+        return cached_structure(self.module, self.inventory.by_every_name, self.specs, {})

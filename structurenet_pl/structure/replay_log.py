@@ -10,10 +10,16 @@ from torch import Tensor
 
 from structurenet_pl.structure.events import GrowthEvent, dump_log, load_log
 from structurenet_pl.structure.founding import founding_of, holds, set_founding
-from structurenet_pl.structure.grow import Settle, before_growth, restore_structure_on_error, run_growth_method
+from structurenet_pl.structure.grow import (
+    AfterMethod,
+    current_state,
+    do_nothing,
+    grow_and_log,
+    restore_structure_on_error,
+)
 from structurenet_pl.structure.growth_handler import growth_handler_of
 from structurenet_pl.structure.growth_methods import GrowthRequest, request_by_name
-from structurenet_pl.structure.inventory import BeforeGrowth
+from structurenet_pl.structure.inventory import NetworkState
 from structurenet_pl.structure.module_structure import (
     HasGrowthLog,
     clear_structure_cache,
@@ -38,7 +44,7 @@ class ReplayError(RuntimeError):
 def replay(
     module: HasGrowthLog,
     log: tuple[GrowthEvent, ...],
-    new_settle: Callable[[], Settle] = lambda: lambda arguments: None,
+    make_after_method: Callable[[], AfterMethod] = lambda: do_nothing,
 ) -> None:
     """Grow until the growth log equals the given one; random number generators keep their states.
 
@@ -48,7 +54,7 @@ def replay(
     Args:
         module: The module.
         log: The growth log that it is to have.
-        new_settle: Is called before each event; its result is called in the event, as in ``one_growth``.
+        make_after_method: Is called before each event, and gives the ``after_method`` of ``one_growth`` for it.
 
     Raises:
         ReplayError: If the module has grown in another way, or its code gives another result than the log says.
@@ -70,7 +76,7 @@ def replay(
     with kept_rng(), restore_structure_on_error(module):
         before = None
         for event in missing:
-            before = _repeat(module, event, before, new_settle())
+            before = _repeat(module, event, before, make_after_method())
         structure_of(module)  # which the events have not needed; it refuses wrong patterns
 
 
@@ -153,7 +159,9 @@ def _return_to_founding(module: HasGrowthLog, log: tuple[GrowthEvent, ...]) -> N
     clear_structure_cache(module)
 
 
-def _repeat(module: HasGrowthLog, event: GrowthEvent, before: BeforeGrowth | None, settle: Settle) -> BeforeGrowth:
+def _repeat(
+    module: HasGrowthLog, event: GrowthEvent, before: NetworkState | None, after_method: AfterMethod
+) -> NetworkState:
     """Repeat one event of a checkpoint.
 
     The structure of the whole network is not computed for an event that does not need it: a log would take quadratic
@@ -163,7 +171,7 @@ def _repeat(module: HasGrowthLog, event: GrowthEvent, before: BeforeGrowth | Non
         module: The module.
         event: The event.
         before: The module before the event, None for the first one.
-        settle: As in ``one_growth``.
+        after_method: As in ``one_growth``.
 
     Returns:
         The module after the event.
@@ -174,7 +182,7 @@ def _repeat(module: HasGrowthLog, event: GrowthEvent, before: BeforeGrowth | Non
     of_checkpoint = f"event {event.clock.generation} of the checkpoint, {event.called},"
     request = _request_again(module, event)
     try:
-        grown = run_growth_method(before or before_growth(module), request, event.clock, settle)
+        grown = grow_and_log(before or current_state(module), request, event.clock, after_method)
         # other events affect only neighbours, which are taken from the checkpoint
         is_whole = not grown.successors and request.method.adjacent is None
         now = _outcome(grown.event if is_whole else grown.whole_event)

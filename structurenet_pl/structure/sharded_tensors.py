@@ -24,7 +24,7 @@ def whole(tensor: Tensor) -> Tensor:
     return cast(Tensor, tensor.full_tensor()) if isinstance(tensor, DTensor) else tensor
 
 
-def shard(tensor: Tensor) -> Tensor:
+def local_entries(tensor: Tensor) -> Tensor:
     """The entries of a tensor on this process; they share memory with it."""
     return cast(Tensor, tensor.to_local()) if isinstance(tensor, DTensor) else tensor
 
@@ -39,7 +39,7 @@ def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def shard_count(tensor: Tensor) -> int:
-    """The number of parts that a tensor is divided into; other processes hold copies of these parts."""
+    """How many shards a tensor is divided into; other processes hold copies of these."""
     if not isinstance(tensor, DTensor):
         return 1
     count = 1
@@ -52,7 +52,8 @@ def sum_over_shards(numbers: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """The sums over all shards of numbers that each process has computed from its own, in one message for all tensors.
 
     Args:
-        numbers: A number for each tensor; those of whole tensors are equal on all processes and stay as they are.
+        numbers: A number for each tensor, or several rows of them. Those of whole tensors are equal on all processes,
+            and stay as they are.
         tensors: The tensors.
     """
     if not any(map(is_sharded, tensors)):
@@ -62,6 +63,17 @@ def sum_over_shards(numbers: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     sums = numbers * numbers.new_tensor([shard_count(tensor) / copies for tensor in tensors])
     torch.distributed.all_reduce(sums)
     return sums
+
+
+def norms_of_whole(norms: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """The norms of whole tensors, from those of the entries that each process holds, in one message for all tensors.
+
+    Args:
+        norms: A norm for each tensor, or several rows of them.
+        tensors: The tensors.
+    """
+    # without shards the norms themselves, because the square and its root would round
+    return sum_over_shards(norms.square(), tensors).sqrt() if any(map(is_sharded, tensors)) else norms
 
 
 def generations_of_shard(tensor: Tensor, generations: Generations) -> Generations:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
-NEW_ENTRY = -1  # the old position of an entry that is new
+NEW_ENTRY = -1  # the old position of an entry that is new; generations_after uses it as an index, of the last element
 
 
 @dataclass(frozen=True, eq=False)

@@ -233,7 +233,7 @@ def test_recommended_without_a_head_says_what_to_add(caplog):
 
     warned, informed = told(caplog, Headless(), recommended(), epochs=1)
     assert warned == [
-        "AgeDecay(where='!head') leaves out nothing: 'head' is neither the role nor a name pattern of any of the "
+        "AgeDecay(where='!head') leaves nothing out: 'head' is neither the role nor a name pattern of any of the "
         "components body.0, body.3, body.4, body.5. If it is a role, give it to components, as in "
         """Components({"body.5": "head"}); else correct it."""
     ]

@@ -145,7 +145,7 @@ def test_the_walk_finds_what_torch_finds_in_the_same_order():
     modules = modules_by_all_paths(module)
     assert list(modules.items()) == list(module.named_modules(remove_duplicate=False))
     inventory = Inventory(module)
-    for found, is_unique in ((inventory.names, False), (inventory.named, True)):
+    for found, is_unique in ((inventory.by_every_name, False), (inventory.by_first_name, True)):
         expected = dict(module.named_parameters(remove_duplicate=is_unique))
         assert list(found) == list(expected)
         assert all(map(is_, found.values(), expected.values()))

@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader
 from helpers import Net, example_factors, loader
 from structurenet_pl import AgeDecay, GrowEvery, GrowOnPlateau, LRFactor, Warmup, came_from, growth, widen
 from structurenet_pl.distributed import communication
-from structurenet_pl.distributed.growth_agreement import GrowthAgreement
+from structurenet_pl.distributed.growth_agreement import AgreementOfRanks
 from structurenet_pl.structure import sharded_tensors
-from structurenet_pl.structure.sharded_tensors import shard
+from structurenet_pl.structure.sharded_tensors import local_entries
 
 EPOCHS, BATCHES, WORLD = 4, 4, 2
 
@@ -239,11 +239,11 @@ class Untouched:
     """DDP stays as it was before the growth, and nobody checks."""
 
     def __enter__(self):
-        self.before = GrowthAgreement.compare_and_rewrap
-        GrowthAgreement.compare_and_rewrap = lambda meeting, change: meeting._share(None)
+        self.before = AgreementOfRanks.compare_and_rewrap
+        AgreementOfRanks.compare_and_rewrap = lambda meeting, change: meeting._share(None)
 
     def __exit__(self, *error):
-        GrowthAgreement.compare_and_rewrap = self.before
+        AgreementOfRanks.compare_and_rewrap = self.before
 
 
 # name: module, callbacks, arguments of DDPStrategy, arguments of the Trainer
@@ -356,7 +356,7 @@ def train(row, rank=0, world=1, more=(), ckpt_path=None, epochs=EPOCHS):
             trainer.fit(module, *data, ckpt_path=ckpt_path)
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
-    whole = shard if error else sharded_tensors.whole  # after an error, not all ranks may get as far as here
+    whole = local_entries if error else sharded_tensors.whole  # after an error, not all ranks may get as far as here
     return {
         "weights": {name: whole(value) for name, value in module.state_dict().items() if name != "growth_log"},
         "log": [(event.method, event.clock) for event in module.growth_log],
