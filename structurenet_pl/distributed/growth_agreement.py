@@ -24,7 +24,7 @@ from structurenet_pl.lightning import Trainer
 from structurenet_pl.optim.state_kinds import tensors_in
 from structurenet_pl.structure.grow import Change, OtherArgumentsError
 from structurenet_pl.structure.growth_methods import GrowthRequest
-from structurenet_pl.structure.sharded_tensors import is_sharded
+from structurenet_pl.structure.sharded_tensors import gathering_announced, is_sharded
 
 
 class GrowthAgreement(ABC):
@@ -76,26 +76,38 @@ class AgreementOfRanks(GrowthAgreement):
         self._wrapper, self._module = trainer.strategy.model, trainer.strategy.lightning_module
         self._old_buffers = set(self._module.buffers())
         self._units = sharded_units_of(trainer) if is_sharded_module(trainer) else None
+        self._has_gathered = False  # whether the growth method has gathered sharded tensors
         self._reports_done = False  # whether the other ranks wait for no further report
-        reports = self._share({"the growth asked for": str(request)} | self._checksums_by_name())
+        reports = self._share("begins", {"the growth asked for": str(request)} | self._checksums_by_name())
         check_equal_reports(reports, f"before {request}")
 
     def after_method(self, arguments: Mapping[str, Any]) -> None:
-        """Agree on arguments and, under FSDP2, shard new parameters.
-
-        If ranks have other new parameters, these stay whole: the comparison that follows finds the difference.
-        """
-        new = self._units.new_parameters() if self._units is not None else {}
-        shapes = {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in new.items()}
-        reports = self._agree_on_arguments(dict(arguments), shapes)
-        if self._units is not None and all(report == reports[0] for report in reports):
+        """Agree on arguments and, under FSDP2, shard new parameters."""
+        self._agree_on_arguments(dict(arguments))
+        if self._units is not None:
+            new = self._units.new_parameters()
+            shapes = {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in new.items()}
+            reports = self._share("has new parameters", shapes)
+            self._reports_done = any(report != shapes for report in reports)  # then all ranks raise
+            check_equal_reports(reports, f"{self._request} was undone on every rank: after it")
             _shard_new_parameters(new.values(), self._units)
+
+    def before_gathering(self, message: str) -> None:
+        """Compare with the other ranks before this one waits for them to gather the same tensors.
+
+        Args:
+            message: What is gathered.
+        """
+        self._share(message, None)
+        self._has_gathered = True
 
     def compare_and_rewrap(self, change: Change) -> None:
         """Compare what all ranks did, wrap the grown module in a new DDP, and give all ranks the values of rank 0."""
         own_checksums = self._checksums_by_name()
         # with the names, so that all ranks reduce equally many checksums below
-        reports = self._share(self._describe(change) | {"the new and trained tensors": list(own_checksums)})
+        reports = self._share(
+            "has grown", self._describe(change) | {"the new and trained tensors": list(own_checksums)}
+        )
         # set before the comparison: all ranks hold the same reports, so from here on all of them raise, or none
         self._reports_done = True
         check_equal_reports(reports, f"{self._request} was undone on every rank: after it")
@@ -119,37 +131,46 @@ class AgreementOfRanks(GrowthAgreement):
         """Send an error to the ranks that wait for the next report of this one."""
         if not self._reports_done:
             self._reports_done = True
-            gather_where_different((f"{type(error).__name__}: {error}", None), f"in {self._request}")
+            gather_where_different((f"{type(error).__name__}: {error}", None, None), f"in {self._request}")
 
-    def _agree_on_arguments(self, own: dict[str, Any], shapes: dict[str, str]) -> list[Any]:
+    def _agree_on_arguments(self, own: dict[str, Any]) -> None:
         """Have all ranks use the arguments that rank 0 has chosen, by data or at random.
 
         Args:
             own: The arguments of this rank.
-            shapes: The shapes of its new parameters, which are sent in the same message.
-
-        Returns:
-            Arguments and shapes of all ranks, sorted by rank.
         """
-        reports = self._share((own, shapes))
-        if own != reports[0][0]:
-            raise OtherArgumentsError(own, reports[0][0])
-        if any(others != own for others, _ in reports):
-            reports = self._share((own, shapes))  # of ranks that have called the growth method again
-        return reports
+        arguments = self._share("has returned", own)
+        if all(others == own for others in arguments):
+            return
+        # where the method gathers tensors, in which all ranks must take part, all of them call it again
+        if own != arguments[0] or self._has_gathered:
+            raise OtherArgumentsError(own, arguments[0])
+        self._share("has returned", own)  # with ranks that have called the method again
 
-    def _share(self, report: Any) -> list[Any]:
+    def _share(self, stage: str, report: Any) -> list[Any]:
         """The reports of all ranks, sorted by rank.
 
+        Args:
+            stage: What this rank does now, for a message.
+            report: Its report.
+
         Raises:
-            RuntimeError: If a rank has sent an error.
+            RuntimeError: If a rank has sent an error, or does something else.
         """
-        reports = gather_where_different((None, report), f"in {self._request}")
-        for rank, (error, _) in enumerate(reports):
+        reports = gather_where_different((None, stage, report), f"in {self._request}")
+        for rank, (error, *_) in enumerate(reports):
             if error is not None:
                 self._reports_done = True
                 raise RuntimeError(f"{self._request} raised {error} on rank {rank}, and was undone on every rank")
-        return [rank_report for _, rank_report in reports]
+        stages = [its_stage for _, its_stage, _ in reports]
+        for rank, its_stage in enumerate(stages):
+            if its_stage != stages[0]:
+                self._reports_done = True
+                raise RuntimeError(
+                    f"{self._request} was undone on every rank: rank {rank} {its_stage}, but rank 0 {stages[0]}. All "
+                    "ranks must grow alike."
+                )
+        return [rank_report for *_, rank_report in reports]
 
     def _checksums_by_name(self) -> dict[str, int]:
         """A checksum of each parameter and each new buffer. Old buffers may differ, as the statistics of norms do.
@@ -204,7 +225,8 @@ def all_ranks_or_none(trainer: Trainer, request: GrowthRequest) -> Iterator[Grow
     agreement = AgreementOfRanks(trainer, request)
     try:
         # a growth method may index and add sharded tensors as if they were whole, with plain tensors
-        with tensors_may_mix() if is_sharded_module(trainer) else nullcontext():
+        mixing = tensors_may_mix() if is_sharded_module(trainer) else nullcontext()
+        with mixing, gathering_announced(agreement.before_gathering):
             yield agreement
     except Exception as error:
         agreement.undo()

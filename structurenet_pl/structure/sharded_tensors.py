@@ -1,6 +1,8 @@
 """Tensors whose entries are divided among processes (``DTensor``), as FSDP2 and tensor parallelism have them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import torch
@@ -98,8 +100,30 @@ def generations_of_shard(tensor: Tensor, generations: Generations) -> Generation
     return tuple(indices[first : first + size] for indices, first, size in zip(generations, start, shape, strict=True))
 
 
+Announce = Callable[[str], None]
+_ANNOUNCE: ContextVar[Announce] = ContextVar("announce", default=lambda message: None)
+
+
+@contextmanager
+def gathering_announced(announce: Announce) -> Iterator[None]:
+    """Have ``gather_parameters`` say what it is about to do, so that processes that do something else can be found.
+
+    Args:
+        announce: Is called with a message that is the same on all processes that gather the same tensors.
+    """
+    token = _ANNOUNCE.set(announce)
+    try:
+        yield
+    finally:
+        _ANNOUNCE.reset(token)
+
+
 def gather_parameters(module: nn.Module) -> None:
     """Replace the sharded parameters of a module itself, without its children, by whole ones."""
-    for name, tensor in module._parameters.items():  # named_parameters() leaves out a second name of a parameter
-        if tensor is not None and is_sharded(tensor):
+    # named_parameters() leaves out a second name of a parameter
+    sharded = {name: tensor for name, tensor in module._parameters.items() if tensor is not None and is_sharded(tensor)}
+    if sharded:
+        shapes = {name: list(tensor.shape) for name, tensor in sharded.items()}
+        _ANNOUNCE.get()(f"gathers {type(module).__name__} {shapes}")
+        for name, tensor in sharded.items():
             module._parameters[name] = nn.Parameter(whole(tensor.detach()), tensor.requires_grad)

@@ -34,7 +34,8 @@ def test_ranks_are_equal_to_the_last_bit(ranks, name):
     assert_equal_ranks(ranks, name)
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINS if name != "itself"])
+# "decided" gathers, so all ranks call its method a second time, with other random numbers
+@pytest.mark.parametrize("name", [name for name in TRAINS if name not in ("itself", "decided")])
 def test_equal_to_one_process_on_the_same_batches(ranks, name):
     assert_as_one_process(TRAINS[name], ranks[0][name])
 

@@ -93,7 +93,11 @@ PROGRAMS = [
     (lambda: with_method(by_hand).grow(), ValueError, "body.0.weight"),
     # triggers
     (lambda: fit(Net(), [plateau("widen")]), AttributeError, "no growth method 'widen', expected one of ['add_neck', "),
-    (lambda: fit(Plain(), [plateau("widen")]), AttributeError, "mark the method with @growth() in a GrowableModule"),
+    (
+        lambda: fit(Plain(), [plateau("widen")]),
+        AttributeError,
+        "derive it from GrowableModule, or put GrowthMixin first",
+    ),
     (lambda: fit(Net(), [plateau("add_patch")]), TypeError, "missing a required argument: 'at'"),
     # factors
     (lambda: fit(Plain(), [Constant(-1.0)]), ValueError, "Constant gave component 'body.0' the factor -1.0 at"),

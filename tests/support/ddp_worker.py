@@ -42,6 +42,29 @@ class Grown(Net):
         widen(self.body[0], self.body[3], width, noise=0.1)  # which draws from the random numbers of the rank
 
     @growth()
+    def widen_by_rank(self, width: int | None = None):
+        width = width or 12 + self.global_rank
+        widen(self.body[0], self.body[3], width)
+        return {"width": width}
+
+    @growth()
+    def widen_unequally(self):
+        widen(self.body[0], self.body[3], 12 + self.global_rank)
+
+    @growth()
+    def widen_sometimes(self):
+        if self.global_rank == 1:
+            self.patches.append(nn.Linear(8, 8))
+        else:
+            widen(self.body[0], self.body[3], 12)
+
+    @growth()
+    def widen_on_one(self):
+        if self.global_rank == 1:
+            raise ValueError("no room")
+        widen(self.body[0], self.body[3], 12)
+
+    @growth()
     def bend(self):
         self.body[1] = nn.PReLU()
 
@@ -240,7 +263,7 @@ class Untouched:
 
     def __enter__(self):
         self.before = AgreementOfRanks.compare_and_rewrap
-        AgreementOfRanks.compare_and_rewrap = lambda meeting, change: meeting._share(None)
+        AgreementOfRanks.compare_and_rewrap = lambda meeting, change: meeting._share("has grown", None)
 
     def __exit__(self, *error):
         AgreementOfRanks.compare_and_rewrap = self.before
@@ -263,6 +286,7 @@ TRAINS = {
     "by-hand": {"make": ByHand, "callbacks": by_step},
     "init-sync": {"callbacks": by_epoch, "ddp": {"init_sync": False}},
     "chance": {"callbacks": lambda: [GrowEvery("add_by_chance", 1, limit=3)]},
+    "decided": {"callbacks": lambda: [GrowEvery("widen_by_rank", 1, limit=1)]},
     "validation": {"callbacks": lambda: [Ask("on_validation_end")]},
     "validation-no-grad": {"callbacks": lambda: [Ask("on_validation_end")], "inference_mode": False},
     "validation-view": {
@@ -290,6 +314,9 @@ FAILS = {
     "one-rank-validation": {"callbacks": lambda: [Ask("on_validation_end", ranks=(0,))]},
     "broken": {"callbacks": lambda: [GrowEvery("add_broken", 1)]},
     "uneven": {"callbacks": lambda: [GrowEvery("add_uneven", 1)]},
+    "wider-unequally": {"callbacks": lambda: [GrowEvery("widen_unequally", 1)]},
+    "wider-sometimes": {"callbacks": lambda: [GrowEvery("widen_sometimes", 1)]},
+    "wider-on-one": {"callbacks": lambda: [GrowEvery("widen_on_one", 1)]},
     "arguments": {"callbacks": lambda: [GrowEvery("add_patch", 1, arguments={"at": int(os.environ["LOCAL_RANK"])})]},
     "diverged": {"callbacks": lambda: [Disturb(), *by_epoch()]},
     "positions": {"make": WithAdam, "callbacks": lambda: [GrowEvery("shuffle", 1)]},
@@ -303,6 +330,9 @@ SAYS = {
     "one-rank-validation": r"different growth \(rank 0: add_neck\(\); rank 1: nothing\)",
     "broken": "no room",
     "uneven": r"undone on every rank.*rank 1 differs from rank 0 in 'patches.0.weight': torch.float32\[16, 8\] there",
+    "wider-unequally": r"undone on every rank.*rank 1 differs from rank 0 in 'body.0.weight': torch.float32\[13, 6\]",
+    "wider-sometimes": r"undone on every rank",
+    "wider-on-one": "no room",
     "arguments": r"at the start of the fit, rank 1 differs from rank 0 in 'GrowEvery \(0\)': .*{\"at\": 1}.* there",
     "diverged": r"before add_patch\(at=1, inner=4\), rank 1 differs from rank 0 in 'head.bias'",
     "positions": r"shuffle\(\) was undone on every rank.*in 'where the entries of body.0.weight come from'",
