@@ -44,4 +44,5 @@ broadcast the block, and 3.4 GB of memory, because a new block is whole on each 
 seventh wider takes 29 messages, which gather its two matrices and their state one by one, 9 GB, and broadcast 3.2 GB;
 memory is that of the new matrices and of one old one, 5 GB. At 20 GB/s these are 0.2 s and 0.6 s. So a growth method
 should change a few layers: one that widened all blocks at once would hold 82 times as much. Ranks compare digests of
-their reports, some 300 kB in all. No step gathers the whole model, and none is quadratic in ranks."""
+their reports, some 300 kB in all. No step gathers the whole model, and none is quadratic in ranks.
+"""
