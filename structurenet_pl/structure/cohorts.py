@@ -1,6 +1,6 @@
 """Cohorts: the entries of a component's tensors that were born in the same growth event."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, product
 from math import prod
@@ -47,6 +47,57 @@ def generations_after(
         if any(set(indices) - {birth} for indices in generations):
             after[name_of(successor.tensor)] = generations
     return after
+
+
+def births_of_reordered(
+    known: Mapping[str, Generations],
+    before: Structure,
+    successors: Mapping[nn.Parameter, Successor | None],
+    name_of: Callable[[nn.Parameter], str],
+) -> dict[str, list[list[tuple[int, int]]]]:
+    """The generations of the indices of tensors whose entries were reordered, as runs, for the growth log.
+
+    Args:
+        known: The generations after the growth, from ``generations_after``.
+        before: The structure before the growth.
+        successors: The successors of tensors that were replaced, reshaped or removed; None for a removed tensor.
+        name_of: Gives the first name of a parameter after the growth.
+    """
+    births = {}
+    for tensor, successor in successors.items():
+        if successor is not None and successor.reordered:
+            name, birth = name_of(successor.tensor), before.components[before.owner[tensor]].born.generation
+            generations = known.get(name) or tuple((birth,) * size for size in successor.tensor.shape)
+            births[name] = [[(number, len(list(run))) for number, run in groupby(along)] for along in generations]
+    return births
+
+
+def generations_of_births(event: GrowthEvent, shapes: Mapping[str, Sequence[int] | None]) -> dict[str, Generations]:
+    """The generations of the indices of reordered tensors, as an event in a log gives them.
+
+    Args:
+        event: The event.
+        shapes: The shapes of the tensors after it.
+
+    Raises:
+        ValueError: If the runs do not fit the tensors.
+
+    Example:
+        >>> from structurenet_pl import Clock
+        >>> event = GrowthEvent("prune", {}, Clock(generation=1), births={"weight": [[(0, 2), (1, 1)], [(0, 3)]]})
+        >>> generations_of_births(event, {"weight": (3, 3)})
+        {'weight': ((0, 0, 1), (0, 0, 0))}
+    """
+    for name, dimensions in event.births.items():
+        # before a tuple of this length is made: a file may say anything
+        sizes = [sum(length for _, length in runs) for runs in dimensions]
+        numbers = [number for runs in dimensions for number, _ in runs]
+        if sizes != list(shapes.get(name) or ()) or any(not 0 <= one <= event.clock.generation for one in numbers):
+            raise ValueError(f"the births of {name!r} are {dimensions}, expected runs for shape {shapes.get(name)}")
+    return {
+        name: tuple(tuple(number for number, length in runs for _ in range(length)) for runs in dimensions)
+        for name, dimensions in event.births.items()
+    }
 
 
 def with_cohorts(structure: Structure, known: Mapping[str, Generations], log: Iterable[GrowthEvent]) -> Structure:

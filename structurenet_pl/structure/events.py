@@ -134,9 +134,12 @@ class GrowthEvent:
         removed: Names of the components that were removed.
         asked_by: The origin of the call: the class name of a trigger, or ``"user"`` for a direct call of the method.
         parameters: Number of parameters of the module before and after.
+        births: For each tensor whose entries were put into another order or left out, and each of its dimensions, runs
+            ``(generation, length)`` of entries born in the same event. Which entries stay may depend on data, so they
+            do not follow from the call.
 
-    Events with the same outcome at the same time are equal; ``asked_by`` is not compared. Logs from before
-    ``asked_by`` and ``parameters`` were added have None and ``()``.
+    Events with the same outcome at the same time are equal; ``asked_by``, ``parameters`` and ``births`` are not
+    compared. Logs from before they were added have None, ``()`` and ``{}``.
     """
 
     method: str
@@ -153,6 +156,7 @@ class GrowthEvent:
     removed: tuple[str, ...] = ()
     asked_by: str | None = field(default=None, compare=False)
     parameters: tuple[int, ...] = field(default=(), compare=False)
+    births: Mapping[str, Sequence[Sequence[Sequence[int]]]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def called(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from structurenet_pl.structure.affected_components import with_affected_components
-from structurenet_pl.structure.cohorts import generations_after
+from structurenet_pl.structure.cohorts import births_of_reordered, generations_after
 from structurenet_pl.structure.diff import compare
 from structurenet_pl.structure.events import Clock, GrowthEvent
 from structurenet_pl.structure.founding import Founding, founding_of, set_founding
@@ -190,6 +190,9 @@ def grow_and_log(before: NetworkState, request: GrowthRequest, clock: Clock, aft
         event, successors = compare(before, after, request, numbered)
     if successors or event.moved:  # else all old tensors are what they were, under the same names
         module._generations = generations_after(before.structure, successors, after.name_of, numbered.generation)
+        if any(successor is not None and successor.reordered for successor in successors.values()):
+            births = births_of_reordered(module._generations, before.structure, successors, after.name_of)
+            event = replace(event, births=births)
     module.growth_log = (*module.growth_log, event)
     specs = apply_event(specs, event)
     cache_specs(module, specs)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from structurenet_pl.structure.cohorts import generations_of_births
 from structurenet_pl.structure.events import GrowthEvent, dump_log, load_log
 from structurenet_pl.structure.founding import founding_of, holds, set_founding
 from structurenet_pl.structure.grow import (
@@ -31,9 +32,8 @@ from structurenet_pl.structure.tensor_mapping import shape_of
 
 LOG_KEY = "growth_log"
 WITH_THIS_CODE = (
-    "Loading a checkpoint calls the growth methods of its log again, with the code of today: if that has changed, load "
-    "the checkpoint with the code that wrote it. If a size depends on data or chance, have the method return it, as in "
-    "return {'width': width} for its argument 'width', so that the log holds it."
+    "Loading a checkpoint calls its growth methods again: if these have changed, use the code that wrote it. If a size "
+    "depends on data or chance, the method must return it, as in return {'width': width}."
 )
 
 
@@ -129,12 +129,11 @@ def _check_same_events(own_log: tuple[GrowthEvent, ...], log: tuple[GrowthEvent,
     """
     for own, saved in zip(own_log, log, strict=False):
         if own != replace(saved, clock=own.clock):
-            number = own.clock.generation
             ours, theirs = _facts(own), _facts(saved)
             differences = [name for name in ours if ours[name] != theirs[name]]
             raise ReplayError(
-                f"the module has grown in another way than the checkpoint: the checkpoint's event {number} is "
-                f"{saved.called}, the module's event {number} is {own.called}; they differ in "
+                f"the module has grown in another way than the checkpoint: the checkpoint's event "
+                f"{own.clock.generation} is {saved.called}, the module's is {own.called}; they differ in "
                 f"{', '.join(differences)}: {_chosen(theirs, differences)} in the checkpoint, "
                 f"{_chosen(ours, differences)} in the module. Load the checkpoint into a module that has not grown."
             )
@@ -183,6 +182,9 @@ def _repeat(
     request = _request_again(module, event)
     try:
         grown = grow_and_log(before or current_state(module), request, event.clock, after_method)
+        # with other weights than at the growth, the method may have kept other entries
+        births = generations_of_births(event, grown.after.inventory.shapes)
+        module._generations = {**module._generations, **births}
         # other events affect only neighbours, which are taken from the checkpoint
         is_whole = not grown.successors and request.method.adjacent is None
         now = _outcome(grown.event if is_whole else grown.whole_event)

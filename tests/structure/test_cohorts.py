@@ -1,6 +1,7 @@
 """Which entries were born in which event, for every way of widening that people have."""
 
 import copy
+import json
 import pickle
 
 import pytest
@@ -13,6 +14,7 @@ from helpers import Net, fit, loader
 from structurenet_pl import GrowableModule, GrowEvery, LRFactor, came_from, growth, widen
 from structurenet_pl.structure.cohorts import blocks, entry_generations
 from structurenet_pl.structure.module_structure import structure_of
+from structurenet_pl.structure.replay_log import ReplayError
 
 
 def births(module):
@@ -253,6 +255,45 @@ def test_copies_and_loaded_modules_have_the_same_births(tmp_path):
         assert {name: entries.tolist() for name, entries in births(other).items()} == {
             name: entries.tolist() for name, entries in births(net).items()
         }
+
+
+class Prunes(Two):
+    @growth()
+    def prune(self):
+        """Which units stay depends on the weights."""
+        self.keep.function(self, self.second.weight.norm(dim=0).topk(4).indices.sort().values.tolist())
+
+
+def pruned():
+    """Founders 1 and 3 and newborns 5 and 7 are kept; a module before training would keep others."""
+    net = Prunes()
+    net.wider(8)
+    with torch.no_grad():
+        net.second.weight[:, 1::2] *= 100
+    net.prune()
+    assert births(net)["first.bias"].tolist() == [0, 0, 1, 1]
+    return net
+
+
+def test_births_of_units_that_were_kept_by_their_weights_are_loaded():
+    net, loaded = pruned(), Prunes()
+    with torch.no_grad():
+        loaded.second.weight[:, 0] *= 100
+    loaded.load_state_dict(net.state_dict())
+    for name, values in births(net).items():
+        assert births(loaded)[name].tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("runs", [[[0, 10**12]], [[7, 4]], [[0, 5]], "none"])
+def test_births_that_do_not_fit_are_refused(runs):
+    state = pruned().state_dict()
+    log = json.loads(bytes(state["growth_log"].tolist()))
+    log[-1]["births"]["first.bias"] = [runs] if runs != "none" else None
+    state["growth_log"] = torch.tensor(list(json.dumps(log).encode()), dtype=torch.uint8)
+    net = Prunes()
+    with pytest.raises(ReplayError, match=r"event 2 of the checkpoint, prune\(\), raised"):
+        net.load_state_dict(state)
+    assert net.growth_log == ()
 
 
 def test_earlier_checkpoint_undoes_births():

@@ -546,7 +546,7 @@ def test_a_growth_method_whose_body_has_changed_is_named():
             """Adds nothing any more."""
 
     state = grown(("add", {"width": 3})).state_dict()
-    changed = "(?s)Loading a checkpoint calls the growth methods of its log again, with the code of today.*wrote it"
+    changed = "(?s)Loading a checkpoint calls its growth methods again: if these have changed, use .* wrote it"
     for kind, error in {
         WithoutBias: r'(?s)Unexpected key.*"blocks.1.bias".*grown as in the checkpoint, by add\. ',
         NeedsMore: r"event 1 of the checkpoint, add\(width=3\), raised AttributeError: .*not_yet_there",
