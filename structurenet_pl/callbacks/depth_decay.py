@@ -74,6 +74,7 @@ class DepthDecay(LRFactor):
         self.gamma = gamma
         self.slowest = slowest
         self.layers = layers
+        self.looks_for = as_list(layers)
 
     def factor(self, component: Component, now: Moment) -> float:
         """Return the factor for the component's depth."""

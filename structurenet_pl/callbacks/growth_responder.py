@@ -73,6 +73,7 @@ class GrowthResponder(LRFactor):
         self.adjacent = adjacent
         self.distant = distant
         self.roles = None if roles is None else dict(roles)
+        self.looks_for = tuple(roles or ())
         self.recovery = recovery
         self.unit = unit
         self.floor = floor

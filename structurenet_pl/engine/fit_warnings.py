@@ -1,15 +1,19 @@
 """Infos and warnings of a fit: components found, settings that overlap, settings without effect."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, combinations
+from itertools import combinations
 
-from torch import nn
 from torch.optim import Optimizer
 
 from structurenet_pl.distributed.sharding import register_shards
 from structurenet_pl.engine.idle_factors import Idleness, why_idle
 from structurenet_pl.engine.package_callbacks import arguments_of, patterns_of
+from structurenet_pl.engine.pattern_warnings import (
+    names_and_roles,
+    warn_acting_on_nothing,
+    warn_looking_for_nothing,
+    warn_unmatched,
+)
 from structurenet_pl.learning_rates.factors import Factors
 from structurenet_pl.learning_rates.moment import Moment
 from structurenet_pl.lightning import Trainer, rank_zero_info, rank_zero_warn
@@ -18,7 +22,6 @@ from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.listed_names import listed
 from structurenet_pl.structure.module_structure import all_patterns, structure_of
 from structurenet_pl.structure.partition import Structure
-from structurenet_pl.structure.role_patterns import Patterns, unmatched_patterns, wanted_and_left_out
 
 
 def report_fit(structure: Structure, factors: Factors) -> None:
@@ -72,6 +75,8 @@ class NoEffectWarnings:
         if not isinstance(trainer.lightning_module, Growable):  # else a pattern may match a component born later
             self._warn_patterns(trainer, structure, factors)
             self._already_warned += _warn_one_depth(factors)
+            looks_for = {label: factor.looks_for for label, factor in factors.items()}
+            self._already_warned += warn_looking_for_nothing(looks_for, structure)
         self._untrained = _names_in_no_optimizer(structure, trainer.optimizers)
         if self._untrained:
             rank_zero_info(f"structurenet_pl: in no optimizer, and so never trained: {self._untrained}")
@@ -90,7 +95,7 @@ class NoEffectWarnings:
                 given = ", ".join(f"{name}={value!r}" for name, value in arguments_of(factor).items())
                 rank_zero_warn(
                     f"{type(factor).__name__}({given}) changes no learning rate in this run: its factor is 1 for each "
-                    f"of the components {_names_and_roles(now.components)}. Correct its roles, patterns or values, or "
+                    f"of the components {names_and_roles(now.components)}. Correct its roles, patterns or values, or "
                     "remove it."
                 )
 
@@ -108,8 +113,8 @@ class NoEffectWarnings:
 
     def _warn_patterns(self, trainer: Trainer, structure: Structure, factors: Factors) -> None:
         module = trainer.lightning_module
-        _warn_unmatched(module, all_patterns(module) if isinstance(module, Growable) else patterns_of(trainer))
-        self._already_warned = _warn_acting_on_nothing(factors.where, structure)
+        warn_unmatched(module, all_patterns(module) if isinstance(module, Growable) else patterns_of(trainer))
+        self._already_warned = warn_acting_on_nothing(factors.where, structure)
 
 
 def _log_components(structure: Structure) -> None:
@@ -157,16 +162,6 @@ def _warn_added_without_growth(at_end: Sequence[str], at_start: Sequence[str]) -
         )
 
 
-def _warn_unmatched(module: nn.Module, patterns: Patterns) -> None:
-    """Warn of component patterns that match nothing."""
-    if idle := unmatched_patterns(module, patterns):
-        names = [name for name, _ in module.named_children()]
-        rank_zero_warn(
-            f"component patterns {idle} match no module or parameter; the outermost names are {names}. Patterns are "
-            "matched against whole dotted names, as in 'encoder.*'."
-        )
-
-
 def _report_idle(reasons: Mapping[str, Idleness]) -> None:
     """Report factors that were 1 for all components at all steps: one message for each reason.
 
@@ -177,49 +172,6 @@ def _report_idle(reasons: Mapping[str, Idleness]) -> None:
         subject = labels[0] if len(labels) == 1 else f"each of {', '.join(labels)}"
         report = rank_zero_info if reason is Idleness.NOTHING_GREW else rank_zero_warn
         report(f"{subject} has changed no learning rate in this run: {reason.value}.")
-
-
-def _warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Structure) -> list[str]:
-    """Warn of patterns in ``where`` that match no component: one warning for each pattern.
-
-    Args:
-        where: The roles and name patterns to which each factor is limited.
-        structure: The components.
-
-    Returns:
-        The factors that act on no component.
-    """
-    parts = [*structure.by_depth, *chain.from_iterable(structure.cohorts.values())]  # a cohort may have another role
-    asked = dict.fromkeys(chain.from_iterable(where.values()))
-    idle = [pattern for pattern in asked if not any(part.matches(pattern.removeprefix("!")) for part in parts)]
-    names = _names_and_roles(structure.by_depth)
-    for pattern in idle:
-        calls = [f"{label}(where={pattern!r})" for label, patterns in where.items() if pattern in patterns]
-        name = pattern.removeprefix("!")
-        subject, is_one = ", ".join(calls), len(calls) == 1
-        if name == pattern:
-            finding = f"{subject} {'acts' if is_one else 'act'} on nothing"
-            example_pattern = _largest_part(structure)
-        else:
-            finding = f"{subject} {'leaves' if is_one else 'leave'} nothing out"
-            example_pattern = structure.by_depth[-1].name
-        example = f'Components({{"{example_pattern}": "{name}"}})'
-        rank_zero_warn(
-            f"{finding}: {name!r} is neither the role nor a name pattern of any of the "
-            f"components {names}. If it is a role, give it to components, as in {example}; else correct it."
-        )
-    wanted = {label: wanted_and_left_out(patterns)[0] for label, patterns in where.items()}
-    return [label for label, patterns in wanted.items() if patterns and set(patterns) <= set(idle)]
-
-
-def _names_and_roles(components: Iterable[Component]) -> str:
-    return listed([f"{part.name} ({part.role})" if part.role else part.name for part in components])
-
-
-def _largest_part(structure: Structure) -> str:
-    """A pattern for the components of the module that has most of them."""
-    parents = Counter(name.rpartition(".")[0] for name in structure.components if "." in name)
-    return f"{parents.most_common(1)[0][0]}.*" if parents else next(iter(structure.components), "*")
 
 
 def _warn_one_depth(factors: Factors) -> list[str]:

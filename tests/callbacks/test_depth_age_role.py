@@ -66,7 +66,7 @@ def test_layers_may_be_born_later():
 
 
 def test_layers_that_are_not_found_are_reported():
-    with pytest.warns(UserWarning, match=r"DepthDecay\(.*layers='bloks.\*'\) changes no learning rate.* head"):
+    with pytest.warns(UserWarning, match=r"DepthDecay looks for 'bloks.\*', but no component has.* head\."):
         fit(Plain(), [DepthDecay(0.5, layers="bloks.*")], epochs=1)
 
 

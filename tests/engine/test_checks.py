@@ -183,29 +183,36 @@ def test_factor_that_was_always_1_says_why(caplog):
         def factor(self, component, now):
             return {"body.0": 1.0, "body.3": 1.0, "body.4": 1.0, "head": 1.0}[component.name]  # fails for a newborn
 
-    callbacks = [
-        *(
-            RoleLR({"scaffold": 0.2}),
-            SedimentaryDecay(),
-            SedimentaryDecay([("a", 0, 1.0), ("b", 700, 0.1)], unit="step"),
-            Named(),
-        ),
-        *(Warmup(), GrowthResponder(), AgeDecay()),
-    ]
+    long = SedimentaryDecay([("a", 0, 1.0), ("b", 700, 0.1)], unit="step")
+    callbacks = [DepthDecay(1.0), SedimentaryDecay(), long, Named(), Warmup(), GrowthResponder(), AgeDecay()]
     warned, informed = told(caplog, Plain(), callbacks, epochs=1)
     advice = "Check roles, patterns, durations and values, or remove it"
-    nothing = f"its factor was 1 for every component at every step. {advice}"
     assert warned == [
-        "RoleLR(factors={'scaffold': 0.2}, base_lr=None, where=None) changes no learning rate in this run: its factor "
-        "is 1 for each of the components body.0, body.3, body.4, head. Correct its roles, patterns or values, or "
-        "remove it.",
+        "DepthDecay(gamma=1.0, slowest='input', where=None, layers=None) changes no learning rate in this run: its "
+        "factor is 1 for each of the components body.0, body.3, body.4, head. Correct its roles, patterns or values, "
+        "or remove it.",
         f"each of SedimentaryDecay_1, SedimentaryDecay_2 {NEVER}: the run was too short for it: it differs from 1 "
         "later on.",
-        f"Named {NEVER}: {nothing}.",
+        f"Named {NEVER}: its factor was 1 for every component at every step. {advice}.",
     ]
     assert informed == [
         f"each of Warmup, GrowthResponder, AgeDecay {NEVER}: nothing has grown, and it acts only after growth."
     ]
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (RoleLR({"pretrianed": 0.1}), "RoleLR looks for 'pretrianed', .* Did you mean 'pretrained'?"),
+        (RoleLR({"pretrained": 0.1, "adaptor": 0.5}), "RoleLR looks for 'adaptor', .* there are body.0 .pretrained."),
+        (DepthDecay(0.5, layers=["body.*", "haed"]), "DepthDecay looks for 'haed', .* Did you mean 'head'?"),
+        (SedimentaryDecay(roles={"pach": 0.1}), "SedimentaryDecay looks for 'pach'"),
+        (DepthDecay(where="pretraind"), "acts on nothing: 'pretraind' is neither .* Did you mean 'pretrained'?"),
+    ],
+)
+def test_roles_and_patterns_that_match_nothing_are_told_at_the_start(factor, said):
+    with pytest.warns(UserWarning, match=said):
+        fit(Plain(), [Components({"body.*": "pretrained"}), factor], epochs=1)
 
 
 def test_a_role_that_is_missing_says_what_to_add(caplog):

@@ -1,0 +1,98 @@
+"""Warnings of roles and name patterns that match nothing."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import chain
+
+from torch import nn
+
+from structurenet_pl.lightning import rank_zero_warn
+from structurenet_pl.structure.events import Component
+from structurenet_pl.structure.listed_names import listed
+from structurenet_pl.structure.partition import Structure
+from structurenet_pl.structure.role_patterns import Patterns, unmatched_patterns, wanted_and_left_out
+
+
+def warn_unmatched(module: nn.Module, patterns: Patterns) -> None:
+    """Warn of component patterns that match nothing."""
+    if idle := unmatched_patterns(module, patterns):
+        names = [name for name, _ in module.named_children()]
+        rank_zero_warn(
+            f"component patterns {idle} match no module or parameter; the outermost names are {names}. Patterns are "
+            "matched against whole dotted names, as in 'encoder.*'."
+        )
+
+
+def warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Structure) -> list[str]:
+    """Warn of patterns in ``where`` that match no component: one warning for each pattern.
+
+    Args:
+        where: The roles and name patterns to which each factor is limited.
+        structure: The components.
+
+    Returns:
+        The factors that act on no component.
+    """
+    parts = [*structure.by_depth, *chain.from_iterable(structure.cohorts.values())]  # a cohort may have another role
+    asked = dict.fromkeys(chain.from_iterable(where.values()))
+    idle = [pattern for pattern in asked if not any(part.matches(pattern.removeprefix("!")) for part in parts)]
+    names = names_and_roles(structure.by_depth)
+    for pattern in idle:
+        calls = [f"{label}(where={pattern!r})" for label, patterns in where.items() if pattern in patterns]
+        name = pattern.removeprefix("!")
+        subject, is_one = ", ".join(calls), len(calls) == 1
+        if name == pattern:
+            finding = f"{subject} {'acts' if is_one else 'act'} on nothing"
+            example_pattern = _largest_part(structure)
+        else:
+            finding = f"{subject} {'leaves' if is_one else 'leave'} nothing out"
+            example_pattern = structure.by_depth[-1].name
+        advice = f'If it is a role, give it to components, as in Components({{"{example_pattern}": "{name}"}}); else '
+        rank_zero_warn(
+            f"{finding}: {name!r} is neither the role nor a name pattern of any of the "
+            f"components {names}. {_did_you_mean(name, structure) or f'{advice}correct it.'}"
+        )
+    wanted = {label: wanted_and_left_out(patterns)[0] for label, patterns in where.items()}
+    return [label for label, patterns in wanted.items() if patterns and set(patterns) <= set(idle)]
+
+
+def warn_looking_for_nothing(looks_for: Mapping[str, Sequence[str]], structure: Structure) -> list[str]:
+    """Warn of roles and patterns in other arguments than ``where`` that match no component.
+
+    Args:
+        looks_for: The roles and name patterns that each factor looks for.
+        structure: The components.
+
+    Returns:
+        The factors that find none of them.
+    """
+    found_none = []
+    for label, names in looks_for.items():
+        missing = [name for name in names if not any(part.matches(name) for part in structure.by_depth)]
+        if missing:
+            hints = [hint for name in missing if (hint := _did_you_mean(name, structure))]
+            rank_zero_warn(
+                f"{label} looks for {', '.join(map(repr, missing))}, but no component has such a role or name: "
+                f"{' '.join(hints) or f'there are {names_and_roles(structure.by_depth)}.'}"
+            )
+            found_none += [label] if missing == list(names) else []
+    return found_none
+
+
+def _did_you_mean(name: str, structure: Structure) -> str:
+    """A question about a similar role or name, empty if there is none."""
+    roles = [part.role for part in structure.by_depth if part.role]
+    similar = get_close_matches(name, [*roles, *structure.components], n=1, cutoff=0.75)
+    return f"Did you mean {similar[0]!r}?" if similar else ""
+
+
+def names_and_roles(components: Iterable[Component]) -> str:
+    """The names of components, with their roles in brackets."""
+    return listed([f"{part.name} ({part.role})" if part.role else part.name for part in components])
+
+
+def _largest_part(structure: Structure) -> str:
+    """A pattern for the components of the module that has most of them."""
+    parents = Counter(name.rpartition(".")[0] for name in structure.components if "." in name)
+    return f"{parents.most_common(1)[0][0]}.*" if parents else next(iter(structure.components), "*")
