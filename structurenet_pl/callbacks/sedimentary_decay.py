@@ -78,7 +78,7 @@ class SedimentaryDecay(LRFactor):
         check_at_least(0, items_of("roles", roles))
         self.unit = unit
         self.roles = dict(roles)
-        self.looks_for = () if roles is DEFAULT_ROLE_FACTORS else tuple(roles)
+        self.looks_for = () if roles == DEFAULT_ROLE_FACTORS else tuple(roles)
 
     def stratum(self, component: Component, now: Moment) -> str:
         """Return the name of the component's stratum, or its role if this role has a constant factor."""
