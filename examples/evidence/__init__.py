@@ -3,6 +3,7 @@
     python -m examples.evidence                              # all that is missing: about two hours on two idle cores
     python -m examples.evidence --blocks shock --minutes 30  # one experiment, with a time budget
     python -m examples.evidence --quick --out quick          # under 3 minutes: checks that all experiments run
+    python -m examples.evidence --first-seed 100 --out again # the same with other seeds
 
 A run that was stopped goes on where it was: each finished trial is a row of a CSV file in ``results/``. The report,
 ``results/report.md``, is written from these files alone.

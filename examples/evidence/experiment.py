@@ -111,7 +111,7 @@ class Block:
             the exceptions.
         measures: Names of the measures that the report prints, with what they mean.
         axes: Two measures to draw against each other; None draws the intervals of the claims only.
-        seeds: Number of seeds of the full run.
+        seeds: Seeds of the full run.
         search_seeds: Seeds for the choice of learning rates; no result is reported on them.
     """
 
@@ -122,7 +122,7 @@ class Block:
     claims: tuple[Claim, ...]
     measures: Mapping[str, str]
     axes: tuple[str, str] | None = None
-    seeds: int = 8
+    seeds: range = range(8)
     search_seeds: range = SEARCH_SEEDS
 
     def __post_init__(self) -> None:
@@ -133,6 +133,13 @@ class Block:
                 raise ValueError(f"claim {claim.text!r} is about arms that do not exist: {sorted(missing)}")
             if missing := set(claim.settings) - set(self.settings):
                 raise ValueError(f"claim {claim.text!r} is about settings that do not exist: {sorted(missing)}")
+
+    def with_seeds(self, first: int, count: int) -> "Block":
+        """The same with so many seeds, from another one on, and with other seeds for the search."""
+        search = self.search_seeds
+        return replace(
+            self, seeds=range(first, first + count), search_seeds=range(first + search.start, first + search.stop)
+        )
 
     def quick(self) -> "Block":
         """The same with one setting and two seeds; the first arm that is searched has three lrs, the others one."""
@@ -148,7 +155,7 @@ class Block:
                 for claim in self.claims
                 if not claim.settings or self.settings[0] in claim.settings
             ),
-            seeds=2,
+            seeds=range(2),
             search_seeds=self.search_seeds[:1],
         )
 

@@ -71,7 +71,7 @@ class Results:
         ]
         trials += [
             Trial(setting, name, lr, seed)
-            for seed in range(block.seeds)
+            for seed in block.seeds
             for setting in block.settings
             for name in block.arms
             if (lr := self.chosen_lr(block, setting, name)) is not None
@@ -87,7 +87,5 @@ class Results:
         """Seeds for which all of these arms have run, so that they can be paired."""
         lrs = {arm: self.chosen_lr(block, setting, arm) for arm in arms}
         return [
-            seed
-            for seed in range(block.seeds)
-            if all(Trial(setting, arm, lr, seed) in self.rows for arm, lr in lrs.items())
+            seed for seed in block.seeds if all(Trial(setting, arm, lr, seed) in self.rows for arm, lr in lrs.items())
         ]

@@ -72,9 +72,15 @@ def toy(**changes):
         "arms": arms,
         "claims": (Claim("it is more", "accuracy", "ours", "uniform", above=0.0),),
         "measures": {"accuracy": "share"},
-        "seeds": 3,
+        "seeds": range(3),
     }
     return Block(**fields | changes)
+
+
+def test_other_seeds_are_others_in_the_search_too():
+    block, other = toy(), toy().with_seeds(100, 5)
+    assert list(other.seeds) == [100, 101, 102, 103, 104]
+    assert not {*block.seeds, *block.search_seeds} & {*other.seeds, *other.search_seeds}
 
 
 def fill(results, block, measure=lambda trial: {}):

@@ -82,5 +82,5 @@ BLOCK = Block(
     claims=(),
     measures=growing.MEASURES | {"accuracy": "validation accuracy at the end"},
     axes=("drift", "accuracy"),
-    seeds=3,
+    seeds=range(3),
 )

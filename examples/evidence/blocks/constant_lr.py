@@ -28,5 +28,5 @@ BLOCK = Block(
     claims=(better("better final accuracy", "recommended", "uniform"),),
     measures=growing.MEASURES,
     axes=("drift", "accuracy"),
-    seeds=24,
+    seeds=range(24),
 )

@@ -26,5 +26,5 @@ BLOCK = Block(
         better("better final accuracy", "recommended", "uniform"),
     ),
     measures=growing.MEASURES,
-    seeds=12,
+    seeds=range(12),
 )
