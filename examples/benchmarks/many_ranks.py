@@ -1,7 +1,7 @@
 """What one of many ranks under FSDP2 sends and holds when its network grows, simulated in one process.
 
     python -m examples.benchmarks.many_ranks
-    python -m examples.benchmarks.many_ranks --ranks 1000 --width 8192 --blocks 82  # 70 billion parameters, 20 GB
+    python -m examples.benchmarks.many_ranks --ranks 1000 --width 8192 --blocks 82  # 70 billion parameters, needs 20 GB
 
 A Trainer trains a stack of blocks as rank 0 of torch's fake process group: no message is sent, and other ranks seem to
 hold what this one holds. So the number of messages, their bytes and the memory are those of a real run, the weights are

@@ -14,7 +14,7 @@ from examples.evidence.results import Results
 
 COLUMNS = 4
 LEGEND_LINE = 0.23  # inches
-VERDICTS = {HOLDS: "C0", UNDECIDED: "0.55", REFUTED: "C3"}
+COLOR_OF_VERDICT = {HOLDS: "C0", UNDECIDED: "0.55", REFUTED: "C3"}
 
 
 def draw(name: str, block: Block, results: Results, found: Sequence[Finding], file: Path) -> None:
@@ -76,7 +76,7 @@ def forest(found: Sequence[Finding]) -> Figure:
         shown = [finding for finding in found if finding.claim is claim]
         for place, finding in enumerate(reversed(shown)):
             low, high = finding.estimate.interval(level)
-            color = VERDICTS[finding.verdict(level)]
+            color = COLOR_OF_VERDICT[finding.verdict(level)]
             panel.plot([low, high], [place, place], color=color)
             panel.plot(finding.estimate.value, place, "o", color=color)
             panel.plot(finding.bound, place, "|", color="0.2", markersize=14)
@@ -86,7 +86,7 @@ def forest(found: Sequence[Finding]) -> Figure:
         panel.set_xlabel(f"{claim.measure}: {kind}", fontsize=8)
         panel.margins(y=0.6 / len(shown) + 0.1)
         panel.grid(alpha=0.3, axis="x")
-    handles = [Line2D([], [], color=color, marker="o", label=verdict.strip("*")) for verdict, color in VERDICTS.items()]
+    handles = [Line2D([], [], color=color, marker="o", label=verdict) for verdict, color in COLOR_OF_VERDICT.items()]
     handles.append(Line2D([], [], color="0.2", marker="|", markersize=14, linestyle="", label="bound"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
     return figure

@@ -8,7 +8,7 @@ from examples.evidence.experiment import Block, Claim
 from examples.evidence.intervals import Estimate, difference, mean_of, pooled, ratio
 from examples.evidence.results import Results
 
-HOLDS, UNDECIDED, REFUTED = "holds", "undecided", "**refuted**"  # as the report prints them
+HOLDS, UNDECIDED, REFUTED = "holds", "undecided", "refuted"
 
 
 class Finding(NamedTuple):
@@ -29,7 +29,7 @@ class Finding(NamedTuple):
         return UNDECIDED if low <= self.bound <= high else REFUTED
 
 
-def findings(block: Block, results: Results) -> list[Finding]:
+def find(block: Block, results: Results) -> list[Finding]:
     """All intervals of a block, without settings for which not two seeds are there."""
     found = []
     for claim in block.claims:

@@ -57,7 +57,7 @@ class Net(GrowableModule):
         layer = (
             nn.Linear(self.width, self.width) if self.kind == "mlp" else nn.Conv2d(self.width, self.width, 3, padding=1)
         )
-        # not in a reset_parameters, as that of HeLinear: the results have these random numbers
+        # after torch's own initialisation, which draws random numbers, too: with HeLinear the results would change
         init_he(layer)
         return layer
 

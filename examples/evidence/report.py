@@ -7,7 +7,7 @@ from pathlib import Path
 
 from examples.evidence.experiment import Block
 from examples.evidence.figures import draw
-from examples.evidence.findings import Finding, findings
+from examples.evidence.findings import REFUTED, Finding, find
 from examples.evidence.intervals import bonferroni_level, mean_of
 from examples.evidence.results import Results
 
@@ -32,6 +32,7 @@ def _claims_table(found: Sequence[Finding]) -> list[str]:
     ]
     for finding in found:
         low, high = finding.estimate.interval(level)
+        verdict = finding.verdict(level)
         sign = ">" if finding.claim.above is not None else "<"
         cells = (
             finding.claim.text,
@@ -40,7 +41,7 @@ def _claims_table(found: Sequence[Finding]) -> list[str]:
             f"{finding.estimate.value:.3g}",
             f"{low:.3g} to {high:.3g}",
             f"{sign} {finding.bound:g}",
-            finding.verdict(level),
+            f"**{verdict}**" if verdict == REFUTED else verdict,
         )
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -90,7 +91,7 @@ def write(blocks: Mapping[str, Block], folder: Path) -> Path:
         if not results.rows:
             parts.append(f"## {_title(name)}\n\n{block.question}\n\nNot run yet.\n")
             continue
-        found = findings(block, results)
+        found = find(block, results)
         parts.append(section(name, block, results, found))
         draw(name, block, results, found, folder / f"{name}.png")
     report = folder / "report.md"

@@ -76,8 +76,8 @@ class GrowEvery(GrowthTrigger):
         time = trainer.global_step if self.unit == "step" else trainer.current_epoch
         if not self.due(0, time) and not trainer.fast_dev_run:
             rank_zero_info(
-                f"structurenet_pl: the first {self.growth} is due after {self.every} {self.unit}s, and the run had "
-                f"{time}"
+                f"structurenet_pl: GrowEvery({self.growth!r}) has not grown: its first growth is due at {self.unit} "
+                f"{self.every}, and the run ended at {time}. Train longer, or lower `every`."
             )
 
     def due(self, before: int, after: int) -> int:

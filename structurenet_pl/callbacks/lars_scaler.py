@@ -45,9 +45,9 @@ class LARSScaler(LRFactor):
     ``"lr"`` mode, scaled gradients in ``"grad"`` mode. Do not reuse a clipping bound in ``"grad"`` mode that was tuned
     without LARS.
 
-    With the default :math:`\tau` the factors are about a thousandth, so the base lr must be some thousand times larger
-    than without this callback. Tensors that ``skip_1d`` leaves alone get all of it: if they diverge, take
-    ``skip_1d=False``, or a larger :math:`\tau` with a smaller base lr.
+    With the default :math:`\tau` the base lr must be much larger than for SGD: 12 to 50 times in
+    ``examples/evidence``, where accuracy was .05 to .44 lower, and ``trust_coefficient=0.02`` did better. Tensors that
+    ``skip_1d`` leaves alone get this base lr itself: if they diverge, take ``skip_1d=False``, or a larger :math:`\tau`.
 
     Args:
         trust_coefficient: Trust coefficient :math:`\tau`, > 0. The seed's formula has none; 1.0 gives that formula.

@@ -24,11 +24,12 @@ than once::
 A new part becomes a unit like its nearest sibling: with the same mesh, policies, and units inside it. Parameters
 without such a sibling join the unit around them. Where there is neither, growth raises. ``widen`` gathers the layers
 that it changes, and so does a growth method that replaces a tensor by one made from it; plain tensors count as equal on
-all ranks there. A growth method sees sharded parameters: to copy from one, take ``tensor.full_tensor()``, on all ranks,
-and make a layer by its class and not by ``deepcopy``, which FSDP2 refuses. Optimizer state follows tensor by tensor.
-Norms, densities and parameter counts are those of whole tensors. Freezing is a true freeze, also of a part of a unit. A
-checkpoint, in a folder or (``save_distributed_checkpoint=False``) in a file, is resumed on any number of processes, bit
-for bit on the same number. A file is also resumed under DDP or on one process, and theirs under FSDP2.
+all ranks there. A growth method sees sharded parameters: to copy from one, take ``tensor.full_tensor()``, on all ranks
+(the others of a rank that raises before wait until the process group times out), and make a layer by its class and not
+by ``deepcopy``, which FSDP2 refuses. Optimizer state follows tensor by tensor. Norms, densities and parameter counts
+are those of whole tensors. Freezing is a true freeze, also of a part of a unit. A checkpoint, in a folder or
+(``save_distributed_checkpoint=False``) in a file, is resumed on any number of processes, bit for bit on the same
+number. A file is also resumed under DDP or on one process, and theirs under FSDP2.
 
 Growth in ``setup`` comes before ``configure_model``: as for the initial weights, seed all ranks alike. A
 tensor-parallel plan may have growth outside of it, where its inputs are whole. A growth that replaces a tensor of the

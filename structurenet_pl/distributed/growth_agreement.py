@@ -22,7 +22,7 @@ from structurenet_pl.distributed.sharding import ShardedUnits, tensors_may_mix
 from structurenet_pl.distributed.supported_strategies import is_ddp, is_sharded_module, sharded_units_of
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.optim.state_kinds import tensors_in
-from structurenet_pl.structure.grow import Change, OtherArgumentsError
+from structurenet_pl.structure.grow import CallAgainError, Change
 from structurenet_pl.structure.growth_methods import GrowthRequest
 from structurenet_pl.structure.sharded_tensors import gathering_announced, is_sharded
 
@@ -35,7 +35,7 @@ class GrowthAgreement(ABC):
         """When the growth method has returned: agree on its arguments and, under FSDP2, shard new parameters.
 
         Raises:
-            OtherArgumentsError: If this rank has chosen other arguments than rank 0.
+            CallAgainError: If ranks have chosen different arguments, and this one must call the method again.
         """
 
     @abstractmethod
@@ -76,7 +76,6 @@ class AgreementOfRanks(GrowthAgreement):
         self._wrapper, self._module = trainer.strategy.model, trainer.strategy.lightning_module
         self._old_buffers = set(self._module.buffers())
         self._units = sharded_units_of(trainer) if is_sharded_module(trainer) else None
-        self._has_gathered = False  # whether the growth method has gathered sharded tensors
         self._reports_done = False  # whether the other ranks wait for no further report
         reports = self._share("begins", {"the growth asked for": str(request)} | self._checksums_by_name())
         check_equal_reports(reports, f"before {request}")
@@ -99,7 +98,6 @@ class AgreementOfRanks(GrowthAgreement):
             message: What is gathered.
         """
         self._share(message, None)
-        self._has_gathered = True
 
     def compare_and_rewrap(self, change: Change) -> None:
         """Compare what all ranks did, wrap the grown module in a new DDP, and give all ranks the values of rank 0."""
@@ -138,13 +136,16 @@ class AgreementOfRanks(GrowthAgreement):
 
         Args:
             own: The arguments of this rank.
+
+        Raises:
+            CallAgainError: If this rank must call the method again.
         """
         arguments = self._share("has returned", own)
         if all(others == own for others in arguments):
             return
-        # where the method gathers tensors, in which all ranks must take part, all of them call it again
-        if own != arguments[0] or self._has_gathered:
-            raise OtherArgumentsError(own, arguments[0])
+        # under FSDP2 an operation in the method may need all ranks, so all of them call it again
+        if own != arguments[0] or self._units is not None:
+            raise CallAgainError(own, arguments[0])
         self._share("has returned", own)  # with ranks that have called the method again
 
     def _share(self, stage: str, report: Any) -> list[Any]:

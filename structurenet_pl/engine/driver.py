@@ -30,14 +30,14 @@ One training step, and the way of an lr from the scheduler to the weights::
     scheduler.step               writes a new base lr into the user's param group; the table writes lrs again
     on_train_batch_end           after an update or the last batch: in_batch = False, growth; factors, freeze and thaw
 
-(*) Only if a callback or the module has a hook between gradients and update; above also if a factor reads gradients. In
-manual optimization, ``ManualSteps`` does the work of on_before_optimizer_step and before_step in torch's hook.
+(*) Only if a callback or the module has such a hook. The first one also if a factor reads gradients. In manual
+optimization, ``ManualSteps`` does the work of on_before_optimizer_step and before_step in torch's hook.
 
 One growth, from the call of a growth method to the next step::
 
     GrowthQueue.grow             wait for a safe moment, if this is none
     GrowthQueue._carry_out       at the safe moment:
-        ComponentFreezer.thaw    give all parameters the flags that the user has set
+        prepare_growth           (of ComponentFreezer) give all parameters the flags that the user has set
         all_ranks_or_none        compare the ranks before the growth                                   | if any of these
         one_growth               call the method, agree on arguments, shard new tensors, log the event | raises, module,
         LRTables.carry_growth    adapt optimizer states and param groups                               | optimizers, log

@@ -75,14 +75,12 @@ class NoEffectWarnings:
         if not isinstance(trainer.lightning_module, Growable):  # else a pattern may match a component born later
             self._warn_patterns(trainer, structure, factors)
             self._already_warned += _warn_one_depth(factors)
-            looks_for = {label: factor.looks_for for label, factor in factors.items()}
-            self._already_warned += warn_looking_for_nothing(looks_for, structure)
         self._untrained = _names_in_no_optimizer(structure, trainer.optimizers)
         if self._untrained:
             rank_zero_info(f"structurenet_pl: in no optimizer, and so never trained: {self._untrained}")
 
     def at_first_lrs(self, trainer: Trainer, factors: Factors, now: Moment) -> None:
-        """Warn of factors that are 1 for all components and cannot change: a pattern or role matches nothing."""
+        """In a module that cannot grow, warn of factors that depend on growth events alone, and so stay 1."""
         if isinstance(trainer.lightning_module, Growable):
             return
         for label in factors.without_effect:
@@ -115,6 +113,8 @@ class NoEffectWarnings:
         module = trainer.lightning_module
         warn_unmatched(module, all_patterns(module) if isinstance(module, Growable) else patterns_of(trainer))
         self._already_warned = warn_acting_on_nothing(factors.where, structure)
+        looks_for = {label: factor.looks_for for label, factor in factors.items()}
+        self._already_warned += warn_looking_for_nothing(looks_for, structure)
 
 
 def _log_components(structure: Structure) -> None:

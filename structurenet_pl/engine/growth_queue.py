@@ -128,7 +128,7 @@ class GrowthQueue:
         in_validation = not module.training
         old_modules = set(module.modules()) if in_validation else set()
         register_shards(module)  # which a validation has replaced by whole parameters
-        driver.freezing.thaw()  # a growth method must see the flags that the user has set; frozen anew below
+        driver.freezing.prepare_growth()  # a growth method must see the flags that the user has set; frozen anew below
         with (
             all_ranks_or_none(trainer, request) as agreement,
             one_growth(module, request, self._clock_of_growth, agreement.after_method) as (change, result),

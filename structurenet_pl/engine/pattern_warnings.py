@@ -34,10 +34,7 @@ def warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struct
     Returns:
         The factors that act on no component.
     """
-    parts = [*structure.by_depth, *chain.from_iterable(structure.cohorts.values())]  # a cohort may have another role
-    asked = dict.fromkeys(chain.from_iterable(where.values()))
-    idle = [pattern for pattern in asked if not any(part.matches(pattern.removeprefix("!")) for part in parts)]
-    names = names_and_roles(structure.by_depth)
+    idle = _unmatched(chain.from_iterable(where.values()), structure)
     for pattern in idle:
         calls = [f"{label}(where={pattern!r})" for label, patterns in where.items() if pattern in patterns]
         name = pattern.removeprefix("!")
@@ -48,11 +45,7 @@ def warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struct
         else:
             finding = f"{subject} {'leaves' if is_one else 'leave'} nothing out"
             example_pattern = structure.by_depth[-1].name
-        advice = f'If it is a role, give it to components, as in Components({{"{example_pattern}": "{name}"}}); else '
-        rank_zero_warn(
-            f"{finding}: {name!r} is neither the role nor a name pattern of any of the "
-            f"components {names}. {_did_you_mean(name, structure) or f'{advice}correct it.'}"
-        )
+        rank_zero_warn(f"{finding}: {_advice(name, example_pattern, structure)}")
     wanted = {label: wanted_and_left_out(patterns)[0] for label, patterns in where.items()}
     return [label for label, patterns in wanted.items() if patterns and set(patterns) <= set(idle)]
 
@@ -67,24 +60,34 @@ def warn_looking_for_nothing(looks_for: Mapping[str, Sequence[str]], structure: 
     Returns:
         The factors that find none of them.
     """
-    found_none = []
-    for label, names in looks_for.items():
-        missing = [name for name in names if not any(part.matches(name) for part in structure.by_depth)]
-        if missing:
-            hints = [hint for name in missing if (hint := _did_you_mean(name, structure))]
-            rank_zero_warn(
-                f"{label} looks for {', '.join(map(repr, missing))}, but no component has such a role or name: "
-                f"{' '.join(hints) or f'there are {names_and_roles(structure.by_depth)}.'}"
-            )
-            found_none += [label] if missing == list(names) else []
-    return found_none
+    missing = {label: _unmatched(names, structure) for label, names in looks_for.items()}
+    for label, names in missing.items():
+        for name in names:
+            advice = _advice(name, _largest_part(structure), structure)
+            rank_zero_warn(f"{label} looks for {name!r} and finds nothing: {advice}")
+    return [label for label, names in missing.items() if names and names == list(dict.fromkeys(looks_for[label]))]
 
 
-def _did_you_mean(name: str, structure: Structure) -> str:
-    """A question about a similar role or name, empty if there is none."""
+def _unmatched(patterns: Iterable[str], structure: Structure) -> list[str]:
+    """The patterns that match no component, also without the ``!`` for leaving out."""
+    parts = [*structure.by_depth, *chain.from_iterable(structure.cohorts.values())]  # a cohort may have another role
+    return [
+        pattern
+        for pattern in dict.fromkeys(patterns)
+        if not any(part.matches(pattern.removeprefix("!")) for part in parts)
+    ]
+
+
+def _advice(name: str, example_pattern: str, structure: Structure) -> str:
+    """What a name may have been meant to be, or how to make it a role."""
+    names = names_and_roles(structure.by_depth)
+    unknown = f"{name!r} is neither the role nor a name pattern of any of the components {names}."
     roles = [part.role for part in structure.by_depth if part.role]
-    similar = get_close_matches(name, [*roles, *structure.components], n=1, cutoff=0.75)
-    return f"Did you mean {similar[0]!r}?" if similar else ""
+    # the default of .6 would take 'body.4' for 'body.*'
+    if similar := get_close_matches(name, [*roles, *structure.components], n=1, cutoff=0.75):
+        return f"{unknown} Did you mean {similar[0]!r}?"
+    example = f'Components({{"{example_pattern}": "{name}"}})'
+    return f"{unknown} If it is a role, give it to components, as in {example}; else correct it."
 
 
 def names_and_roles(components: Iterable[Component]) -> str:

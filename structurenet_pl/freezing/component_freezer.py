@@ -101,8 +101,8 @@ class ComponentFreezer:
         if self._work.end_batch(self._trainer.lightning_module, structure):
             self.frozen = self._measure_frozen(structure, self.frozen.components)
 
-    def thaw(self) -> None:
-        """Thaw all components until the next ``update``, and count no work: growth copies modules with their hooks."""
+    def prepare_growth(self) -> None:
+        """Give parameters the flags of the user until the next ``update``; remove hooks that copies would keep."""
         self._work.stop()
         if self.frozen.components:
             module = self._trainer.lightning_module

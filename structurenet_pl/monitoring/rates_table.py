@@ -147,7 +147,7 @@ def equation(entry: GroupLR) -> str:
     Args:
         entry: The learning rate.
     """
-    if (reason := _why_it_rests(entry)) is not None:
+    if (reason := _reason_without_effect(entry)) is not None:
         return reason
     acting = [f" × {factor:.3g} {label}" for label, factor in entry.factors.items() if factor != 1]  # noqa: RUF001
     return f"lr {entry.lr:.3g} = {entry.base_lr:.3g}{''.join(acting)}" if acting else f"lr {entry.lr:.3g} = base lr"
@@ -169,13 +169,15 @@ def _columns(rows: Sequence[GroupLR]) -> list[Column]:
         Column("params", [f"{row.parameters:,}" for row in rows], numbers=True, drop_order=1),
         Column("base lr", [f"{row.base_lr:.3g}" for row in rows], numbers=True).droppable_if_uniform(drop_order=4),
         *(factor.droppable_if_uniform(drop_order=3) for factor in factors),
-        Column("effective lr", [_why_it_rests(row) or f"{row.lr:.3g}" for row in rows], numbers=True),
+        Column("effective lr", [_reason_without_effect(row) or f"{row.lr:.3g}" for row in rows], numbers=True),
     ]
 
 
-def _why_it_rests(entry: GroupLR) -> str | None:
+def _reason_without_effect(entry: GroupLR) -> str | None:
     """Why an lr has no effect, None if it has."""
-    return "frozen" if entry.frozen else None if entry.trained else "not trained"
+    if entry.frozen:
+        return "frozen"
+    return None if entry.trained else "not trained"
 
 
 def _notes_on(dropped: Sequence[Column]) -> list[RenderableType]:

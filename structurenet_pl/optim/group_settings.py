@@ -58,7 +58,8 @@ class GroupSettings:
         self._getters: list[Callable[[Group], Any]] = []
         self._sizes: list[int] = []
         self._values: list[Any] = []
-        self._comparable = False  # also later, if a setting is a tensor: written in place, it stays the same object
+        # False until the first collect, and while a setting is a tensor, which may be written in place
+        self._comparable = False
 
     def mark_passed_on(self) -> None:
         """Note that the pieces have all settings of the user's groups."""

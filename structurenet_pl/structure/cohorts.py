@@ -89,10 +89,12 @@ def generations_of_births(event: GrowthEvent, shapes: Mapping[str, Sequence[int]
         {'weight': ((0, 0, 1), (0, 0, 0))}
     """
     for name, dimensions in event.births.items():
-        # before a tuple of this length is made: a file may say anything
+        # before tuples of these lengths are made: a file may say anything
+        lengths = [length for runs in dimensions for _, length in runs]
         sizes = [sum(length for _, length in runs) for runs in dimensions]
         numbers = [number for runs in dimensions for number, _ in runs]
-        if sizes != list(shapes.get(name) or ()) or any(not 0 <= one <= event.clock.generation for one in numbers):
+        known = all(0 <= number <= event.clock.generation for number in numbers)
+        if sizes != list(shapes.get(name) or ()) or min(lengths, default=1) < 1 or not known:
             raise ValueError(f"the births of {name!r} are {dimensions}, expected runs for shape {shapes.get(name)}")
     return {
         name: tuple(tuple(number for number, length in runs for _ in range(length)) for runs in dimensions)

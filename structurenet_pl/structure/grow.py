@@ -37,16 +37,19 @@ def do_nothing(arguments: Arguments) -> None:
     """For growth with nothing left to do when its method has returned."""
 
 
-class OtherArgumentsError(RuntimeError):
-    """A growth method has chosen other arguments on this rank than all ranks are to use.
+class CallAgainError(RuntimeError):
+    """The growth method must be called again, with the arguments that all ranks are to use.
 
     Args:
-        own: The arguments of this rank.
-        arguments: Those of all ranks.
+        own: The arguments that the method has chosen on this rank.
+        arguments: Those of rank 0.
     """
 
     def __init__(self, own: Arguments, arguments: Arguments) -> None:
-        super().__init__(f"the growth method has chosen {dict(own)}, expected {dict(arguments)} as on rank 0")
+        super().__init__(
+            f"ranks have chosen different arguments: {dict(own)} on this one, {dict(arguments)} on rank 0. A growth "
+            "method must use an argument that it is given, and decide only those that are None."
+        )
         self.arguments = arguments
 
 
@@ -85,13 +88,13 @@ def one_growth(
         request: The call of the growth method.
         clock: The time of the growth.
         after_method: Called with the arguments when the growth method has returned. It may replace new tensors by
-            others of the same shape (by sharded ones), or raise ``OtherArgumentsError``: then the growth is undone and
+            others of the same shape (by sharded ones), or raise ``CallAgainError``: then the growth is undone and
             carried out again with the arguments of all ranks.
     """
     with restore_structure_on_error(module) as snapshot:
         try:
             grown = grow_and_log(current_state(module), request, clock, after_method)
-        except OtherArgumentsError as other:
+        except CallAgainError as other:
             snapshot.restore()
             request = replace(request, arguments=other.arguments)
             grown = grow_and_log(current_state(module), request, clock, after_method)
@@ -190,9 +193,8 @@ def grow_and_log(before: NetworkState, request: GrowthRequest, clock: Clock, aft
         event, successors = compare(before, after, request, numbered)
     if successors or event.moved:  # else all old tensors are what they were, under the same names
         module._generations = generations_after(before.structure, successors, after.name_of, numbered.generation)
-        if any(successor is not None and successor.reordered for successor in successors.values()):
-            births = births_of_reordered(module._generations, before.structure, successors, after.name_of)
-            event = replace(event, births=births)
+        births = births_of_reordered(module._generations, before.structure, successors, after.name_of)
+        event = replace(event, births=births)
     module.growth_log = (*module.growth_log, event)
     specs = apply_event(specs, event)
     cache_specs(module, specs)

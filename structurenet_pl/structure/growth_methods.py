@@ -104,7 +104,11 @@ class GrowthRequest:
     asked_by: str = BY_USER
 
     def with_returned_arguments(self, result: Any) -> "GrowthRequest":
-        """The request with the arguments that the method decided itself, if its result is a dict of arguments."""
+        """The request with the arguments that the method decided itself, if its result is a dict of arguments.
+
+        Raises:
+            ValueError: If the dict has other keys, too.
+        """
         if not isinstance(result, dict) or result.keys().isdisjoint(self.arguments):
             return self
         if unknown := sorted(result.keys() - self.arguments.keys(), key=str):
@@ -146,9 +150,9 @@ def growth(
 
     Loading a checkpoint calls the method again, with the same arguments. A method that decides a value by data, such
     as a width, should return the value as a dict of arguments, ``{"width": 12}``: the growth log stores the returned
-    values, and the method does not decide them again. Under DDP the values of rank 0 count: on a rank with other values
-    the growth is undone, and the method is called again with those of rank 0. A growth method that calls other growth
-    methods has to return their decided values itself.
+    values, and the method does not decide them again. Of several ranks the values of rank 0 count: on a rank with other
+    values (under FSDP2 on all ranks) the growth is undone, and the method is called again with those of rank 0. A
+    growth method that calls other growth methods has to return their decided values itself.
 
     Args:
         function: Not to be given: it is there for an error message when the parentheses are forgotten.
@@ -169,12 +173,12 @@ def growth(
             again on resume), the class cannot grow, or the name of the method leads to another attribute, such as an
             override without ``@growth()``.
         ValueError: If ``second_moments`` is no policy; when called, if nothing has changed, the depth is outside the
-            network, ``adjacent`` names no component, a tensor has got another number of dimensions, or several
-            param groups fit the new parameters equally well.
+            network, ``adjacent`` names no component, a tensor has got another number of dimensions, several
+            param groups fit the new parameters equally well, or it returns a dict of arguments and of other keys.
         NotImplementedError: When called, if the tensors of one component end up in different places.
         MisconfigurationException: When called in a fit, if the module is a part of the module in training, or the
-            strategy is neither DDP nor a single device.
-        RuntimeError: Under DDP, if the processes differ.
+            strategy is neither DDP, FSDP2 nor a single device.
+        RuntimeError: Under DDP and FSDP2, if the processes differ.
 
     Example:
         >>> from structurenet_pl import GrowableModule, growth

@@ -66,7 +66,7 @@ def test_layers_may_be_born_later():
 
 
 def test_layers_that_are_not_found_are_reported():
-    with pytest.warns(UserWarning, match=r"DepthDecay looks for 'bloks.\*', but no component has.* head\."):
+    with pytest.warns(UserWarning, match=r"DepthDecay looks for 'bloks.\*' and finds nothing: .*correct it"):
         fit(Plain(), [DepthDecay(0.5, layers="bloks.*")], epochs=1)
 
 

@@ -109,13 +109,13 @@ def test_growth_method_that_is_none():
 
 @pytest.mark.parametrize(("every", "unit"), [(3, "epoch"), (9, "step")])
 def test_growth_that_is_due_after_the_run_is_told(caplog, every, unit):
-    message = f"the first add_neck is due after {every} {unit}s, and the run had {2 if unit == 'epoch' else 8}"
+    message = f"its first growth is due at {unit} {every}, and the run ended at {2 if unit == 'epoch' else 8}"
     with caplog.at_level(logging.INFO):
         fit(Net(), [GrowEvery("add_neck", every, unit)], epochs=2)
         assert message in caplog.text
         caplog.clear()
         fit(Net(), [GrowEvery("add_neck", every - 1, unit)], epochs=2)
-        assert "is due after" not in caplog.text
+        assert "is due at" not in caplog.text
 
 
 def test_growth_method_of_a_class_that_cannot_grow():
@@ -203,10 +203,10 @@ def test_factor_that_was_always_1_says_why(caplog):
 @pytest.mark.parametrize(
     ("factor", "said"),
     [
-        (RoleLR({"pretrianed": 0.1}), "RoleLR looks for 'pretrianed', .* Did you mean 'pretrained'?"),
-        (RoleLR({"pretrained": 0.1, "adaptor": 0.5}), "RoleLR looks for 'adaptor', .* there are body.0 .pretrained."),
-        (DepthDecay(0.5, layers=["body.*", "haed"]), "DepthDecay looks for 'haed', .* Did you mean 'head'?"),
-        (SedimentaryDecay(roles={"pach": 0.1}), "SedimentaryDecay looks for 'pach'"),
+        (RoleLR({"pretrianed": 0.1}), "RoleLR looks for 'pretrianed' .* Did you mean 'pretrained'?"),
+        (RoleLR({"pretrained": 0.1, "adaptor": 0.5}), "RoleLR looks for 'adaptor' .* body.0 .pretrained."),
+        (DepthDecay(0.5, layers=["body.*", "haed"]), "DepthDecay looks for 'haed' .* Did you mean 'head'?"),
+        (SedimentaryDecay(roles={"pach": 0.1}), "SedimentaryDecay looks for 'pach' and finds nothing"),
         (DepthDecay(where="pretraind"), "acts on nothing: 'pretraind' is neither .* Did you mean 'pretrained'?"),
     ],
 )

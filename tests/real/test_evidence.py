@@ -14,7 +14,7 @@ from scipy import stats
 from examples.evidence.blocks import BLOCKS
 from examples.evidence.data import split
 from examples.evidence.experiment import SEARCH_SEEDS, Arm, Block, Claim, Trial
-from examples.evidence.findings import findings
+from examples.evidence.findings import find
 from examples.evidence.growth_probe import Phase
 from examples.evidence.intervals import difference, mean_of, pooled, ratio
 from examples.evidence.nets import Net
@@ -130,16 +130,16 @@ def test_edge_is_marked(tmp_path):
     results = fill(Results(tmp_path / "toy.csv"), block)
     assert results.at_edge(block, "digits", "uniform")
     assert not results.at_edge(block, "digits", "ours")
-    assert "0.002 (edge)" in section("toy", block, results, findings(block, results))
+    assert "0.002 (edge)" in section("toy", block, results, find(block, results))
 
 
 @pytest.mark.parametrize(
     ("claim", "verdict"),
     [
         ({"above": 0.5}, "holds"),
-        ({"below": 0.5}, "**refuted**"),
+        ({"below": 0.5}, "refuted"),
         ({"above": 1.0}, "undecided"),
-        ({"above": 1.5}, "**refuted**"),
+        ({"above": 1.5}, "refuted"),
     ],
 )
 def test_verdicts(tmp_path, claim, verdict):
@@ -150,7 +150,7 @@ def test_verdicts(tmp_path, claim, verdict):
         block,
         lambda trial: {"accuracy": (trial.arm == "ours") * (1.0 + 0.1 * (trial.seed == 1) - 0.05)},
     )
-    (finding,) = findings(block, results)
+    (finding,) = find(block, results)
     assert finding.verdict(0.95) == verdict
 
 
@@ -165,7 +165,7 @@ def test_baseline_of_equal_drift(tmp_path):
     results = fill(
         Results(tmp_path / "toy.csv"), block, lambda trial: {"drift": trial.lr, "steps": 100 / trial.lr + trial.seed}
     )
-    (finding,) = findings(block, results)
+    (finding,) = find(block, results)
     assert finding.estimate.value == pytest.approx(100 / 3 - 37.5, rel=1e-4)  # the file keeps six digits
     assert finding.note == "between uniform 2 and uniform 4"
 

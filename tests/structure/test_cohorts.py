@@ -284,11 +284,11 @@ def test_births_of_units_that_were_kept_by_their_weights_are_loaded():
         assert births(loaded)[name].tolist() == values.tolist()
 
 
-@pytest.mark.parametrize("runs", [[[0, 10**12]], [[7, 4]], [[0, 5]], "none"])
+@pytest.mark.parametrize("runs", [[[0, 10**12]], [[0, 10**12], [0, 4 - 10**12]], [[7, 4]], [[0, 5]], None])
 def test_births_that_do_not_fit_are_refused(runs):
     state = pruned().state_dict()
     log = json.loads(bytes(state["growth_log"].tolist()))
-    log[-1]["births"]["first.bias"] = [runs] if runs != "none" else None
+    log[-1]["births"]["first.bias"] = runs and [runs]
     state["growth_log"] = torch.tensor(list(json.dumps(log).encode()), dtype=torch.uint8)
     net = Prunes()
     with pytest.raises(ReplayError, match=r"event 2 of the checkpoint, prune\(\), raised"):

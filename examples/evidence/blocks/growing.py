@@ -1,4 +1,4 @@
-"""What experiments with two random layers share: how networks are measured and, in two of the three, trained."""
+"""What experiments with two random layers share: how networks are measured and, but for `stability`, trained."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product

@@ -40,7 +40,7 @@ MEASURES = {
 
 
 class HeInit:
-    """Initialise a layer for ReLU, so that ``widen`` draws new units like those of a fresh network."""
+    """A layer that is initialised for ReLU, so that ``widen`` draws new units like those of a fresh network."""
 
     def reset_parameters(self) -> None:
         init_he(self)
