@@ -141,8 +141,13 @@ class GrowOnPlateau(GrowthTrigger):
 
     def on_growth(self, trainer: Trainer, pl_module: LightningModule, event: GrowthEvent) -> None:
         """Note that the requested growth has been carried out."""
-        # not by arguments: the method may have decided them itself
-        if (event.method, event.asked_by) == (self.growth, type(self).__name__):
+        if (event.method, event.asked_by) != (self.growth, type(self).__name__):
+            return
+        # the method may have decided arguments itself, so they count only where triggers share it
+        others = [other for other in trainer.callbacks if isinstance(other, GrowOnPlateau) and other is not self]
+        asked = self.complete_arguments(pl_module)
+        same = all(value is None or event.arguments[name] == value for name, value in asked.items())
+        if same or self.growth not in [other.growth for other in others]:
             self._state.owed = False
 
     def _monitored_value(self, trainer: Trainer) -> float:

@@ -63,7 +63,7 @@ class LRFactor(NeedsDriver, ABC):
     """Whether norm layers in frozen components keep their running statistics (``"eval"``) or update them."""
     release_state: bool = False
     """Whether the optimizer state of frozen parameters is moved from memory to a temporary file until the thaw."""
-    looks_for: Sequence[str] = ()
+    looks_for: str | Sequence[str] = ()
     """Roles and name patterns that other arguments than ``where`` name. The package warns if no component has them."""
     where: str | Sequence[str] | None = None  # a default, in case the __init__ of a subclass does not set it
 

@@ -55,8 +55,7 @@ class RoleLR(LRFactor):
         if base_lr is not None:
             check_positive("base_lr", base_lr, "if the values are factors and no learning rates, leave it out")
         self.factors = dict(factors)
-        # the defaults name roles that a network need not have; by value, because YAML gives a copy
-        self.looks_for = () if factors == DEFAULT_FACTORS else tuple(factors)
+        self.looks_for = [role for role in factors if role not in DEFAULT_FACTORS]  # those need not be there
         self.base_lr = base_lr
 
     def factor(self, component: Component, now: Moment) -> float:

@@ -78,8 +78,7 @@ class SedimentaryDecay(LRFactor):
         check_at_least(0, items_of("roles", roles))
         self.unit = unit
         self.roles = dict(roles)
-        # the defaults name roles that a network need not have; by value, because YAML gives a copy
-        self.looks_for = () if roles == DEFAULT_ROLE_FACTORS else tuple(roles)
+        self.looks_for = [role for role in roles if role not in DEFAULT_ROLE_FACTORS]  # those need not be there
 
     def stratum(self, component: Component, now: Moment) -> str:
         """Return the name of the component's stratum, or its role if this role has a constant factor."""

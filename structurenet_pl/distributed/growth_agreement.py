@@ -77,6 +77,7 @@ class AgreementOfRanks(GrowthAgreement):
         self._old_buffers = set(self._module.buffers())
         self._units = sharded_units_of(trainer) if is_sharded_module(trainer) else None
         self._reports_done = False  # whether the other ranks wait for no further report
+        self._error: RuntimeError | None = None  # that all ranks raise
         reports = self._share("begins", {"the growth asked for": str(request)} | self._checksums_by_name())
         check_equal_reports(reports, f"before {request}")
 
@@ -145,7 +146,7 @@ class AgreementOfRanks(GrowthAgreement):
             return
         # under FSDP2 an operation in the method may need all ranks, so all of them call it again
         if own != arguments[0] or self._units is not None:
-            raise CallAgainError(own, arguments[0])
+            raise CallAgainError(arguments[0], next(others for others in arguments if others != arguments[0]))
         self._share("has returned", own)  # with ranks that have called the method again
 
     def _share(self, stage: str, report: Any) -> list[Any]:
@@ -158,20 +159,25 @@ class AgreementOfRanks(GrowthAgreement):
         Raises:
             RuntimeError: If a rank has sent an error, or does something else.
         """
+        if self._error is not None:  # the growth method has caught it
+            raise self._error
         reports = gather_where_different((None, stage, report), f"in {self._request}")
         for rank, (error, *_) in enumerate(reports):
             if error is not None:
-                self._reports_done = True
-                raise RuntimeError(f"{self._request} raised {error} on rank {rank}, and was undone on every rank")
+                raise self._last(f"{self._request} raised {error} on rank {rank}, and was undone on every rank")
         stages = [its_stage for _, its_stage, _ in reports]
         for rank, its_stage in enumerate(stages):
             if its_stage != stages[0]:
-                self._reports_done = True
-                raise RuntimeError(
+                raise self._last(
                     f"{self._request} was undone on every rank: rank {rank} {its_stage}, but rank 0 {stages[0]}. All "
                     "ranks must grow alike."
                 )
         return [rank_report for *_, rank_report in reports]
+
+    def _last(self, message: str) -> RuntimeError:
+        """An error that all ranks raise, after which no rank waits for a report."""
+        self._reports_done, self._error = True, RuntimeError(message)
+        return self._error
 
     def _checksums_by_name(self) -> dict[str, int]:
         """A checksum of each parameter and each new buffer. Old buffers may differ, as the statistics of norms do.

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.optim import Optimizer
 
-from structurenet_pl.structure.replay_log import LOG_KEY
+from structurenet_pl.structure.log_tensors import LOG_KEY
 from structurenet_pl.structure.sharded_tensors import is_sharded, sharded_like
 
 METADATA_FILE = "meta.pt"  # Lightning's name of the file that holds everything but tensors

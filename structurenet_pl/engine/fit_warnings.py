@@ -9,6 +9,7 @@ from structurenet_pl.distributed.sharding import register_shards
 from structurenet_pl.engine.idle_factors import Idleness, why_idle
 from structurenet_pl.engine.package_callbacks import arguments_of, patterns_of
 from structurenet_pl.engine.pattern_warnings import (
+    components_of_growth,
     names_and_roles,
     warn_acting_on_nothing,
     warn_looking_for_nothing,
@@ -17,7 +18,7 @@ from structurenet_pl.engine.pattern_warnings import (
 from structurenet_pl.learning_rates.factors import Factors
 from structurenet_pl.learning_rates.moment import Moment
 from structurenet_pl.lightning import Trainer, rank_zero_info, rank_zero_warn
-from structurenet_pl.structure.events import Component
+from structurenet_pl.structure.events import Component, as_list
 from structurenet_pl.structure.growable import Growable
 from structurenet_pl.structure.listed_names import listed
 from structurenet_pl.structure.module_structure import all_patterns, structure_of
@@ -112,9 +113,10 @@ class NoEffectWarnings:
     def _warn_patterns(self, trainer: Trainer, structure: Structure, factors: Factors) -> None:
         module = trainer.lightning_module
         warn_unmatched(module, all_patterns(module) if isinstance(module, Growable) else patterns_of(trainer))
-        self._already_warned = warn_acting_on_nothing(factors.where, structure)
-        looks_for = {label: factor.looks_for for label, factor in factors.items()}
-        self._already_warned += warn_looking_for_nothing(looks_for, structure)
+        gone = components_of_growth(module) if isinstance(module, Growable) else []
+        self._already_warned = warn_acting_on_nothing(factors.where, structure, gone)
+        looks_for = {label: as_list(factor.looks_for) for label, factor in factors.items()}
+        self._already_warned += warn_looking_for_nothing(looks_for, structure, gone)
 
 
 def _log_components(structure: Structure) -> None:

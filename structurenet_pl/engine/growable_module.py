@@ -10,7 +10,8 @@ from structurenet_pl.engine.driver import Driver
 from structurenet_pl.lightning import Callback, LightningModule, MisconfigurationException
 from structurenet_pl.structure.events import Clock
 from structurenet_pl.structure.growable import Growable
-from structurenet_pl.structure.replay_log import LOG_KEY, log_as_tensor, predates_growth
+from structurenet_pl.structure.log_tensors import LOG_KEY, log_as_tensor
+from structurenet_pl.structure.replay_log import predates_growth
 
 # the wrapped hooks keep their signatures, with which type checkers compare those of the LightningModule
 Hook = TypeVar("Hook", bound=Callable[..., None])

@@ -14,7 +14,8 @@ from structurenet_pl.learning_rates.lr_tables import CHECKPOINT_KEY
 from structurenet_pl.lightning import Trainer
 from structurenet_pl.structure.grow import AfterMethod
 from structurenet_pl.structure.growable import Growable
-from structurenet_pl.structure.replay_log import LOG_KEY, log_from_tensor, replay
+from structurenet_pl.structure.log_tensors import LOG_KEY, log_from_tensor
+from structurenet_pl.structure.replay_log import replay
 
 if TYPE_CHECKING:  # the driver makes this object
     from structurenet_pl.engine.driver import Driver

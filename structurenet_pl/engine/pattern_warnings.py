@@ -9,6 +9,8 @@ from torch import nn
 
 from structurenet_pl.lightning import rank_zero_warn
 from structurenet_pl.structure.events import Component
+from structurenet_pl.structure.growable import Growable
+from structurenet_pl.structure.growth_methods import growth_methods
 from structurenet_pl.structure.listed_names import listed
 from structurenet_pl.structure.partition import Structure
 from structurenet_pl.structure.role_patterns import Patterns, unmatched_patterns, wanted_and_left_out
@@ -24,17 +26,26 @@ def warn_unmatched(module: nn.Module, patterns: Patterns) -> None:
         )
 
 
-def warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Structure) -> list[str]:
+def components_of_growth(module: Growable) -> list[Component]:
+    """Components that growth has added, or may add: a pattern that fits one of them is no mistake."""
+    born = [Component(name, event.role) for event in module.growth_log for name in event.born]
+    return born + [Component("", method.role) for method in growth_methods(type(module)).values()]
+
+
+def warn_acting_on_nothing(
+    where: Mapping[str, Sequence[str]], structure: Structure, others: Iterable[Component]
+) -> list[str]:
     """Warn of patterns in ``where`` that match no component: one warning for each pattern.
 
     Args:
         where: The roles and name patterns to which each factor is limited.
         structure: The components.
+        others: Components that patterns may match, too.
 
     Returns:
         The factors that act on no component.
     """
-    idle = _unmatched(chain.from_iterable(where.values()), structure)
+    idle = _unmatched(chain.from_iterable(where.values()), structure, others)
     for pattern in idle:
         calls = [f"{label}(where={pattern!r})" for label, patterns in where.items() if pattern in patterns]
         name = pattern.removeprefix("!")
@@ -50,17 +61,20 @@ def warn_acting_on_nothing(where: Mapping[str, Sequence[str]], structure: Struct
     return [label for label, patterns in wanted.items() if patterns and set(patterns) <= set(idle)]
 
 
-def warn_looking_for_nothing(looks_for: Mapping[str, Sequence[str]], structure: Structure) -> list[str]:
+def warn_looking_for_nothing(
+    looks_for: Mapping[str, Sequence[str]], structure: Structure, others: Iterable[Component]
+) -> list[str]:
     """Warn of roles and patterns in other arguments than ``where`` that match no component.
 
     Args:
         looks_for: The roles and name patterns that each factor looks for.
         structure: The components.
+        others: Components that patterns may match, too.
 
     Returns:
         The factors that find none of them.
     """
-    missing = {label: _unmatched(names, structure) for label, names in looks_for.items()}
+    missing = {label: _unmatched(names, structure, others) for label, names in looks_for.items()}
     for label, names in missing.items():
         for name in names:
             advice = _advice(name, _largest_part(structure), structure)
@@ -68,9 +82,10 @@ def warn_looking_for_nothing(looks_for: Mapping[str, Sequence[str]], structure: 
     return [label for label, names in missing.items() if names and names == list(dict.fromkeys(looks_for[label]))]
 
 
-def _unmatched(patterns: Iterable[str], structure: Structure) -> list[str]:
+def _unmatched(patterns: Iterable[str], structure: Structure, others: Iterable[Component]) -> list[str]:
     """The patterns that match no component, also without the ``!`` for leaving out."""
-    parts = [*structure.by_depth, *chain.from_iterable(structure.cohorts.values())]  # a cohort may have another role
+    # a cohort may have another role
+    parts = [*structure.by_depth, *chain.from_iterable(structure.cohorts.values()), *others]
     return [
         pattern
         for pattern in dict.fromkeys(patterns)

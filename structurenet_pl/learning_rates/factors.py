@@ -25,7 +25,7 @@ class Factor(FreezeOptions, Protocol):
     unit: Unit
     freezes: bool
     where: str | Sequence[str] | None
-    looks_for: Sequence[str]
+    looks_for: str | Sequence[str]
 
     def acts_on(self, component: Component) -> bool:
         """Whether the factor may differ from 1 for the component."""

@@ -49,13 +49,13 @@ def generations_after(
     return after
 
 
-def births_of_reordered(
+def births_after(
     known: Mapping[str, Generations],
     before: Structure,
     successors: Mapping[nn.Parameter, Successor | None],
     name_of: Callable[[nn.Parameter], str],
-) -> dict[str, list[list[tuple[int, int]]]]:
-    """The generations of the indices of tensors whose entries were reordered, as runs, for the growth log.
+) -> dict[str, list[list[list[int]]]]:
+    """The generations of the indices of tensors that a growth has changed, as runs, for the growth log.
 
     Args:
         known: The generations after the growth, from ``generations_after``.
@@ -65,15 +65,15 @@ def births_of_reordered(
     """
     births = {}
     for tensor, successor in successors.items():
-        if successor is not None and successor.reordered:
+        if successor is not None:
             name, birth = name_of(successor.tensor), before.components[before.owner[tensor]].born.generation
-            generations = known.get(name) or tuple((birth,) * size for size in successor.tensor.shape)
-            births[name] = [[(number, len(list(run))) for number, run in groupby(along)] for along in generations]
+            generations = known.get(name) or tuple((birth,) * len(places) for places in successor.origin)
+            births[name] = [[[number, len(list(run))] for number, run in groupby(along)] for along in generations]
     return births
 
 
 def generations_of_births(event: GrowthEvent, shapes: Mapping[str, Sequence[int] | None]) -> dict[str, Generations]:
-    """The generations of the indices of reordered tensors, as an event in a log gives them.
+    """The generations of the indices of tensors that a growth has changed, as its event in a log gives them.
 
     Args:
         event: The event.

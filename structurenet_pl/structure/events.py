@@ -134,9 +134,9 @@ class GrowthEvent:
         removed: Names of the components that were removed.
         asked_by: The origin of the call: the class name of a trigger, or ``"user"`` for a direct call of the method.
         parameters: Number of parameters of the module before and after.
-        births: For each tensor whose entries have moved, or were left out before others that stayed, and each of its
-            dimensions, runs ``(generation, length)`` of entries born in the same event. Which entries stay may depend
-            on data, so they do not follow from the call.
+        births: For each tensor that was replaced, reshaped or reordered, and each of its dimensions, runs
+            ``[generation, length]`` of entries born in the same event. Which entries stay may depend on data, so they
+            do not follow from the call.
 
     Events with the same outcome at the same time are equal; ``asked_by``, ``parameters`` and ``births`` are not
     compared. Logs from before they were added have None, ``()`` and ``{}``.

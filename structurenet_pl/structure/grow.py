@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from structurenet_pl.structure.affected_components import with_affected_components
-from structurenet_pl.structure.cohorts import births_of_reordered, generations_after
+from structurenet_pl.structure.cohorts import births_after, generations_after
 from structurenet_pl.structure.diff import compare
 from structurenet_pl.structure.events import Clock, GrowthEvent
 from structurenet_pl.structure.founding import Founding, founding_of, set_founding
@@ -41,14 +41,14 @@ class CallAgainError(RuntimeError):
     """The growth method must be called again, with the arguments that all ranks are to use.
 
     Args:
-        own: The arguments that the method has chosen on this rank.
-        arguments: Those of rank 0.
+        arguments: The arguments that the method has chosen on rank 0.
+        others: Different ones, of another rank.
     """
 
-    def __init__(self, own: Arguments, arguments: Arguments) -> None:
+    def __init__(self, arguments: Arguments, others: Arguments) -> None:
         super().__init__(
-            f"ranks have chosen different arguments: {dict(own)} on this one, {dict(arguments)} on rank 0. A growth "
-            "method must use an argument that it is given, and decide only those that are None."
+            f"ranks have chosen different arguments: {dict(arguments)} on rank 0, {dict(others)} on another one. A "
+            "growth method must use an argument that it is given, and decide only those that are None."
         )
         self.arguments = arguments
 
@@ -193,7 +193,7 @@ def grow_and_log(before: NetworkState, request: GrowthRequest, clock: Clock, aft
         event, successors = compare(before, after, request, numbered)
     if successors or event.moved:  # else all old tensors are what they were, under the same names
         module._generations = generations_after(before.structure, successors, after.name_of, numbered.generation)
-        births = births_of_reordered(module._generations, before.structure, successors, after.name_of)
+        births = births_after(module._generations, before.structure, successors, after.name_of)
         event = replace(event, births=births)
     module.growth_log = (*module.growth_log, event)
     specs = apply_event(specs, event)

@@ -10,16 +10,10 @@ from structurenet_pl.structure.grow import one_growth
 from structurenet_pl.structure.growth_handler import growth_handler_of
 from structurenet_pl.structure.growth_methods import GrowthRequest, check_replayable
 from structurenet_pl.structure.loading_guards import TensorSizeLimit, restore_module_on_error
+from structurenet_pl.structure.log_tensors import LOG_KEY, log_as_tensor, log_from_tensor
 from structurenet_pl.structure.module_structure import HasGrowthLog, clear_structure_cache, structure_of
 from structurenet_pl.structure.partition import parameter_count
-from structurenet_pl.structure.replay_log import (
-    LOG_KEY,
-    log_as_tensor,
-    log_from_tensor,
-    predates_growth,
-    replay,
-    replay_mentioned,
-)
+from structurenet_pl.structure.replay_log import predates_growth, replay, replay_mentioned
 
 
 class Growable(HasGrowthLog):

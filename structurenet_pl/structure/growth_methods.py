@@ -200,6 +200,11 @@ def growth(
     return lambda function: GrowthMethod(function, role, depth, like, adjacent, second_moments)
 
 
+def growth_methods(kind: type) -> dict[str, GrowthMethod]:
+    """The growth methods of a class, by name."""
+    return {key: found for key in dir(kind) if isinstance(found := getattr(kind, key, None), GrowthMethod)}
+
+
 def request_by_name(module: nn.Module, name: str, arguments: Mapping[str, Any]) -> GrowthRequest:
     """The request for a growth method by its name.
 
@@ -210,7 +215,7 @@ def request_by_name(module: nn.Module, name: str, arguments: Mapping[str, Any]) 
     kind = type(module)
     method = getattr_static(kind, name, None)
     if not isinstance(method, GrowthMethod):
-        known = [key for key in dir(kind) if isinstance(getattr(kind, key, None), GrowthMethod)]
+        known = list(growth_methods(kind))
         expected = f"expected one of {known}: mark the method with @growth()."
         if not known:
             expected = f"nor any other: {DERIVE}, and mark the method with @growth()."

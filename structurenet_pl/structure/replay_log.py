@@ -5,11 +5,8 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from structurenet_pl.structure.cohorts import generations_of_births
-from structurenet_pl.structure.events import GrowthEvent, dump_log, load_log
+from structurenet_pl.structure.events import GrowthEvent
 from structurenet_pl.structure.founding import founding_of, holds, set_founding
 from structurenet_pl.structure.grow import (
     AfterMethod,
@@ -21,6 +18,7 @@ from structurenet_pl.structure.grow import (
 from structurenet_pl.structure.growth_handler import growth_handler_of
 from structurenet_pl.structure.growth_methods import GrowthRequest, request_by_name
 from structurenet_pl.structure.inventory import NetworkState
+from structurenet_pl.structure.log_tensors import LOG_KEY
 from structurenet_pl.structure.module_structure import (
     HasGrowthLog,
     clear_structure_cache,
@@ -30,7 +28,6 @@ from structurenet_pl.structure.module_structure import (
 from structurenet_pl.structure.random_states import kept_rng
 from structurenet_pl.structure.tensor_mapping import shape_of
 
-LOG_KEY = "growth_log"
 WITH_THIS_CODE = (
     "Loading a checkpoint calls its growth methods again: if these have changed, use the code that wrote it. If a size "
     "depends on data or chance, the method must return it, as in return {'width': width}."
@@ -101,16 +98,6 @@ def replay_mentioned(module: HasGrowthLog, state_dict: Mapping[str, Any]) -> Ite
         ) from error
 
 
-def log_from_tensor(saved: Tensor) -> tuple[GrowthEvent, ...]:
-    """The growth log in a state dict. Rounded, because user code may have cast or averaged the state dict."""
-    return load_log(bytes(saved.double().round().to(torch.uint8).tolist()).decode())
-
-
-def log_as_tensor(log: tuple[GrowthEvent, ...]) -> Tensor:
-    """A growth log for a state dict. A tensor, because many tools expect only tensors in a state dict."""
-    return torch.tensor(list(dump_log(log).encode()), dtype=torch.uint8)
-
-
 def predates_growth(module: HasGrowthLog, state_dict: Mapping[str, Any]) -> bool:
     """Whether a state dict was saved before a module grew, and is more than a part of a later state dict."""
     founding = founding_of(module)
@@ -136,6 +123,11 @@ def _check_same_events(own_log: tuple[GrowthEvent, ...], log: tuple[GrowthEvent,
                 f"{own.clock.generation} is {saved.called}, the module's is {own.called}; they differ in "
                 f"{', '.join(differences)}: {_chosen(theirs, differences)} in the checkpoint, "
                 f"{_chosen(ours, differences)} in the module. Load the checkpoint into a module that has not grown."
+            )
+        if own.births and saved.births and own.births != saved.births:  # a log from before births has none
+            raise ReplayError(
+                f"event {own.clock.generation}, {own.called}, has kept other entries in the module than in the "
+                "checkpoint. Load the checkpoint into a module that has not grown."
             )
 
 

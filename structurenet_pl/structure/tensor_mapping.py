@@ -82,12 +82,6 @@ class Successor:
         """Whether entries were added, removed or moved."""
         return any(old != tuple(range(size)) for old, size in zip(self.origin, self.old_shape, strict=True))
 
-    @property
-    def reordered(self) -> bool:
-        """Whether entries have moved, or others than the last ones were left out."""
-        sizes = zip(self.tensor.shape, self.old_shape, strict=True)
-        return any(origin != _in_order(*pair) for origin, pair in zip(self.origin, sizes, strict=True))
-
 
 # Notes of the growth under way. Not attributes of the tensors, because a search for an attribute on every tensor takes
 # longer than all the rest of a small growth. Weak and by identity, because == of tensors is elementwise.
@@ -206,14 +200,11 @@ def successor_of(name: str, old_shape: torch.Size | None, new: nn.Parameter) -> 
                 f"came_from of {name!r} got position {max(positions)} in dim {dim}, expected positions below "
                 f"{old_shape[dim]}, the number of old entries"
             )
-    sizes = enumerate(zip(new.shape, old_shape, strict=True))
-    origin = [declared[dim] if dim in declared else _in_order(*pair) for dim, pair in sizes]
+    origin = [
+        declared.get(dim, (*range(min(size, old_size)), *[NEW_ENTRY] * (size - old_size)))
+        for dim, (size, old_size) in enumerate(zip(new.shape, old_shape, strict=True))
+    ]
     return Successor(new, old_shape, tuple(origin))
-
-
-def _in_order(size: int, old_size: int) -> tuple[int, ...]:
-    """The old positions of entries that stay where they were, with new ones behind them."""
-    return (*range(min(size, old_size)), *[NEW_ENTRY] * (size - old_size))
 
 
 def tensor_after_growth(tensor: Tensor, successors: Mapping[nn.Parameter, Successor | None]) -> Tensor | None:

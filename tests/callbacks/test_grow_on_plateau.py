@@ -239,6 +239,26 @@ def test_growth_that_decides_itself_is_not_owed_afterwards():
     assert len(resumed.growth_log) == 1
 
 
+@mid_epoch
+def test_two_triggers_of_one_method_each_get_their_growth_after_a_resume():
+    class Kinds(Scripted):
+        @growth(role="neck")
+        def add_kind(self, kind: int):
+            self.necks.append(nn.Linear(8, 8))
+
+    def triggers():
+        options = {"patience": 2, "limit": 1}
+        return [GrowOnPlateau("add_kind", "metric", arguments={"kind": kind}, **options) for kind in (1, 2)]
+
+    options = {"accumulate_grad_batches": 2, "val_check_interval": 1}
+    net = Kinds([1.0] * 6)
+    fit(net, [*triggers(), SavesFirst()], epochs=1, **options)
+    assert [event.arguments["kind"] for event in net.growth_log] == [1, 2]
+    resumed = Kinds([1.0] * 6)
+    fit(resumed, triggers(), epochs=1, ckpt_path="step=1.ckpt", **options)
+    assert [event.arguments["kind"] for event in resumed.growth_log] == [1, 2]
+
+
 # --------------------------------------------------------------------------------------------------------------- errors
 
 

@@ -107,6 +107,21 @@ def test_growth_method_that_is_none():
     )
 
 
+@pytest.mark.parametrize("first", [1, 9])  # a patch that is gone at the end, or one that never came
+def test_roles_of_growth_are_no_mistake(first):
+    class Drops(Net):
+        @growth()
+        def drop_patch(self):
+            del self.patches[0]
+
+    add, drop = GrowEvery("add_patch", first, limit=1, arguments={"at": 1}), GrowEvery("drop_patch", 3, limit=1)
+    factors = [SedimentaryDecay(roles={"patch": 0.1}), Warmup(where="patch"), GrowthResponder(roles={"patch": 0.5})]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".* in this run|.*many workers|.*LeafSpec")
+        fit(Drops(), [*factors, add, *([drop] if first == 1 else [])], epochs=4)
+
+
 @pytest.mark.parametrize(("every", "unit"), [(3, "epoch"), (9, "step")])
 def test_growth_that_is_due_after_the_run_is_told(caplog, every, unit):
     message = f"its first growth is due at {unit} {every}, and the run ended at {2 if unit == 'epoch' else 8}"

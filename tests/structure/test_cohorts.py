@@ -284,6 +284,28 @@ def test_births_of_units_that_were_kept_by_their_weights_are_loaded():
         assert births(loaded)[name].tolist() == values.tolist()
 
 
+def test_births_of_the_first_units_are_loaded_too():
+    net, loaded = Prunes(), Prunes()
+    net.wider(8)
+    with torch.no_grad():
+        net.second.weight[:, :4] *= 100
+        loaded.second.weight[:, :2] *= 0  # it would keep newborn units
+    net.prune()
+    assert births(net) == {}
+    loaded.load_state_dict(net.state_dict())
+    assert births(loaded) == {}
+
+
+def test_a_module_that_has_kept_other_units_does_not_take_the_checkpoint():
+    other = Prunes()
+    other.wider(8)
+    with torch.no_grad():
+        other.second.weight[:, 4:] *= 100
+    other.prune()
+    with pytest.raises(ReplayError, match=r"event 2, prune\(\), has kept other entries in the module"):
+        other.load_state_dict(pruned().state_dict())
+
+
 @pytest.mark.parametrize("runs", [[[0, 10**12]], [[0, 10**12], [0, 4 - 10**12]], [[7, 4]], [[0, 5]], None])
 def test_births_that_do_not_fit_are_refused(runs):
     state = pruned().state_dict()

@@ -25,7 +25,7 @@ from structurenet_pl.lightning import MisconfigurationException
 from structurenet_pl.structure import module_structure
 from structurenet_pl.structure.events import dump_log, load_log
 from structurenet_pl.structure.growable import Growable
-from structurenet_pl.structure.replay_log import LOG_KEY
+from structurenet_pl.structure.log_tensors import LOG_KEY
 
 within_an_epoch = pytest.mark.filterwarnings(
     "ignore:You're resuming from a checkpoint that ended before the epoch ended"

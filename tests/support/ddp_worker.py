@@ -67,6 +67,16 @@ class Grown(Net):
             widen(self.body[0], self.body[3], 12)
 
     @growth()
+    def widen_and_catch(self):
+        try:
+            widen(self.body[0], self.body[3], 12)
+            if self.global_rank == 1:
+                raise ValueError("no room")
+            widen(self.body[0], self.body[3], 14)
+        except Exception:  # which hides the error of the comparison, too
+            self.caught = True
+
+    @growth()
     def widen_on_one(self):
         if self.global_rank == 1:
             raise ValueError("no room")
@@ -326,6 +336,7 @@ FAILS = {
     "wider-unequally": {"callbacks": lambda: [GrowEvery("widen_unequally", 1)]},
     "wider-sometimes": {"callbacks": lambda: [GrowEvery("widen_sometimes", 1)]},
     "wider-on-one": {"callbacks": lambda: [GrowEvery("widen_on_one", 1)]},
+    "wider-caught": {"callbacks": lambda: [GrowEvery("widen_and_catch", 1)]},
     "arguments": {"callbacks": lambda: [GrowEvery("add_patch", 1, arguments={"at": int(os.environ["LOCAL_RANK"])})]},
     "diverged": {"callbacks": lambda: [Disturb(), *by_epoch()]},
     "positions": {"make": WithAdam, "callbacks": lambda: [GrowEvery("shuffle", 1)]},
@@ -342,6 +353,7 @@ SAYS = {
     "wider-unequally": r"undone on every rank.*rank 1 differs from rank 0 in 'body.0.weight': torch.float32\[13, 6\]",
     "wider-sometimes": r"undone on every rank.*rank 1 differs from rank 0 in 'body.0.weight'",
     "wider-on-one": "no room",
+    "wider-caught": r"undone on every rank.*rank 1 differs from rank 0 in 'body.0.weight'",
     "arguments": r"at the start of the fit, rank 1 differs from rank 0 in 'GrowEvery \(0\)': .*{\"at\": 1}.* there",
     "diverged": r"before add_patch\(at=1, inner=4\), rank 1 differs from rank 0 in 'head.bias'",
     "positions": r"shuffle\(\) was undone on every rank.*in 'where the entries of body.0.weight come from'",
