@@ -38,10 +38,10 @@ What was decided after results had been seen, so that readers can discount it:
   lrs from a pilot. ``continual`` got its arm with a tuned uniform rate last.
 
 Five experiments were run again with other seeds, for the search, too (``--first-seed 100``: stability, retention,
-continual, constant_lr, scale). Of 93 intervals 92 overlap; none of the others' verdicts turned from holds to refuted,
-and 22 of the 24 on means are the same. Two that held are undecided in the second run: the higher accuracy of
-``recommended()`` with a constant lr (+.001, -.003 to .005: another base lr was chosen), and LARS at scale 8 (single runs
-of the CNN failed at scale 1). So take the first as not confirmed.
+continual, constant_lr, scale). Of 93 intervals 92 overlap, no verdict turned from holds to refuted or back, and 22 of
+the 24 on means are the same. Two that held are undecided in the second run: the higher accuracy of ``recommended()``
+with a constant lr (+.001, -.003 to .005; another base lr was chosen), and LARS at scale 8 (the CNN failed at scale 1
+already). So neither is confirmed.
 
 To add an experiment, write a file in ``blocks/`` with a ``Block`` and name it in ``blocks/__init__.py``.
 """
