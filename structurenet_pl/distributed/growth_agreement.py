@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from structurenet_pl.distributed.checksums import checksums
 from structurenet_pl.distributed.communication import (
@@ -98,7 +99,8 @@ class AgreementOfRanks(GrowthAgreement):
         Args:
             message: What is gathered.
         """
-        self._share(message, None)
+        with _disable_current_modes():  # private: a message reads values, which no size of the method depends on
+            self._share(message, None)
 
     def compare_and_rewrap(self, change: Change) -> None:
         """Compare what all ranks did, wrap the grown module in a new DDP, and give all ranks the values of rank 0."""

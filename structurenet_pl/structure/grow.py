@@ -26,6 +26,7 @@ from structurenet_pl.structure.module_structure import (
     specs_of,
 )
 from structurenet_pl.structure.partition import Structure, apply_event
+from structurenet_pl.structure.repeatable_sizes import DecisionWatch, warn_of_decision
 from structurenet_pl.structure.rollback import Snapshot
 from structurenet_pl.structure.tensor_mapping import Copied, Successor, discard_notes, pop_copied
 
@@ -100,6 +101,7 @@ def one_growth(
             grown = grow_and_log(current_state(module), request, clock, after_method)
         change = grown.change
         replace_last_event(module, change.event)
+        warn_of_decision(request.method.name, grown.result, grown.watch)
         yield change, grown.result
 
 
@@ -130,6 +132,7 @@ class Grown:
         successors: The successors of tensors that were replaced, reshaped or removed; None for a removed tensor.
         copied: How our helpers computed the values of new parameters and buffers from those of old ones.
         result: What the growth method has returned.
+        watch: Whether it may have decided by data or chance.
     """
 
     request: GrowthRequest
@@ -139,6 +142,7 @@ class Grown:
     successors: Mapping[nn.Parameter, Successor | None]
     copied: Mapping[Tensor, Copied]
     result: Any
+    watch: DecisionWatch
 
     @property
     def structure(self) -> Structure:
@@ -185,7 +189,8 @@ def grow_and_log(before: NetworkState, request: GrowthRequest, clock: Clock, aft
     discard_notes(chain(before.inventory.by_first_name.values(), module.buffers()))
     # a validation loop runs in inference mode, and parameters born in it could never be trained
     with torch.inference_mode(False), torch.enable_grad():
-        result = request.method.function(module, **request.arguments)
+        with DecisionWatch() as watch:
+            result = request.method.function(module, **request.arguments)
         request = request.with_returned_arguments(result)
         after_method(request.arguments)
         numbered = replace(clock, generation=len(module.growth_log) + 1)
@@ -200,4 +205,4 @@ def grow_and_log(before: NetworkState, request: GrowthRequest, clock: Clock, aft
     cache_specs(module, specs)
     module._is_growing = False  # an error leaves it True until the snapshot is restored
     copied = pop_copied(chain(after.by_first_name.values(), module.buffers()))
-    return Grown(request, event, before, NetworkState(module, after, specs), successors, copied, result)
+    return Grown(request, event, before, NetworkState(module, after, specs), successors, copied, result, watch)

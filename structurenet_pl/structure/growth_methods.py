@@ -150,7 +150,8 @@ def growth(
 
     Loading a checkpoint calls the method again, with the same arguments. A method that decides a value by data, such
     as a width, should return the value as a dict of arguments, ``{"width": 12}``: the growth log stores the returned
-    values, and the method does not decide them again. Of several ranks the values of rank 0 count: on a rank with other
+    values, and the method does not decide them again. A method that reads values of tensors and returns no dict gets a
+    warning; ``{}`` says that no size depends on them. Of several ranks the values of rank 0 count: on a rank with other
     values (under FSDP2 on all ranks) the growth is undone, and the method is called again with those of rank 0. A
     growth method that calls other growth methods has to return their decided values itself.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -34,7 +35,7 @@ class Copying:
         """The new values that follow from old ones."""
         along_dim = [-1 if dim == self.dim else 1 for dim in range(old.ndim)]
         # most entries stay in their places: these are copied as a slice, three times as fast along the last dimension
-        lead = int((self.source == torch.arange(len(self.source))).cumprod(0).sum())
+        lead = int((self.source.numpy() == np.arange(len(self.source))).cumprod().sum())
         moved = self.source[lead:].to(old.device)
         new = torch.cat([old.narrow(self.dim, 0, lead), old.index_select(self.dim, moved.clamp(min=0))], self.dim)
         if self.share is not None:

@@ -465,6 +465,7 @@ def scrambled(copy):
     return copy.double().eval()
 
 
+@pytest.mark.filterwarnings("ignore:growth method .* has read values of tensors")
 @NAMES
 def test_a_growth_method_is_called_once_and_what_it_chose_holds_for_the_average(name):
     def look(net):

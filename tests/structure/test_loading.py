@@ -4,6 +4,7 @@ import copy
 import json
 import random
 import re
+import warnings
 import weakref
 from collections import deque
 from dataclasses import dataclass
@@ -349,13 +350,40 @@ def test_decisions_by_data_are_in_the_log():
 
 
 def test_decisions_by_data_that_are_not_in_the_log_end_in_an_error_that_says_so():
-    state = grown(("forgets_to_say", {})).state_dict()
+    with pytest.warns(UserWarning, match=r"'forgets_to_say' has read values of tensors. .* return it"):
+        state = grown(("forgets_to_say", {})).state_dict()
     net = Sizes()
     net.statistics += 5
     before = everything(net)
     with pytest.raises(RuntimeError, match=r"size mismatch for blocks.1.weight"):
         net.load_state_dict(state)
     assert_as_before(net, before)
+
+
+def chosen_by_position(self):
+    self.blocks.append(nn.Linear(4, 4))
+    self.blocks[1].weight.data[:, [0, 1]] = self.blocks[0].weight.data[self.statistics.topk(4).indices][:, :2]
+
+
+def by_mask(self):
+    self.blocks.append(nn.Linear(4, len(self.statistics[self.statistics > 3])))
+
+
+def says_that_no_size_depends_on_it(self):
+    self.blocks.append(nn.Linear(4, 4))
+    nn.init.constant_(self.blocks[1].bias, float(self.statistics.mean()))
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("method", "warns"), [(chosen_by_position, False), (by_mask, True), (says_that_no_size_depends_on_it, False)]
+)
+def test_only_sizes_that_may_depend_on_data_are_warned_of(method, warns):
+    net = type("Grows", (Sizes,), {"grow": growth()(method)})()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        net.grow()
+    assert ["has read values of tensors" in str(one.message) for one in caught] == [True] * warns
 
 
 def test_a_decision_beside_other_values_is_refused():
@@ -830,7 +858,8 @@ def test_random_numbers_are_left_as_they_are_whatever_happens():
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
     net, fresh, other = Draws(), Draws(), Draws()
-    net.draw()
+    with pytest.warns(UserWarning, match="'draw' has drawn random numbers of Python or NumPy. .* return it"):
+        net.draw()
     before = states()
     fresh.load_state_dict(net.state_dict())
     with pytest.raises(RuntimeError, match="has another outcome"):
