@@ -1,5 +1,6 @@
 """Finds growth methods that decide by data or chance, and do not say so to the growth log."""
 
+import pickle
 import random
 from types import TracebackType
 from typing import Any
@@ -67,7 +68,6 @@ def warn_of_decision(method: str, result: object, watch: DecisionWatch) -> None:
     )
 
 
-def _states() -> tuple[Any, ...]:
+def _states() -> tuple[Any, bytes]:
     """The states of the random number generators of Python and NumPy."""
-    state: Any = numpy.random.get_state(legacy=False)
-    return random.getstate(), state["state"]["key"].tobytes(), state["state"]["pos"]
+    return random.getstate(), pickle.dumps(numpy.random.get_state(legacy=False))
