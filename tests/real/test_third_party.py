@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore",  # what a project warns of is its own affair
         "error:::structurenet_pl",
+        "ignore:.* looks for .* and finds nothing",
         "ignore:.*change[sd] no learning rate in this run",
         "ignore:component .* shares tensors with",
     ),
