@@ -144,10 +144,10 @@ class GrowOnPlateau(GrowthTrigger):
         if (event.method, event.asked_by) != (self.growth, type(self).__name__):
             return
         # the method may have decided arguments itself, so they count only where triggers share it
-        others = [other for other in trainer.callbacks if isinstance(other, GrowOnPlateau) and other is not self]
+        triggers = [callback for callback in trainer.callbacks if isinstance(callback, GrowOnPlateau)]
+        is_shared = [trigger.growth for trigger in triggers].count(self.growth) > 1
         asked = self.complete_arguments(pl_module)
-        same = all(value is None or event.arguments[name] == value for name, value in asked.items())
-        if same or self.growth not in [other.growth for other in others]:
+        if not is_shared or all(value is None or event.arguments[name] == value for name, value in asked.items()):
             self._state.owed = False
 
     def _monitored_value(self, trainer: Trainer) -> float:

@@ -1,7 +1,7 @@
 """Carry out one growth: run the growth method, log what it changed, and undo it after an error."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -94,14 +94,14 @@ def one_growth(
     """
     with restore_structure_on_error(module) as snapshot:
         try:
-            grown = grow_and_log(current_state(module), request, clock, after_method)
+            grown = grow_and_log(current_state(module), request, clock, after_method, watch := DecisionWatch())
         except CallAgainError as other:
             snapshot.restore()
             request = replace(request, arguments=other.arguments)
-            grown = grow_and_log(current_state(module), request, clock, after_method)
+            grown = grow_and_log(current_state(module), request, clock, after_method, watch := DecisionWatch())
         change = grown.change
         replace_last_event(module, change.event)
-        warn_of_decision(request.method.name, grown.result, grown.watch)
+        warn_of_decision(request.method.name, grown.result, watch)
         yield change, grown.result
 
 
@@ -132,7 +132,6 @@ class Grown:
         successors: The successors of tensors that were replaced, reshaped or removed; None for a removed tensor.
         copied: How our helpers computed the values of new parameters and buffers from those of old ones.
         result: What the growth method has returned.
-        watch: Whether it may have decided by data or chance.
     """
 
     request: GrowthRequest
@@ -142,7 +141,6 @@ class Grown:
     successors: Mapping[nn.Parameter, Successor | None]
     copied: Mapping[Tensor, Copied]
     result: Any
-    watch: DecisionWatch
 
     @property
     def structure(self) -> Structure:
@@ -177,10 +175,23 @@ def current_state(module: HasGrowthLog) -> NetworkState:
     return state
 
 
-def grow_and_log(before: NetworkState, request: GrowthRequest, clock: Clock, after_method: AfterMethod) -> Grown:
+def grow_and_log(
+    before: NetworkState,
+    request: GrowthRequest,
+    clock: Clock,
+    after_method: AfterMethod,
+    watch: AbstractContextManager[Any],
+) -> Grown:
     """Run a growth method, find what it has changed, and log the event, without the components that it affects.
 
     An error leaves the module half grown: call it within ``restore_structure_on_error``.
+
+    Args:
+        before: The module before the growth.
+        request: The call of the growth method.
+        clock: The time of the growth.
+        after_method: As in ``one_growth``.
+        watch: The growth method runs inside it.
     """
     module, specs = before.module, before.specs
     if module._founders is None:
@@ -189,7 +200,7 @@ def grow_and_log(before: NetworkState, request: GrowthRequest, clock: Clock, aft
     discard_notes(chain(before.inventory.by_first_name.values(), module.buffers()))
     # a validation loop runs in inference mode, and parameters born in it could never be trained
     with torch.inference_mode(False), torch.enable_grad():
-        with DecisionWatch() as watch:
+        with watch:
             result = request.method.function(module, **request.arguments)
         request = request.with_returned_arguments(result)
         after_method(request.arguments)
@@ -205,4 +216,4 @@ def grow_and_log(before: NetworkState, request: GrowthRequest, clock: Clock, aft
     cache_specs(module, specs)
     module._is_growing = False  # an error leaves it True until the snapshot is restored
     copied = pop_copied(chain(after.by_first_name.values(), module.buffers()))
-    return Grown(request, event, before, NetworkState(module, after, specs), successors, copied, result, watch)
+    return Grown(request, event, before, NetworkState(module, after, specs), successors, copied, result)

@@ -1,7 +1,7 @@
 """Growth logs in checkpoints: compare them with the module, repeat their events, and undo later growth."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
@@ -173,7 +173,8 @@ def _repeat(
     of_checkpoint = f"event {event.clock.generation} of the checkpoint, {event.called},"
     request = _request_again(module, event)
     try:
-        grown = grow_and_log(before or current_state(module), request, event.clock, after_method)
+        # what the method decides was watched when it was called for the first time
+        grown = grow_and_log(before or current_state(module), request, event.clock, after_method, nullcontext())
         # with other weights than at the growth, the method may have kept other entries
         births = generations_of_births(event, grown.after.inventory.shapes)
         module._generations = {**module._generations, **births}
